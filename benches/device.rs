@@ -1,0 +1,262 @@
+#![forbid(unsafe_code)]
+//! Which way to a durable 4 KiB write is the fastest on this machine, and how near to it the device comes.
+//!
+//!     cargo bench --bench device -- [--path FILE] [--core N] [--other awake|asleep] [--ops N] [--json]
+//!
+//! `fio` runs beside it where it is installed. The other core is kept awake by default: a halted one takes tens of
+//! microseconds to wake, which hides everything else.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use forebay::buffer::Pool;
+use forebay::device::open::{OpenOptions, open};
+use forebay::device::{Device, Operation, OperationKind, prepare};
+use forebay::types::DeviceAddress;
+use forebay_sys::dma::{DmaRegion, Pages};
+use forebay_sys::uring::{TaskRun, Transfer, Uring, UringOptions};
+
+const FILE_BYTES: u64 = 64 << 20;
+const BLOCK_BYTES: u32 = 4096;
+const ROUNDS: usize = 3;
+/// A way that is starved is cut short: what it did by then tells enough.
+const RUN_MAX: Duration = Duration::from_secs(2);
+
+type Failure = Box<dyn std::error::Error>;
+
+struct Args {
+    path: PathBuf,
+    core: usize,
+    other_awake: bool,
+    ops: usize,
+    json: bool,
+}
+
+/// One round of one way: microseconds, and operations a second.
+#[derive(Clone, Copy)]
+struct Figures {
+    p50: f64,
+    p99: f64,
+    max: f64,
+    per_second: f64,
+}
+
+fn main() -> Result<(), Failure> {
+    let args = arguments()?;
+    if !args.path.exists() {
+        prepare::preallocate_and_zero(&args.path, FILE_BYTES, &mut |_, _| {})?;
+    }
+    pin(args.core);
+    let stop = Arc::new(AtomicBool::new(!args.other_awake));
+    let (stopped, other) = (Arc::clone(&stop), 1 - args.core.min(1));
+    let spinner = std::thread::spawn(move || {
+        pin(other);
+        while !stopped.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    });
+    let mut all: BTreeMap<String, Vec<Figures>> = BTreeMap::new();
+    for _ in 0..ROUNDS {
+        for (name, figures) in round(&args)? {
+            all.entry(name).or_default().push(figures);
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let _ = spinner.join();
+    report(&args, &all);
+    Ok(())
+}
+
+/// Every way once, one after another, so that a drift of the machine meets all of them.
+fn round(args: &Args) -> Result<Vec<(String, Figures)>, Failure> {
+    let mut all = Vec::new();
+    for depth in [1, 32] {
+        for (name, force_blocking) in [("device", false), ("blocking RWF_DSYNC", true)] {
+            if depth == 1 || !force_blocking {
+                all.push((format!("qd{depth:02} {name}"), device(args, depth, force_blocking)?));
+            }
+        }
+        for task_run in [TaskRun::Interrupt, TaskRun::Cooperative, TaskRun::Deferred] {
+            for (name, transfer) in [("RWF_DSYNC", Transfer::WriteDsync), ("write + fdatasync", Transfer::Write)] {
+                let figures = uring(args, depth, task_run, transfer)?;
+                all.push((format!("qd{depth:02} uring {task_run:?} {name}"), figures));
+            }
+        }
+    }
+    for (name, option) in [("O_DSYNC", "--sync=dsync"), ("fdatasync", "--fdatasync=1")] {
+        if let Some(figures) = fio(args, option) {
+            all.push((format!("qd01 fio psync {name}"), figures));
+        }
+    }
+    Ok(all)
+}
+
+/// Writes `args.ops` blocks with `depth` under way. `start` takes the number of the write, `ended` tells how many ended.
+fn drive(args: &Args, depth: usize, mut start: impl FnMut(usize), mut ended: impl FnMut() -> usize) -> Figures {
+    let (mut begun, mut latencies) = (Vec::with_capacity(args.ops), Vec::with_capacity(args.ops));
+    let mut ops = args.ops;
+    let started = Instant::now();
+    while latencies.len() < ops {
+        while begun.len() < ops && begun.len() - latencies.len() < depth {
+            begun.push(Instant::now());
+            start(begun.len() - 1);
+        }
+        let now_ended = ended();
+        for _ in 0..now_ended {
+            // Writes may end in another order; the sum, and at depth 1 each, is exact.
+            latencies.push(begun[latencies.len()].elapsed());
+        }
+        if started.elapsed() > RUN_MAX {
+            ops = begun.len();
+        }
+    }
+    figures(latencies, started.elapsed())
+}
+
+fn figures(mut latencies: Vec<Duration>, elapsed: Duration) -> Figures {
+    latencies.sort_unstable();
+    let at = |percent: usize| latencies[(latencies.len() - 1) * percent / 100].as_secs_f64() * 1e6;
+    Figures { p50: at(50), p99: at(99), max: at(100), per_second: latencies.len() as f64 / elapsed.as_secs_f64() }
+}
+
+fn address(number: usize) -> u64 {
+    number as u64 % (FILE_BYTES / u64::from(BLOCK_BYTES)) * u64::from(BLOCK_BYTES)
+}
+
+fn device(args: &Args, depth: usize, force_blocking: bool) -> Result<Figures, Failure> {
+    let opened = open(&args.path, &OpenOptions { force_blocking, ..OpenOptions::default() })?;
+    let region = DmaRegion::allocate(depth * BLOCK_BYTES as usize, Pages::Ordinary)?;
+    let span = region.span();
+    let device = std::cell::RefCell::new(opened.device(Some(&span))?);
+    let pool = std::cell::RefCell::new(Pool::new(region, BLOCK_BYTES as usize));
+    let start = |number: usize| {
+        let buffer = pool.borrow_mut().take().expect("as many buffers as are under way");
+        let (kind, address) = (OperationKind::WriteDurable, DeviceAddress(address(number)));
+        let write = Operation { tag: 0, kind, address, bytes: BLOCK_BYTES, buffer };
+        device.borrow_mut().submit(write).expect("the device takes as many as are under way");
+    };
+    let ended = || {
+        let mut count = 0;
+        device.borrow_mut().kick();
+        while let Some(completion) = device.borrow_mut().poll() {
+            completion.result.expect("the write succeeds");
+            pool.borrow_mut().give(completion.operation.buffer);
+            count += 1;
+        }
+        count
+    };
+    Ok(drive(args, depth, start, ended))
+}
+
+fn uring(args: &Args, depth: usize, task_run: TaskRun, transfer: Transfer) -> Result<Figures, Failure> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let direct = i32::try_from(rustix::fs::OFlags::DIRECT.bits())?;
+    let file = File::options().read(true).write(true).custom_flags(direct).open(&args.path)?;
+    let region = DmaRegion::allocate(depth * BLOCK_BYTES as usize, Pages::Ordinary)?;
+    let span = region.span();
+    let options = UringOptions { iopoll: false, task_run, span: Some(&span) };
+    let ring = std::cell::RefCell::new(Uring::<()>::new(file.try_clone()?, 64, &options)?);
+    let buffers = std::cell::RefCell::new(region.split(BLOCK_BYTES as usize));
+    let start = |number: usize| {
+        let buffer = buffers.borrow_mut().pop().expect("as many buffers as are under way");
+        let submitted = ring.borrow_mut().submit(transfer, address(number), BLOCK_BYTES, buffer, ());
+        assert!(submitted.is_ok(), "the ring takes as many as are under way");
+    };
+    let ended = || {
+        let mut count = 0;
+        ring.borrow_mut().kick();
+        while let Some(ended) = ring.borrow_mut().poll() {
+            assert_eq!(ended.result, Ok(BLOCK_BYTES), "the write succeeds");
+            buffers.borrow_mut().push(ended.buffer);
+            count += 1;
+        }
+        if count > 0 && transfer == Transfer::Write {
+            file.sync_data().expect("the flush succeeds");
+        }
+        count
+    };
+    Ok(drive(args, depth, start, ended))
+}
+
+/// What fio finds on the same file and core. Write and sync count together where they are two calls.
+fn fio(args: &Args, sync: &str) -> Option<Figures> {
+    let core = args.core.to_string();
+    let (file, bytes) = (format!("--filename={}", args.path.display()), args.ops * BLOCK_BYTES as usize);
+    let output = Command::new("fio")
+        .args(["--name=durable", &file, "--rw=write", "--bs=4k", "--direct=1", "--ioengine=psync", "--overwrite=1"])
+        .args([sync, &format!("--io_size={bytes}"), &format!("--cpus_allowed={core}"), "--output-format=json"])
+        .args([format!("--size={FILE_BYTES}")])
+        .output()
+        .ok()?;
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    let job = &json["jobs"][0];
+    let nanoseconds = |value: &serde_json::Value| value.as_f64().unwrap_or(0.0) / 1e3;
+    let both = |key: &str| {
+        let of = |latency: &serde_json::Value| {
+            nanoseconds(if key == "max" { &latency["max"] } else { &latency["percentile"][key] })
+        };
+        of(&job["write"]["clat_ns"]) + of(&job["sync"]["lat_ns"])
+    };
+    let per_second = job["write"]["iops"].as_f64()?;
+    Some(Figures { p50: both("50.000000"), p99: both("99.000000"), max: both("max"), per_second })
+}
+
+fn report(args: &Args, all: &BTreeMap<String, Vec<Figures>>) {
+    let mut json = serde_json::Map::new();
+    for (name, rounds) in all {
+        let summary = |of: fn(&Figures) -> f64| {
+            let mut values: Vec<f64> = rounds.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            (values[values.len() / 2], values[0], values[values.len() - 1])
+        };
+        let columns = [
+            ("p50_us", summary(|f| f.p50)),
+            ("p99_us", summary(|f| f.p99)),
+            ("max_us", summary(|f| f.max)),
+            ("per_second", summary(|f| f.per_second)),
+        ];
+        if args.json {
+            let fields = columns.map(|(key, (median, min, max))| {
+                (key.to_owned(), serde_json::json!({ "median": median, "min": min, "max": max }))
+            });
+            json.insert(name.clone(), serde_json::Value::Object(fields.into_iter().collect()));
+        } else {
+            let cells = columns.map(|(key, (median, min, max))| format!("{key} {median:7.0} ({min:.0}-{max:.0})"));
+            println!("{name:42} {}", cells.join("  "));
+        }
+    }
+    if args.json {
+        println!("{}", serde_json::Value::Object(json));
+    }
+}
+
+fn pin(core: usize) {
+    if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
+        eprintln!("core {core} cannot be pinned to; figures will scatter");
+    }
+}
+
+fn arguments() -> Result<Args, Failure> {
+    let path = std::env::temp_dir().join("forebay-bench-device.img");
+    let mut args = Args { path, core: 0, other_awake: true, ops: 3000, json: false };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
+        match word.as_str() {
+            "--path" => args.path = Path::new(&value()?).to_owned(),
+            "--core" => args.core = value()?.parse()?,
+            "--ops" => args.ops = value()?.parse()?,
+            "--other" => args.other_awake = value()? == "awake",
+            "--json" => args.json = true,
+            // Added by `cargo bench` itself.
+            "--bench" => {}
+            _ => return Err(format!("unknown option {word}; see the head of benches/device.rs").into()),
+        }
+    }
+    Ok(args)
+}

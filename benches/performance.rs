@@ -1,0 +1,370 @@
+//! How fast an appliance is, as ratios to what this machine can do at all: one command, one table.
+//! `cargo bench --bench performance`, with `-- --json` for a machine, `-- --rounds N` for more than 5, and
+//! `-- --only memory` or `-- --only file` for half of it.
+//!
+//! The reactor polls on the first core, the client on the second. Rounds take turns over all cases, so that a change
+//! of the machine's mood touches all of them; each figure is the median of the rounds with its least and most.
+
+mod floor;
+
+use std::error::Error;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use forebay::appliance::Appliance;
+use forebay::appliance::prepare::{FormatOptions, format_device, format_memory};
+use forebay::config::{ByteSize, Config, Spin};
+use forebay::device::memory::MemoryDisk;
+use forebay::device::open::{OpenDevice, OpenOptions, open};
+use forebay::ring::client::{Client, ConnectOptions, Object, Request, SubmitError, Write};
+use forebay::types::Durability;
+use forebay_sys::dma::{DmaRegion, Pages};
+use serde_json::json;
+
+type Failure = Box<dyn Error>;
+
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: forebay_sys::alloc::HugePages = forebay_sys::alloc::HugePages;
+
+const KEYS: u32 = 10_000;
+const KEY_BYTES: usize = 16;
+const RUN: Duration = Duration::from_millis(600);
+
+/// One case: its name, the unit of its figure, and how it is measured.
+struct Case {
+    name: &'static str,
+    unit: &'static str,
+    figures: Vec<f64>,
+}
+
+/// A row of the table: what is compared with what.
+struct Row {
+    name: &'static str,
+    figure: f64,
+    unit: &'static str,
+    aim: &'static str,
+    held: bool,
+}
+
+struct Bench {
+    client: Client,
+    appliance: Option<Appliance>,
+    space: Object,
+}
+
+fn main() -> Result<(), Failure> {
+    let (mut json, mut rounds, mut only) = (false, 5, None);
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--json" => json = true,
+            "--rounds" => rounds = words.next().ok_or("--rounds needs a number")?.parse()?,
+            "--only" => only = words.next(),
+            "--bench" => {}
+            other => return Err(format!("unknown argument {other:?}; there are --json, --rounds, --only").into()),
+        }
+    }
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let &[first, second, ..] = cores.as_slice() else {
+        eprintln!("skipped: two cores are needed, one for each side, and this process may use {}", cores.len());
+        return Ok(());
+    };
+    let directory = std::env::temp_dir().join(format!("forebay-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&directory)?;
+    let mut cases: Vec<Case> = Vec::new();
+    let measured = (0..rounds).try_for_each(|round| {
+        eprintln!("round {} of {rounds}", round + 1);
+        measure_round([first, second], &directory, &mut cases, only.as_deref())
+    });
+    let _ = std::fs::remove_dir_all(&directory);
+    measured?;
+    report(&cases, json);
+    Ok(())
+}
+
+fn record(cases: &mut Vec<Case>, name: &'static str, unit: &'static str, figure: f64) {
+    match cases.iter_mut().find(|case| case.name == name) {
+        Some(case) => case.figures.push(figure),
+        None => cases.push(Case { name, unit, figures: vec![figure] }),
+    }
+}
+
+fn measure_round(
+    cores: [core_affinity::CoreId; 2],
+    directory: &Path,
+    cases: &mut Vec<Case>,
+    only: Option<&str>,
+) -> Result<(), Failure> {
+    if only != Some("file") {
+        in_memory(cores, directory, cases)?;
+    }
+    if only != Some("memory") {
+        strict_on_file(cores, directory, cases)?;
+    }
+    Ok(())
+}
+
+fn in_memory(cores: [core_affinity::CoreId; 2], directory: &Path, cases: &mut Vec<Case>) -> Result<(), Failure> {
+    record(cases, "cache line there and back", "ns", floor::cache_line(cores));
+    core_affinity::set_for_current(cores[1]);
+    {
+        let mut bench = on_memory(cores[0].id, directory, Durability::Memory)?;
+        let (p50, _) = bench.latency(Asked::Noop)?;
+        record(cases, "no-op, QD1, p50", "ns", p50);
+        let (p50, p99) = bench.latency(Asked::Put(None))?;
+        record(cases, "put memory, QD1, p50", "ns", p50);
+        record(cases, "put memory, QD1, p99", "ns", p99);
+        let (p50, _) = bench.latency(Asked::Get)?;
+        record(cases, "get, QD1, p50", "ns", p50);
+        record(cases, "put memory, 32 in flight", "ops/s", bench.rate(32, Asked::Put(None))?);
+        record(cases, "get, 32 in flight", "ops/s", bench.rate(32, Asked::Get)?);
+        bench.stop()?;
+    }
+    {
+        let mut bench = on_memory(cores[0].id, directory, Durability::Buffered)?;
+        let (p50, p99) = bench.latency(Asked::Put(None))?;
+        record(cases, "put buffered, QD1, p50", "ns", p50);
+        record(cases, "put buffered, QD1, p99", "ns", p99);
+        record(cases, "put buffered, 32 in flight", "ops/s", bench.rate(32, Asked::Put(None))?);
+        bench.stop()?;
+    }
+    {
+        let mut bench = on_memory(cores[0].id, directory, Durability::Strict)?;
+        record(cases, "put strict, memory device, 64 in flight", "ops/s", bench.rate(64, Asked::Put(None))?);
+        bench.stop()
+    }
+}
+
+/// The raw floor and ours, on files side by side.
+fn strict_on_file(cores: [core_affinity::CoreId; 2], directory: &Path, cases: &mut Vec<Case>) -> Result<(), Failure> {
+    let path = directory.join("device");
+    let options = FormatOptions { capacity_bytes: Some(1 << 30), segment_bytes: 64 << 20, shards: 4, force: true };
+    format_device(&path, &options, &mut |_, _| {})?;
+    {
+        let (sync, dsync) = raw_durable_writes(cores, &path)?;
+        record(cases, "raw 4 KiB write + fdatasync, QD1, p50", "ns", sync);
+        record(cases, "raw 4 KiB O_DSYNC write, QD1, p50", "ns", dsync);
+    }
+    core_affinity::set_for_current(cores[1]);
+    format_device(&path, &FormatOptions { capacity_bytes: None, ..options }, &mut |_, _| {})?;
+    let device = open(&path, &OpenOptions::default())?;
+    let mut bench = Bench::start(&device, cores[0].id, directory, Durability::Strict)?;
+    let (p50, p99) = bench.latency(Asked::Put(None))?;
+    record(cases, "put strict, file, QD1, p50", "ns", p50);
+    record(cases, "put strict, file, QD1, p99", "ns", p99);
+    record(cases, "put strict, file, QD1", "ops/s", bench.rate(1, Asked::Put(None))?);
+    record(cases, "put strict, file, 64 in flight", "ops/s", bench.rate(64, Asked::Put(None))?);
+    bench.stop()
+}
+
+/// The fastest durable 4 KiB writes of one thread on the reactor's core, the other core kept awake.
+fn raw_durable_writes(cores: [core_affinity::CoreId; 2], path: &Path) -> Result<(f64, f64), Failure> {
+    core_affinity::set_for_current(cores[0]);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            core_affinity::set_for_current(cores[1]);
+            while !stop.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        let measured = [false, true].map(|dsync| raw(path, dsync));
+        stop.store(true, Ordering::Relaxed);
+        let [sync, dsync] = measured;
+        Ok((sync?, dsync?))
+    })
+}
+
+fn raw(path: &Path, dsync: bool) -> Result<f64, Failure> {
+    use rustix::fs::OFlags;
+    let flags = if dsync { OFlags::DIRECT | OFlags::DSYNC } else { OFlags::DIRECT };
+    let file = std::fs::File::options().write(true).custom_flags(i32::try_from(flags.bits())?).open(path)?;
+    let block = DmaRegion::allocate(4_096, Pages::Ordinary)?.split(4_096).remove(0);
+    let begun = Instant::now();
+    let mut latencies = Vec::new();
+    while begun.elapsed() < RUN {
+        let start = Instant::now();
+        file.write_all_at(&block, (latencies.len() as u64 % 16_384 + 1_024) * 4_096)?;
+        if !dsync {
+            file.sync_data()?;
+        }
+        latencies.push(start.elapsed().as_nanos() as f64);
+    }
+    latencies.sort_by(f64::total_cmp);
+    Ok(latencies[latencies.len() / 2])
+}
+
+fn on_memory(core: usize, directory: &Path, durability: Durability) -> Result<Bench, Failure> {
+    let disk = MemoryDisk::new(2 << 30);
+    let device = OpenDevice::memory(&disk, &OpenOptions::default());
+    format_memory(&device, 64 << 20, 4)?;
+    Bench::start(&device, core, directory, durability)
+}
+
+/// What is asked for again and again.
+#[derive(Clone, Copy)]
+enum Asked {
+    Noop,
+    Put(Option<Durability>),
+    Get,
+}
+
+impl Bench {
+    fn start(device: &OpenDevice, core: usize, directory: &Path, durability: Durability) -> Result<Bench, Failure> {
+        let mut config = Config::default();
+        config.reactors.cores = vec![core];
+        config.reactors.spin = Spin::Forever;
+        config.flight.directory = PathBuf::from("/dev/shm");
+        config.rings.arena_bytes = ByteSize::mib(64);
+        let socket = directory.join("socket");
+        let appliance = Appliance::start(&config, device, &socket, &mut |line| eprintln!("{line}"))?;
+        let mut client = Client::connect(&socket, &ConnectOptions::default())?;
+        let space = client.open_space("bench", Some(durability))?;
+        let mut bench = Bench { client, appliance: Some(appliance), space };
+        bench.each_key_once()?;
+        Ok(bench)
+    }
+
+    fn each_key_once(&mut self) -> Result<(), Failure> {
+        let mut reply = Vec::new();
+        for number in 0..KEYS {
+            self.submit(number, Asked::Put(Some(Durability::Memory)))?;
+            self.client.wait(&mut reply)?.ok()?;
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, number: u32, asked: Asked) -> Result<(), Failure> {
+        let mut key = [b'k'; KEY_BYTES];
+        // Each key once a pass, in an order that a cache does not know.
+        let place = number.wrapping_mul(7_919) % KEYS;
+        key[8..12].copy_from_slice(&place.to_le_bytes());
+        let value = [7; 100];
+        let space = self.space;
+        let request = match asked {
+            Asked::Noop => Request::Noop { reactor: 0 },
+            Asked::Put(durability) => {
+                Request::Put { space, key: &key, value: &value, how: Write { durability, if_version: None } }
+            }
+            Asked::Get => Request::Get { space, key: &key, relaxed: false, value_bytes_max: 128 },
+        };
+        match self.client.submit(u64::from(number), &request) {
+            Ok(()) => Ok(()),
+            Err(SubmitError::Full) => Err("the ring is full".into()),
+            Err(SubmitError::Client(error)) => Err(error.into()),
+        }
+    }
+
+    /// p50 and p99 in nanoseconds, one at a time.
+    fn latency(&mut self, asked: Asked) -> Result<(f64, f64), Failure> {
+        let mut latencies = Vec::with_capacity(4 << 20);
+        let mut reply = Vec::with_capacity(4_096);
+        let begun = Instant::now();
+        let mut number = 0;
+        while begun.elapsed() < RUN {
+            let start = Instant::now();
+            self.submit(number, asked)?;
+            loop {
+                if let Some(answer) = self.client.poll(&mut reply)? {
+                    answer.ok()?;
+                    break;
+                }
+            }
+            latencies.push(start.elapsed().as_nanos() as f64);
+            number = number.wrapping_add(1);
+        }
+        latencies.sort_by(f64::total_cmp);
+        Ok((latencies[latencies.len() / 2], latencies[latencies.len() * 99 / 100]))
+    }
+
+    /// Operations a second with `depth` in flight.
+    fn rate(&mut self, depth: usize, asked: Asked) -> Result<f64, Failure> {
+        let mut reply = Vec::with_capacity(4_096);
+        let (mut number, mut done) = (0_u32, 0_u64);
+        let begun = Instant::now();
+        while begun.elapsed() < RUN {
+            for _ in 0..256 {
+                while self.client.in_flight() < depth {
+                    self.submit(number, asked)?;
+                    number = number.wrapping_add(1);
+                }
+                while let Some(answer) = self.client.poll(&mut reply)? {
+                    answer.ok()?;
+                    done += 1;
+                }
+            }
+        }
+        let rate = done as f64 / begun.elapsed().as_secs_f64();
+        while self.client.in_flight() > 0 {
+            self.client.wait(&mut reply)?.ok()?;
+        }
+        Ok(rate)
+    }
+
+    fn stop(mut self) -> Result<(), Failure> {
+        drop(self.client);
+        Ok(self.appliance.take().map_or(Ok(()), Appliance::stop)?)
+    }
+}
+
+fn median(cases: &[Case], name: &str) -> f64 {
+    let mut figures = cases.iter().find(|case| case.name == name).map(|case| case.figures.clone()).unwrap_or_default();
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn rows(cases: &[Case]) -> Vec<Row> {
+    let of = |name| median(cases, name);
+    let row = |name, figure: f64, unit, aim, held| Row { name, figure, unit, aim, held };
+    let ring = of("no-op, QD1, p50") / of("cache line there and back");
+    let floor = of("raw 4 KiB write + fdatasync, QD1, p50").min(of("raw 4 KiB O_DSYNC write, QD1, p50"));
+    let strict = of("put strict, file, QD1, p50") / floor;
+    let group = of("put strict, file, 64 in flight") / of("put strict, file, QD1");
+    let (memory, memory_p99) = (of("put memory, QD1, p50") / 1e3, of("put memory, QD1, p99") / 1e3);
+    let memory_rate = of("put memory, 32 in flight") / 1e6;
+    let (buffered, buffered_rate) = (of("put buffered, QD1, p50") / 1e3, of("put buffered, 32 in flight") / 1e6);
+    vec![
+        row("ring round trip p50 / cache line there and back", ring, "x", "<= 2.5", ring <= 2.5),
+        row("put memory, 16 B key, 100 B value, QD1, p50", memory, "us", "<= 2", memory <= 2.0),
+        row("put memory, QD1, p99", memory_p99, "us", "<= 10", memory_p99 <= 10.0),
+        row("put memory, 32 in flight", memory_rate, "M ops/s", ">= 2", memory_rate >= 2.0),
+        row("put buffered, QD1, p50", buffered, "us", "<= 2.5", buffered <= 2.5),
+        row("put buffered, 32 in flight", buffered_rate, "M ops/s", ">= 1", buffered_rate >= 1.0),
+        row("put strict on a file, QD1, p50 / fastest raw durable 4 KiB write", strict, "x", "<= 1.15", strict <= 1.15),
+        row("put strict on a file, 64 in flight / QD1 rate", group, "x", ">= 20", group >= 20.0),
+    ]
+}
+
+fn report(cases: &[Case], json: bool) {
+    let rows = rows(cases);
+    if json {
+        let summary = |case: &Case| {
+            let least = case.figures.iter().copied().fold(f64::INFINITY, f64::min);
+            let most = case.figures.iter().copied().fold(0.0, f64::max);
+            json!({ "name": case.name, "unit": case.unit, "median": median(cases, case.name), "min": least, "max": most })
+        };
+        let table: Vec<_> = rows
+            .iter()
+            .map(|row| json!({ "name": row.name, "figure": row.figure, "unit": row.unit, "aim": row.aim, "held": row.held }))
+            .collect();
+        println!("{:#}", json!({ "cases": cases.iter().map(summary).collect::<Vec<_>>(), "table": table }));
+        return;
+    }
+    for case in cases {
+        let least = case.figures.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = case.figures.iter().copied().fold(0.0, f64::max);
+        let (name, unit, median) = (case.name, case.unit, median(cases, case.name));
+        println!("{name:<42} {median:>12.0} {unit:<6} ({least:.0} - {most:.0})");
+    }
+    println!();
+    for Row { name, figure, unit, aim, held } in rows {
+        if figure.is_nan() {
+            continue;
+        }
+        let verdict = if held { "held" } else { "MISSED" };
+        println!("{name:<66} {figure:>7.2} {unit:<8} aim {aim:<8} {verdict}");
+    }
+}

@@ -1,0 +1,291 @@
+//! An appliance: recovers a namespace, starts its reactors, listens for clients, stops in good order.
+
+pub mod embedded;
+mod flights;
+pub mod offline;
+pub mod prepare;
+pub mod recover;
+mod sizes;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use forebay_sys::dma::{DmaRegion, PageKind, Pages};
+use forebay_sys::net::WakeSet;
+
+use crate::buffer::Pool;
+use crate::config::{Config, Spin};
+use crate::device::Tier;
+use crate::device::any::AnyDevice;
+use crate::device::blocks::BlockReader;
+use crate::device::open::OpenDevice;
+use crate::error::{Error, Result};
+use crate::reactor::{Address, Clock, Order, Place, Reactor, Shard};
+use crate::ring::server::{Access, Listener, ListenerOptions};
+use crate::store::catalog::Catalog;
+use crate::types::ShardId;
+use crate::wal::planted::Planted;
+use crate::wal::superblock::Superblock;
+use crate::wal::survey::{self, Survey};
+
+use recover::{Settings, ShardState};
+
+/// What a start found and did, for the log and the report.
+#[derive(Clone, Debug)]
+pub struct Started {
+    pub tier: Tier,
+    pub durability: String,
+    /// Warnings and reasons, a line each.
+    pub notes: Vec<String>,
+    pub epoch: u64,
+    pub records: u64,
+    pub log_bytes: u64,
+    pub replayed_bytes: u64,
+    pub recovery: Duration,
+}
+
+/// A running appliance. Dropping it without `stop` leaves it as a kill would, but for the flight recorder.
+pub struct Appliance {
+    reactors: Arc<[Address]>,
+    threads: Vec<JoinHandle<()>>,
+    listener: Option<Listener>,
+    pub started: Started,
+}
+
+/// The machine's clock: the time stamp counter where it can be trusted.
+struct TscClock {
+    clock: quanta::Clock,
+    start: u64,
+}
+
+impl TscClock {
+    fn new(clock: &quanta::Clock) -> TscClock {
+        TscClock { clock: clock.clone(), start: clock.raw() }
+    }
+}
+
+impl Clock for TscClock {
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        self.clock.delta_as_nanos(self.start, self.clock.raw())
+    }
+}
+
+impl Appliance {
+    /// Recovers the namespace on an open device, starts the reactors, and listens on `socket`. Blocks until clients
+    /// can connect. `progress` gets a line for a person whenever a step takes longer than a second.
+    ///
+    /// # Errors
+    /// A device that is not a namespace, damage, a socket that is in use, too little memory. Nothing was changed
+    /// unless recovery succeeded.
+    pub fn start(
+        config: &Config,
+        device: &OpenDevice,
+        socket: &Path,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Appliance> {
+        let begun = std::time::Instant::now();
+        let mut blocks = block_reader(device)?;
+        let superblock = Superblock::load(&mut blocks, device.geometry().capacity_bytes)
+            .map_err(|error| error.context(device.name()))?;
+        let found = survey::survey(&mut blocks, &superblock, &mut |_, _| {});
+        recover::check_survey(&found)?;
+        let shards = superblock.layout.shards;
+        let reactors = config.reactors.count().min(shards);
+        let mut notes = device.notes().to_vec();
+        if reactors < config.reactors.count() {
+            notes
+                .push(format!("{reactors} reactors instead of {}: there are {shards} shards", config.reactors.count()));
+        }
+        let sizes = sizes::Sizes::of(config, shards, reactors);
+        sizes.check(&superblock)?;
+        let flights = flights::open(config, &superblock, sizes.pool_bytes())?;
+        let settings =
+            Settings { wal: sizes.wal_limits(config), store: sizes.store_limits(config), planted: Planted::None };
+        let contents: Vec<_> = flights.iter().map(|flight| flight.contents()).collect();
+        let states = read_shards(device, &superblock, &found, &contents, &settings, progress)?;
+        let mut started = Started {
+            tier: device.tier(),
+            durability: device.durability(),
+            notes,
+            epoch: superblock.epoch + 1,
+            records: states.iter().map(|state| state.recovered.records).sum(),
+            log_bytes: states.iter().map(|state| state.recovered.log_bytes).sum(),
+            replayed_bytes: states.iter().map(|state| state.recovered.replay.len() as u64).sum(),
+            recovery: begun.elapsed(),
+        };
+        let (shards, catalog) = recover::begin(&mut blocks, &superblock, &found, states, flights, &settings)?;
+        drop(blocks);
+        let addresses = (0..reactors).map(|_| Address::new()).collect::<std::io::Result<Arc<[Address]>>>()?;
+        let threads = start_reactors(config, device, &sizes, &addresses, shards, &catalog, &mut started.notes)?;
+        let mut appliance = Appliance { reactors: addresses, threads, listener: None, started };
+        let mailboxes = appliance.reactors.iter().map(|address| address.sessions.clone()).collect();
+        match Listener::start(listener_options(config, socket, &superblock, reactors), mailboxes) {
+            Ok(listener) => appliance.listener = Some(listener),
+            Err(error) => {
+                appliance.stop()?;
+                return Err(error);
+            }
+        }
+        Ok(appliance)
+    }
+
+    /// Lets no more clients in, writes everything out, and ends the reactors. Blocks until all is durable.
+    ///
+    /// # Errors
+    /// When a reactor's thread died.
+    pub fn stop(mut self) -> Result<()> {
+        for address in &*self.reactors {
+            let mut order = Order::Stop;
+            while let Err(back) = address.send(order) {
+                order = back;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let mut died = false;
+        for thread in self.threads.drain(..) {
+            died |= thread.join().is_err();
+        }
+        self.listener = None;
+        if died {
+            return Err(Error::new("a reactor's thread died")
+                .remedy("look at the log; what was acknowledged is durable as promised"));
+        }
+        Ok(())
+    }
+}
+
+/// A reader for recovery, with buffers of its own.
+pub fn block_reader(device: &OpenDevice) -> Result<BlockReader<AnyDevice>> {
+    let region = DmaRegion::allocate(4 << 20, Pages::Ordinary)
+        .map_err(|error| Error::new(format!("memory for reading the device: {error}")))?;
+    let span = region.span();
+    Ok(BlockReader::new(device.device(Some(&span))?, region.split(1 << 20)))
+}
+
+/// Reads every shard's log, each on a thread of its own.
+fn read_shards(
+    device: &OpenDevice,
+    superblock: &Superblock,
+    survey: &Survey,
+    contents: &[Option<crate::wal::flight::Contents>],
+    settings: &Settings,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Vec<ShardState>> {
+    let read_bytes = AtomicU64::new(0);
+    let shards = superblock.layout.shards;
+    let segments: usize = survey.chains.iter().map(Vec::len).sum();
+    let total_mib = (segments as u64 * superblock.layout.segment_bytes) >> 20;
+    std::thread::scope(|scope| {
+        let mut readers = Vec::new();
+        for shard in 0..shards {
+            let read_bytes = &read_bytes;
+            readers.push(scope.spawn(move || {
+                let mut blocks = block_reader(device)?;
+                let mut last = 0;
+                let mut count = |bytes| {
+                    read_bytes.fetch_add(bytes - last, Ordering::Relaxed);
+                    last = bytes;
+                };
+                let flight = contents[shard as usize].as_ref();
+                recover::read_shard(&mut blocks, superblock, survey, ShardId(shard), flight, settings, &mut count)
+            }));
+        }
+        let begun = std::time::Instant::now();
+        let mut told = Duration::from_secs(1);
+        while !readers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            std::thread::sleep(Duration::from_millis(1));
+            if begun.elapsed() >= told {
+                told += Duration::from_secs(1);
+                let mib = read_bytes.load(Ordering::Relaxed) >> 20;
+                progress(&format!("recovering: {mib} MiB of log read, of at most {total_mib} MiB"));
+            }
+        }
+        readers
+            .into_iter()
+            .map(|reader| reader.join().unwrap_or_else(|_| Err(Error::new("a recovery thread died"))))
+            .collect()
+    })
+}
+
+fn start_reactors(
+    config: &Config,
+    device: &OpenDevice,
+    sizes: &sizes::Sizes,
+    addresses: &Arc<[Address]>,
+    shards: Vec<Shard>,
+    catalog: &Catalog,
+    notes: &mut Vec<String>,
+) -> Result<Vec<JoinHandle<()>>> {
+    let count = addresses.len();
+    let shards_total = crate::bytes::len_u32(shards.len());
+    let mut by_reactor: Vec<Vec<Shard>> = (0..count).map(|_| Vec::new()).collect();
+    for (number, shard) in shards.into_iter().enumerate() {
+        by_reactor[number % count].push(shard);
+    }
+    let clock = quanta::Clock::new();
+    let mut threads = Vec::new();
+    for (number, own) in by_reactor.into_iter().enumerate() {
+        let pages = if config.device.hugepages { Pages::HugeOrOrdinary } else { Pages::Ordinary };
+        let region = DmaRegion::allocate(sizes.pool_bytes(), pages).map_err(|error| {
+            Error::new(format!("{} B of buffers for a reactor: {error}", sizes.pool_bytes()))
+                .remedy("lower wal.frames_in_flight_max or limits.value_bytes_max")
+        })?;
+        if number == 0
+            && region.page_kind() == PageKind::Ordinary
+            && let Some(warning) = region.warning()
+        {
+            notes.push(warning.to_owned());
+        }
+        let device = device.device(Some(&region.span()))?;
+        let pool = Pool::new(region, sizes.frame_bytes);
+        let wakes = WakeSet::new()?;
+        wakes.add(addresses[number].sessions.bell())?;
+        let reactor = crate::bytes::len_u32(number);
+        let place = Place { reactor, shards: shards_total, reactors: addresses.clone(), wakes };
+        let clock = TscClock::new(&clock);
+        let limits = sizes.reactor_limits(config);
+        let mut reactor = Reactor::new(place, limits, clock, device, pool, catalog.clone(), own);
+        let core = config.reactors.cores.get(number).copied();
+        let spin_ns = match config.reactors.spin {
+            Spin::For(spin) => Some(spin.0),
+            Spin::Forever => None,
+        };
+        let thread = std::thread::Builder::new().name(format!("reactor-{number}")).spawn(move || {
+            if let Some(id) = core
+                && !core_affinity::set_for_current(core_affinity::CoreId { id })
+            {
+                tracing::warn!(core = id, "the reactor could not be pinned to this core");
+            }
+            crate::reactor::run(&mut reactor, spin_ns);
+        })?;
+        threads.push(thread);
+    }
+    Ok(threads)
+}
+
+fn listener_options(config: &Config, socket: &Path, superblock: &Superblock, reactors: u32) -> ListenerOptions {
+    ListenerOptions {
+        socket: socket.to_owned(),
+        mode: config.rings.mode,
+        access: Access {
+            uids: config.access.uids.clone(),
+            read_only_uids: config.access.read_only_uids.clone(),
+            gids: config.access.gids.clone(),
+        },
+        sessions_max: config.limits.sessions_max as usize,
+        offer: crate::ring::segment::Shape {
+            reactors,
+            sq_entries: config.rings.sq_entries,
+            cq_entries: config.rings.cq_entries,
+            arena_bytes: config.rings.arena_bytes.0,
+            shards: superblock.layout.shards,
+            key_bytes_max: crate::ring::protocol::low_u32(config.limits.key_bytes_max.0),
+            value_bytes_max: crate::ring::protocol::low_u32(config.limits.value_bytes_max.0),
+        },
+        arena_bytes_max: config.rings.arena_bytes_max.0,
+    }
+}

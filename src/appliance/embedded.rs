@@ -1,0 +1,129 @@
+//! An appliance inside this process, on a file or device of its own: what `load` runs without a daemon.
+
+use std::path::{Path, PathBuf};
+
+use crate::appliance::prepare::{FormatOptions, format_device};
+use crate::appliance::{Appliance, Started, flights};
+use crate::config::Config;
+use crate::device::open::{OpenDevice, OpenOptions, open};
+use crate::error::{Error, Result};
+use crate::wal::superblock::Superblock;
+
+/// A formatted device with its appliance, started and stopped as often as wanted.
+pub struct Embedded {
+    config: Config,
+    device_path: PathBuf,
+    device: OpenDevice,
+    temporary: Option<Temporary>,
+    socket: PathBuf,
+    running: Option<Appliance>,
+}
+
+/// What is removed at the end.
+struct Temporary {
+    directory: PathBuf,
+    made: Superblock,
+}
+
+impl Embedded {
+    /// Formats a file of `capacity_bytes` in a temporary place, and starts. `progress` gets lines for a person.
+    ///
+    /// # Errors
+    /// No room for the file, or what a start may fail of.
+    pub fn temporary(mut config: Config, capacity_bytes: u64, progress: &mut dyn FnMut(&str)) -> Result<Embedded> {
+        let directory = std::env::temp_dir().join(format!("forebay-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::create_dir(&directory)
+            .map_err(|error| Error::new(format!("make {}: {error}", directory.display())).remedy("set TMPDIR"))?;
+        let device_path = directory.join("device");
+        // Where there is no memory file system, a recorder on a disk still serves a killed daemon.
+        if config.flight_recorder() && !config.flight.directory.is_dir() {
+            config.flight.directory.clone_from(&directory);
+        }
+        let options = FormatOptions {
+            capacity_bytes: Some(capacity_bytes),
+            segment_bytes: config.format.segment_bytes.0,
+            shards: config.format.shards,
+            force: false,
+        };
+        let mut zeroing = |done: u64, total: u64| progress(&format!("zeroing: {} of {} MiB", done >> 20, total >> 20));
+        let made = format_device(&device_path, &options, &mut zeroing).and_then(|made| {
+            Embedded::on(config, &device_path, Some(Temporary { directory: directory.clone(), made }))
+        });
+        if made.is_err() {
+            let _ = std::fs::remove_dir_all(&directory);
+        }
+        let mut embedded = made?;
+        embedded.start(progress)?;
+        Ok(embedded)
+    }
+
+    /// Starts on a device that was formatted before.
+    ///
+    /// # Errors
+    /// What a start may fail of.
+    pub fn on_device(config: Config, device: &Path, progress: &mut dyn FnMut(&str)) -> Result<Embedded> {
+        let mut embedded = Embedded::on(config, device, None)?;
+        embedded.start(progress)?;
+        Ok(embedded)
+    }
+
+    fn on(config: Config, device_path: &Path, temporary: Option<Temporary>) -> Result<Embedded> {
+        let options = OpenOptions { force_blocking: config.device.force_blocking, ..OpenOptions::default() };
+        let device = open(device_path, &options)?;
+        let socket = match &temporary {
+            Some(temporary) => temporary.directory.join("socket"),
+            None => std::env::temp_dir().join(format!("forebay-{}.sock", uuid::Uuid::new_v4().simple())),
+        };
+        Ok(Embedded { config, device_path: device_path.to_owned(), device, temporary, socket, running: None })
+    }
+
+    /// Recovers and starts. Blocks.
+    ///
+    /// # Errors
+    /// As `Appliance::start`.
+    pub fn start(&mut self, progress: &mut dyn FnMut(&str)) -> Result<()> {
+        self.running = Some(Appliance::start(&self.config, &self.device, &self.socket, progress)?);
+        Ok(())
+    }
+
+    /// Stops in good order; everything is on the device then. Blocks.
+    ///
+    /// # Errors
+    /// As `Appliance::stop`.
+    pub fn stop(&mut self) -> Result<()> {
+        self.running.take().map_or(Ok(()), Appliance::stop)
+    }
+
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    #[must_use]
+    pub fn device_path(&self) -> &Path {
+        &self.device_path
+    }
+
+    /// What the last start found.
+    #[must_use]
+    pub fn started(&self) -> Option<&Started> {
+        self.running.as_ref().map(|appliance| &appliance.started)
+    }
+
+    /// Leaves the temporary device where it is.
+    pub fn keep(&mut self) {
+        self.temporary = None;
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            tracing::error!(%error, "the embedded appliance did not stop in good order");
+        }
+        if let Some(Temporary { directory, made }) = &self.temporary {
+            flights::remove(&self.config, made.namespace, made.layout.shards);
+            let _ = std::fs::remove_dir_all(directory);
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The offline tools: they open a device that no daemon runs on, look at it, and mend it.
+
+use std::path::Path;
+
+use crate::appliance::{block_reader, flights};
+use crate::config::Config;
+use crate::device::any::AnyDevice;
+use crate::device::blocks::BlockReader;
+use crate::device::open::{OpenDevice, OpenOptions, open};
+use crate::error::{Error, Result};
+use crate::types::ShardId;
+use crate::wal::flight::Contents;
+use crate::wal::repair::{self, Plan};
+use crate::wal::superblock::Superblock;
+use crate::wal::survey::{self, Survey};
+use crate::wal::verify::{self, Report, Segments};
+
+/// A device under a lock, and its blocks.
+pub struct Offline {
+    pub blocks: BlockReader<AnyDevice>,
+    pub device_bytes: u64,
+    _device: OpenDevice,
+}
+
+impl Offline {
+    /// Opens a device that is formatted. Blocks while another process may be about to let it go.
+    ///
+    /// # Errors
+    /// A device that cannot be used, or that a daemon or another tool has open.
+    pub fn open(path: &Path, read_only: bool) -> Result<Offline> {
+        let device = open(path, &OpenOptions { read_only, ..OpenOptions::default() })?;
+        let (blocks, device_bytes) = (block_reader(&device)?, device.geometry().capacity_bytes);
+        Ok(Offline { blocks, device_bytes, _device: device })
+    }
+
+    /// The superblock and the segments of a namespace.
+    ///
+    /// # Errors
+    /// When no superblock copy can be used.
+    pub fn survey(&mut self, progress: &mut dyn FnMut(&str)) -> Result<(Superblock, Survey)> {
+        let superblock = Superblock::load(&mut self.blocks, self.device_bytes)?;
+        let survey = survey_with(&mut self.blocks, &superblock, progress);
+        Ok((superblock, survey))
+    }
+}
+
+fn survey_with(blocks: &mut BlockReader<AnyDevice>, superblock: &Superblock, progress: &mut dyn FnMut(&str)) -> Survey {
+    survey::survey(blocks, superblock, &mut |done, total| progress(&format!("{done} of {total} segment headers read")))
+}
+
+/// Reads everything on a device. Blocks; `progress` gets a line for a person after every piece.
+///
+/// # Errors
+/// When the device cannot be read at all. What is wrong with the namespace is in the report.
+pub fn verify(config: &Config, path: &Path, progress: &mut dyn FnMut(&str)) -> Result<Report> {
+    let mut offline = Offline::open(path, true)?;
+    let superblocks = verify::superblocks(&mut offline.blocks, offline.device_bytes)
+        .map_err(|error| error.context(path.display()))?;
+    let Ok(superblock) = superblocks.newest else {
+        return Ok(Report { superblocks, segments: Segments::default(), shards: Vec::new() });
+    };
+    let survey = survey_with(&mut offline.blocks, &superblock, progress);
+    let flights = flights::found(config, &superblock)?;
+    let mut shards = Vec::new();
+    for (number, flight) in (0..superblock.layout.shards).zip(&flights) {
+        let mut read = |bytes: u64| progress(&format!("shard {number}: {} MiB of log read", bytes >> 20));
+        let shard = ShardId(number);
+        shards.push(verify::shard(&mut offline.blocks, &superblock, &survey, shard, flight.as_ref(), &mut read));
+    }
+    let segments = Segments { total: superblock.layout.segments, free: survey.free.len(), damage: survey.damage };
+    Ok(Report { superblocks, segments, shards })
+}
+
+/// What to mend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Superblock copies, from the newest one.
+    Superblocks,
+    /// Segment headers, from the frames behind them.
+    SegmentHeaders,
+    /// Give up a shard's log from its damaged place on.
+    Cut(ShardId),
+}
+
+/// A repair that is decided and not begun. The device stays locked.
+pub struct Repair {
+    offline: Offline,
+    superblock: Option<Superblock>,
+    pub plan: Plan,
+}
+
+impl Repair {
+    /// Finds out what a repair would do. Changes nothing. `carry_out` can follow only when not `read_only`.
+    ///
+    /// # Errors
+    /// When it cannot be done, with what can.
+    pub fn plan(
+        config: &Config,
+        path: &Path,
+        choice: Choice,
+        read_only: bool,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Repair> {
+        let mut offline = Offline::open(path, read_only)?;
+        let in_context = |error: Error| error.context(path.display());
+        if choice == Choice::Superblocks {
+            let plan = repair::superblocks(&mut offline.blocks, offline.device_bytes).map_err(in_context)?;
+            return Ok(Repair { offline, superblock: None, plan });
+        }
+        let (superblock, survey) = offline.survey(progress).map_err(in_context)?;
+        let plan = match choice {
+            Choice::Cut(shard) => {
+                let flights = flights::found(config, &superblock)?;
+                let flight: Option<&Contents> = flights.get(shard.index()).and_then(Option::as_ref);
+                repair::cut(&mut offline.blocks, &superblock, &survey, shard, flight).map_err(in_context)?
+            }
+            _ => repair::segment_headers(&mut offline.blocks, &superblock, &survey),
+        };
+        Ok(Repair { offline, superblock: Some(superblock), plan })
+    }
+
+    /// Does it. Blocks until it is durable.
+    ///
+    /// # Errors
+    /// The first step that failed; those before it are done.
+    pub fn carry_out(mut self, config: &Config) -> Result<()> {
+        self.plan.carry_out(&mut self.offline.blocks)?;
+        if let (Some(shard), Some(superblock)) = (self.plan.forget_flight, self.superblock) {
+            flights::forget(config, superblock.namespace, shard)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,131 @@
+//! From a device to shards that can go on: superblock, survey, every shard's log, the flight recorders.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::reactor::Shard;
+use crate::store::catalog::{Catalog, Object, attributes};
+use crate::store::{self, Store};
+use crate::types::{ObjectId, ObjectKind, ShardId};
+use crate::wal::blocks::Blocks;
+use crate::wal::flight::{Contents, Flight};
+use crate::wal::planted::Planted;
+use crate::wal::record::Kind;
+use crate::wal::recovery::{self, Recovered, Walker};
+use crate::wal::segment::SegmentPool;
+use crate::wal::superblock::Superblock;
+use crate::wal::survey::Survey;
+use crate::wal::{self, Identity, Wal};
+
+const LOOK_FIRST: &str =
+    "nothing was changed; look at all of it with `forebay verify`, then choose with `forebay repair`";
+
+/// What was read of one shard.
+pub struct ShardState {
+    pub store: Store,
+    pub recovered: Recovered,
+    /// Only in shard 0.
+    pub objects: Vec<Object>,
+    /// The objects that records of this shard belong to.
+    pub used: BTreeMap<ObjectId, ObjectKind>,
+}
+
+/// What a start needs to know beside the device.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub wal: wal::Limits,
+    /// Bounds of each shard's store.
+    pub store: store::Limits,
+    pub planted: Planted,
+}
+
+/// Reads one shard's log into a store. Blocks; every shard may have a thread of its own.
+///
+/// # Errors
+/// Damage to acknowledged data, or a memory budget that is too small. Nothing was changed.
+pub fn read_shard<B: Blocks>(
+    blocks: &mut B,
+    superblock: &Superblock,
+    survey: &Survey,
+    shard: ShardId,
+    flight: Option<&Contents>,
+    settings: &Settings,
+    progress: &mut dyn FnMut(u64),
+) -> Result<ShardState> {
+    let mut store = Store::new(settings.store);
+    let mut objects = Vec::new();
+    let mut used = BTreeMap::new();
+    let mut refused = None;
+    let mut walker = Walker::new(blocks, superblock, shard, &survey.chains[shard.index()]);
+    let mut sink = |record: &wal::record::Record<'_>| {
+        if record.kind == Kind::Create
+            && let Some((kind, durability)) = attributes(record.version)
+        {
+            objects.push(Object { id: record.object, kind, durability, name: record.key.into() });
+        }
+        if record.kind != Kind::Create {
+            let space = matches!(record.kind, Kind::Put | Kind::Delete);
+            used.insert(record.object, if space { ObjectKind::Space } else { ObjectKind::Stream });
+        }
+        if let Err(status) = store.replay(record) {
+            refused.get_or_insert((record.lsn, status));
+        }
+    };
+    let recovered = recovery::recover(&mut walker, flight, settings.planted, &mut sink, progress)
+        .map_err(|damage| Error::new(damage.to_string()).remedy(LOOK_FIRST))?;
+    if let Some((lsn, status)) = refused {
+        return Err(Error::new(format!("shard {shard}: the stored data does not fit at LSN {lsn}: {}", status.text()))
+            .remedy("raise limits.memory_bytes_max or limits.keys_max in the configuration"));
+    }
+    Ok(ShardState { store, recovered, objects, used })
+}
+
+/// Refuses to go on over segments that contradict each other.
+///
+/// # Errors
+/// The first damage.
+pub fn check_survey(survey: &Survey) -> Result<()> {
+    match survey.damage.first() {
+        Some(damage) => Err(Error::new(damage.to_string()).remedy(LOOK_FIRST)),
+        None => Ok(()),
+    }
+}
+
+/// Raises the epoch durably, above every one that was seen, and makes the shards ready to go on. This is the first
+/// write after a recovery.
+///
+/// # Errors
+/// When the superblock cannot be written.
+pub fn begin<B: Blocks>(
+    blocks: &mut B,
+    superblock: &Superblock,
+    survey: &Survey,
+    states: Vec<ShardState>,
+    flights: Vec<Flight>,
+    settings: &Settings,
+) -> Result<(Vec<Shard>, Catalog)> {
+    let seen = states.iter().map(|state| state.recovered.epoch_max).max().unwrap_or(0);
+    let last = superblock.epoch.max(survey.epoch_max).max(seen);
+    let raised = Superblock { epoch: last + 1, generation: superblock.generation + 1, ..*superblock };
+    let epoch = if settings.planted.is(Planted::SkipEpochRaise) && last > 0 {
+        last
+    } else {
+        raised.write(blocks)?;
+        raised.epoch
+    };
+    let segments = Arc::new(SegmentPool::new(&survey.free, superblock.layout.shards));
+    let (mut objects, mut used) = (Vec::new(), BTreeMap::new());
+    let mut begun = Vec::new();
+    for (number, (mut state, flight)) in states.into_iter().zip(flights).enumerate() {
+        objects.append(&mut state.objects);
+        used.append(&mut state.used);
+        state.store.begin_epoch(epoch);
+        let shard = ShardId(crate::bytes::len_u32(number));
+        let identity = Identity { namespace: superblock.namespace, shard, epoch, layout: superblock.layout };
+        let Recovered { tail, replay, .. } = state.recovered;
+        let wal = Wal::new(identity, settings.wal, tail, segments.clone(), flight, settings.planted);
+        begun.push(Shard::new(state.store, wal, replay));
+    }
+    Ok((begun, Catalog::recovered(objects, &used)))
+}

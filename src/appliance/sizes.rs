@@ -1,0 +1,76 @@
+//! What the configuration means in buffers and bytes, for one reactor and one shard.
+
+use crate::bytes::index;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::wal::superblock::Superblock;
+use crate::{reactor, store, wal};
+
+pub struct Sizes {
+    pub frame_bytes: usize,
+    /// DMA buffers of one reactor.
+    buffers: usize,
+    shards: u32,
+    value_bytes_max: usize,
+    /// What a record of the largest value takes of a segment, in whole frames.
+    record_bytes_max: usize,
+}
+
+impl Sizes {
+    pub fn of(config: &Config, shards: u32, reactors: u32) -> Sizes {
+        let frame_bytes = index(config.wal.frame_bytes_max.0);
+        let value_bytes_max = index(config.limits.value_bytes_max.0);
+        let buffers = index(config.buffers_per_reactor(shards, reactors));
+        let record_bytes_max = index(config.frames_per_record_max()) * frame_bytes;
+        Sizes { frame_bytes, buffers, shards, value_bytes_max, record_bytes_max }
+    }
+
+    /// DMA memory of one reactor; a shard's flight recorder holds as much, for it may have all of it in flight.
+    pub fn pool_bytes(&self) -> usize {
+        self.buffers * self.frame_bytes
+    }
+
+    /// # Errors
+    /// When a record of the largest size does not fit a segment of this namespace.
+    pub fn check(&self, superblock: &Superblock) -> Result<()> {
+        let room = index(superblock.layout.segment_bytes) - wal::segment::HEADER_BYTES;
+        if self.record_bytes_max > room {
+            return Err(Error::new(format!(
+                "a value of limits.value_bytes_max ({} B) with frames of {} B does not fit a segment of {} B",
+                self.value_bytes_max, self.frame_bytes, superblock.layout.segment_bytes
+            ))
+            .remedy("lower limits.value_bytes_max or wal.frame_bytes_max, or format with larger --segment-bytes"));
+        }
+        Ok(())
+    }
+
+    pub fn wal_limits(&self, config: &Config) -> wal::Limits {
+        wal::Limits {
+            frames_in_flight_max: config.wal.frames_in_flight_max,
+            window_interval_ns: config.wal.window_interval.0,
+            window_bytes: index(config.wal.window_bytes.0).min(self.frame_bytes / 2),
+            watermark_interval_ns: config.wal.watermark_interval.0,
+        }
+    }
+
+    pub fn store_limits(&self, config: &Config) -> store::Limits {
+        store::Limits {
+            key_bytes_max: index(config.limits.key_bytes_max.0),
+            value_bytes_max: self.value_bytes_max,
+            memory_bytes_max: config.limits.memory_bytes_max.0 / u64::from(self.shards),
+            // Keys do not spread evenly over shards.
+            keys_max: index(config.limits.keys_max / u64::from(self.shards) * 5 / 4 + 1_024),
+        }
+    }
+
+    pub fn reactor_limits(&self, config: &Config) -> reactor::Limits {
+        reactor::Limits {
+            turn_requests_max: config.reactors.turn_requests_max,
+            unanswered_max: config.rings.cq_entries as usize,
+            waiting_reads_max: config.limits.waiting_reads_max as usize,
+            objects_max: config.limits.objects_max as usize,
+            key_bytes_max: index(config.limits.key_bytes_max.0),
+            value_bytes_max: self.value_bytes_max,
+        }
+    }
+}

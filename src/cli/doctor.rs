@@ -1,0 +1,63 @@
+//! `forebay doctor`: what this machine and this drive give, and what is missing. Changes nothing.
+
+use std::path::PathBuf;
+
+use forebay::doctor::{self, State};
+use forebay::error::Error;
+use serde_json::json;
+
+use super::context::{Context, Failure};
+
+/// Say what this machine and a device are fit for.
+///
+/// A line a finding: ok, warning (it works, but with less than it could), missing (a fallback is used) or broken, with
+/// what to do. With a device also its live tier, and why no better one. Changes nothing. Exit code 1 when broken.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Look at this file or block device too. Default: device.path of the configuration.
+    #[arg(long, value_name = "PATH")]
+    device: Option<PathBuf>,
+}
+
+pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
+    let device = args.device.as_ref().or(context.config.device.path.as_ref());
+    let mut checks = doctor::checks(device.map(PathBuf::as_path));
+    checks.extend(doctor::configured(&context.config));
+    for check in &checks {
+        let state = check.state.name();
+        let remedy = check.remedy.as_deref();
+        if context.json {
+            let object = json!({ "what": check.name, "state": state, "found": check.found, "remedy": remedy });
+            context.out.json(&object)?;
+        } else {
+            let remedy = remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default();
+            context.out.line(format!("{state:<7} {:<18} {}{remedy}", check.name, check.found))?;
+        }
+    }
+    daemon(context)?;
+    match checks.iter().filter(|check| check.state == State::Broken).count() {
+        0 => Ok(()),
+        count => {
+            context.out.flush()?;
+            Err(Error::new(format!("{count} of {} findings stop an appliance", checks.len()))
+                .remedy("the lines marked broken say what to do")
+                .into())
+        }
+    }
+}
+
+/// Whether a daemon answers. That none does is no fault.
+fn daemon(context: &mut Context) -> Result<(), Failure> {
+    let socket = context.client_socket();
+    let found = match context.connect() {
+        Ok(client) => {
+            format!("answers on {}, {} reactors, {} shards", socket.display(), client.reactors(), client.shards())
+        }
+        Err(_) => format!("none answers on {}", socket.display()),
+    };
+    if context.json {
+        let object = json!({ "what": "daemon", "state": "ok", "found": found, "remedy": null });
+        return context.out.json(&object);
+    }
+    context.out.line(format!("{:<7} {:<18} {found}", "ok", "daemon"))
+}

@@ -1,0 +1,73 @@
+//! `forebay format`: lay an empty appliance on a device.
+
+use std::path::PathBuf;
+
+use forebay::appliance::prepare::{FormatOptions, format_device};
+use forebay::config::{ByteSize, Config};
+use serde_json::json;
+
+use super::context::{Context, Failure};
+use super::progress::Progress;
+
+/// Lay an empty appliance on a device. What was there is lost.
+///
+/// A device that holds anything Forebay knows (a partition table, a file system, a mount, an appliance) is refused
+/// without --force. A file is created when --capacity is given, preallocated and zeroed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The file or block device, by name. It is never taken from the configuration.
+    device: PathBuf,
+    /// The size of the file to create, as 1GiB. A block device is used whole.
+    #[arg(long, value_name = "SIZE")]
+    capacity: Option<ByteSize>,
+    /// Independent logs; the most reactors that can ever share the work.
+    #[arg(long, value_name = "COUNT")]
+    shards: Option<u32>,
+    /// The unit in which log space is given out, as 64MiB.
+    #[arg(long, value_name = "SIZE")]
+    segment_bytes: Option<ByteSize>,
+    /// Format even what holds data. A mounted device is refused all the same.
+    #[arg(long)]
+    force: bool,
+}
+
+impl Args {
+    fn apply(&self, config: &mut Config) {
+        let format = &mut config.format;
+        format.capacity = self.capacity.or(format.capacity);
+        format.shards = self.shards.unwrap_or(format.shards);
+        format.segment_bytes = self.segment_bytes.unwrap_or(format.segment_bytes);
+    }
+}
+
+pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
+    args.apply(&mut context.config);
+    context.config.check().map_err(Failure::Usage)?;
+    let chosen = &context.config.format;
+    let options = FormatOptions {
+        capacity_bytes: chosen.capacity.map(|capacity| capacity.0),
+        segment_bytes: chosen.segment_bytes.0,
+        shards: chosen.shards,
+        force: args.force,
+    };
+    let mut progress = Progress::new();
+    let made = format_device(&args.device, &options, &mut |done, total| {
+        progress.show(|| format!("zeroing: {} of {} MiB", done >> 20, total >> 20));
+    })
+    .map_err(|error| error.context("format"))?;
+    let layout = made.layout;
+    let uuid = uuid::Uuid::from_bytes(made.namespace);
+    if context.json {
+        return context.out.json(&json!({
+            "device": args.device, "uuid": uuid.to_string(), "capacity_bytes": layout.capacity_bytes,
+            "segments": layout.segments, "segment_bytes": layout.segment_bytes, "shards": layout.shards,
+        }));
+    }
+    context.out.line(format!(
+        "{}: {} segments of {}, {} shards, {uuid}",
+        args.device.display(),
+        layout.segments,
+        ByteSize(layout.segment_bytes),
+        layout.shards,
+    ))
+}

@@ -1,0 +1,164 @@
+//! `forebay load`: run a job file against an appliance and report as fio does.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use forebay::appliance::embedded::Embedded;
+use forebay::config::{ByteSize, Config};
+use forebay::error::Error;
+use forebay::load::{self, LoadOptions, Report};
+use forebay::ring::client::{Client, ConnectOptions};
+
+use super::context::{Context, Failure};
+use super::progress::Progress;
+
+/// The size of the temporary device where the configuration names none.
+const TEMPORARY_BYTES: ByteSize = ByteSize::gib(1);
+
+/// Run a job file, in fio's format, and report as fio does.
+///
+/// Without --socket an embedded appliance is started on a temporary file (or on --device), stopped at the end,
+/// recovered, and checked to hold what was written. With --socket the job drives a running daemon.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The job file; - for standard input. configs/load/ holds examples.
+    #[arg(value_name = "JOBFILE")]
+    job: PathBuf,
+    /// Start the embedded appliance on this file or block device, which `forebay format` has prepared.
+    #[arg(long, value_name = "PATH")]
+    device: Option<PathBuf>,
+    /// The report: for people, or JSON with fio's names. --json is short for json.
+    #[arg(long, value_enum, default_value_t = OutputFormat::Normal)]
+    output_format: OutputFormat,
+    /// Write the report to a file instead of standard output.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Show a progress line on standard error: always, never, or when it is a terminal.
+    #[arg(long, value_enum, default_value_t = When::Auto)]
+    progress: When,
+    /// Keep the temporary device and name it in the report.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OutputFormat {
+    Normal,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+impl When {
+    fn holds(self) -> bool {
+        match self {
+            When::Auto => io::IsTerminal::is_terminal(&io::stderr()),
+            When::Always => true,
+            When::Never => false,
+        }
+    }
+}
+
+pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
+    let name = args.job.display().to_string();
+    let text = read_job(&args.job)?;
+    // What is wrong with the job is said before anything is formatted.
+    load::parse(&text, &name)?;
+    let mut options = LoadOptions { progress: args.progress.holds(), ..LoadOptions::default() };
+    let report = match (context.socket.clone(), &args.device) {
+        (Some(_), Some(_)) => {
+            let error =
+                Error::new("--socket and --device exclude each other").remedy("the daemon has its device already");
+            return Err(Failure::Usage(error));
+        }
+        (Some(socket), None) => load::run(&text, &name, &options, |connect| Client::connect(&socket, connect))?,
+        (None, _) => embedded(&args, context, &text, &name, &mut options)?,
+    };
+    let json = context.json || args.output_format == OutputFormat::Json;
+    print(&report, json, args.output, context)?;
+    match report.failed() {
+        false => Ok(()),
+        true => Err(Error::new("the load did not end well").remedy("the report says which job, and why").into()),
+    }
+}
+
+fn read_job(path: &Path) -> Result<String, Failure> {
+    let read = if path == Path::new("-") { io::read_to_string(io::stdin()) } else { fs::read_to_string(path) };
+    Ok(read.map_err(|error| {
+        Error::new(format!("read {}: {error}", path.display())).remedy("configs/load/ holds job files")
+    })?)
+}
+
+/// Runs the jobs against an appliance in this process, then stops it, recovers it, and reads everything back.
+fn embedded(
+    args: &Args,
+    context: &mut Context,
+    text: &str,
+    name: &str,
+    options: &mut LoadOptions,
+) -> Result<Report, Error> {
+    let mut config = context.config.clone();
+    place(&mut config, options);
+    let mut progress = |line: &str| {
+        // Progress that nobody can see is no reason to stop.
+        _ = writeln!(io::stderr(), "forebay: {line}");
+    };
+    let mut embedded = match &args.device {
+        Some(device) => Embedded::on_device(config, device, &mut progress)?,
+        None => {
+            let capacity = config.format.capacity.unwrap_or(TEMPORARY_BYTES).0;
+            let mut due = Progress::new();
+            Embedded::temporary(config, capacity, &mut |line| due.show(|| line.to_owned()))?
+        }
+    };
+    if args.keep {
+        embedded.keep();
+    }
+    if let Some(started) = embedded.started() {
+        options.device = Some(format!("{} · {}", started.tier.name(), started.durability));
+        started.notes.iter().for_each(|note| progress(note));
+    }
+    let socket = embedded.socket().to_owned();
+    let mut report = load::run(text, name, options, |connect| Client::connect(&socket, connect))?;
+    if args.keep {
+        progress(&format!("the device is kept: {}", embedded.device_path().display()));
+    }
+    embedded.stop()?;
+    embedded.start(&mut progress)?;
+    let mut client = Client::connect(embedded.socket(), &ConnectOptions::default())?;
+    report.verify_after_restart(&mut client)?;
+    drop(client);
+    embedded.stop()?;
+    Ok(report)
+}
+
+/// Where nothing else is asked for: the reactor on the first core, the clients on the others.
+fn place(config: &mut Config, options: &mut LoadOptions) {
+    let cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    let reactors = config.reactors.count() as usize;
+    if config.reactors.cores.is_empty() && cores.len() > reactors {
+        config.reactors.cores = cores[..reactors].to_vec();
+        options.cores = cores[reactors..].to_vec();
+    }
+}
+
+fn print(report: &Report, json: bool, output: Option<PathBuf>, context: &mut Context) -> Result<(), Failure> {
+    if json {
+        for warning in &report.warnings {
+            _ = writeln!(io::stderr(), "forebay: {warning}");
+        }
+    }
+    let text = if json { format!("{:#}\n", report.to_json(false)) } else { report.to_string() };
+    match output {
+        Some(path) => fs::write(&path, text)
+            .map_err(|error| Error::from(error).context(format_args!("write {}", path.display())).into()),
+        None => context.out.raw(text.as_bytes()),
+    }
+}

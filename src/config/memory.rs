@@ -1,0 +1,75 @@
+//! What a configuration needs in memory, known before anything is started.
+
+use super::{ByteSize, Config};
+use crate::ring::protocol::segment;
+
+/// One part of the memory that an appliance needs at most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryPart {
+    /// What it is for.
+    pub name: &'static str,
+    /// How it follows from the configuration.
+    pub reason: String,
+    pub bytes: u64,
+}
+
+/// What a frame and a part of a record in it take beside the value, at most.
+const FRAME_OVERHEAD_BYTES: u64 = 160;
+
+impl Config {
+    /// Frames that a record of the largest value takes, its key and one for the end included.
+    #[must_use]
+    pub fn frames_per_record_max(&self) -> u64 {
+        self.limits.value_bytes_max.0.div_ceil(self.wal.frame_bytes_max.0 - FRAME_OVERHEAD_BYTES) + 2
+    }
+
+    /// Frame buffers of one reactor: one large record and the header of a segment, and for every shard the frames in
+    /// flight, one that is open, and a segment's header.
+    #[must_use]
+    pub fn buffers_per_reactor(&self, shards: u32, reactors: u32) -> u64 {
+        let own = u64::from(shards.div_ceil(reactors));
+        self.frames_per_record_max() + 1 + own * (u64::from(self.wal.frames_in_flight_max) + 2)
+    }
+
+    /// The most memory that an appliance with this configuration and so many shards uses, part by part. The shards
+    /// are those of the formatted device; before there is one, `format.shards`. Clients' rings are touched only as
+    /// far as they are used.
+    #[must_use]
+    pub fn memory_parts(&self, shards: u32) -> Vec<MemoryPart> {
+        let reactors = self.reactors.count().min(shards);
+        let buffers = self.buffers_per_reactor(shards, reactors);
+        let frame_bytes = self.wal.frame_bytes_max;
+        let mut parts = vec![
+            MemoryPart {
+                name: "spaces and streams",
+                reason: "limits.memory_bytes_max".into(),
+                bytes: self.limits.memory_bytes_max.0,
+            },
+            MemoryPart {
+                name: "frame buffers",
+                reason: format!("{reactors} reactors x {buffers} frames of {frame_bytes}"),
+                bytes: u64::from(reactors) * buffers * frame_bytes.0,
+            },
+        ];
+        if self.flight_recorder() {
+            parts.push(MemoryPart {
+                name: "flight recorder",
+                reason: format!("{shards} shards x all the frames of a reactor"),
+                bytes: u64::from(shards) * buffers * frame_bytes.0,
+            });
+        }
+        let ring_block = segment::ring_block_bytes(self.rings.sq_entries, self.rings.cq_entries) as u64;
+        let rings = segment::HEADER_BYTES as u64 + u64::from(self.reactors.count()) * ring_block;
+        parts.push(MemoryPart {
+            name: "clients' rings",
+            reason: format!(
+                "{} sessions x ({} + an arena of {})",
+                self.limits.sessions_max,
+                ByteSize(rings),
+                self.rings.arena_bytes
+            ),
+            bytes: u64::from(self.limits.sessions_max) * (rings + self.rings.arena_bytes.0),
+        });
+        parts
+    }
+}

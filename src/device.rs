@@ -1,0 +1,154 @@
+//! A drive as the reactor sees it: operations go in by value, completions come out by value.
+
+pub mod any;
+pub mod blocking;
+pub mod blocks;
+pub mod drive;
+pub mod memory;
+pub mod occupant;
+pub mod open;
+pub mod prepare;
+#[cfg(test)]
+mod scratch;
+pub mod uring;
+
+use crate::buffer::Buffer;
+use crate::types::DeviceAddress;
+
+/// The block of every device here: what O_DIRECT can always transfer, and what drives write whole.
+pub const BLOCK_BYTES: u32 = 4096;
+
+const EIO: i32 = 5;
+const ENXIO: i32 = 6;
+const ENODEV: i32 = 19;
+const EINVAL: i32 = 22;
+
+/// How a device is reached, best first; always reported, see docs/architecture.md.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// io_uring on a block device, O_DIRECT; `polled` where the queue really polls.
+    Block { polled: bool },
+    /// io_uring on a preallocated file, O_DIRECT.
+    File,
+    /// `pwritev2(RWF_DSYNC)` on a file or block device, where io_uring is refused. Blocks its reactor.
+    FileBlocking,
+    /// DRAM. For tests and upper bounds.
+    Memory,
+}
+
+impl Tier {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Tier::Block { polled: true } => "block (io_uring, O_DIRECT, IOPOLL)",
+            Tier::Block { polled: false } => "block (io_uring, O_DIRECT, interrupts)",
+            Tier::File => "file (io_uring, O_DIRECT)",
+            Tier::FileBlocking => "file (pwritev2, blocking)",
+            Tier::Memory => "memory",
+        }
+    }
+}
+
+/// What a device can do; asked once, when a reactor starts.
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry {
+    pub capacity_bytes: u64,
+    /// Addresses and lengths are multiples of this. At most 4,096.
+    pub block_bytes: u32,
+    /// Operations that may be under way at once.
+    pub operations_max: u32,
+    pub tier: Tier,
+}
+
+/// One operation. `buffer[..bytes]` is written to, or filled from, `address`.
+#[derive(Debug)]
+pub struct Operation {
+    /// Comes back with the completion; the device does not look at it.
+    pub tag: u64,
+    pub kind: OperationKind,
+    pub address: DeviceAddress,
+    /// A multiple of the block size; at most the buffer's length.
+    pub bytes: u32,
+    pub buffer: Buffer,
+}
+
+impl Operation {
+    /// What every device refuses before it reaches the drive: no bytes, not whole blocks, beyond the buffer or the device.
+    fn check(&self, capacity_bytes: u64) -> Result<(), DeviceError> {
+        let whole = self.bytes.is_multiple_of(BLOCK_BYTES) && self.address.0.is_multiple_of(u64::from(BLOCK_BYTES));
+        let fits = self.bytes > 0 && self.bytes as usize <= self.buffer.len();
+        let inside = self.address.0.checked_add(u64::from(self.bytes)).is_some_and(|end| end <= capacity_bytes);
+        if whole && fits && inside { Ok(()) } else { Err(DeviceError::INVALID) }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperationKind {
+    Read,
+    /// Durable on the drive, through any volatile write cache, when it completes.
+    WriteDurable,
+}
+
+/// An operation that ended, with its buffer.
+#[derive(Debug)]
+pub struct Completion {
+    pub operation: Operation,
+    pub result: Result<(), DeviceError>,
+}
+
+/// Why an operation failed: an errno, or a short transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceError {
+    Errno(i32),
+    Short {
+        bytes: u32,
+    },
+    /// The device is gone.
+    Vanished,
+}
+
+impl DeviceError {
+    /// EINVAL: unaligned, empty, longer than its buffer, or outside the device.
+    pub const INVALID: DeviceError = DeviceError::Errno(EINVAL);
+}
+
+impl From<&std::io::Error> for DeviceError {
+    fn from(error: &std::io::Error) -> DeviceError {
+        match error.raw_os_error() {
+            Some(ENODEV | ENXIO) => DeviceError::Vanished,
+            Some(errno) => DeviceError::Errno(errno),
+            None => DeviceError::Errno(EIO),
+        }
+    }
+}
+
+impl std::fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DeviceError::Errno(errno) => write!(f, "{}", std::io::Error::from_raw_os_error(*errno)),
+            DeviceError::Short { bytes } => write!(f, "short transfer of {bytes} B"),
+            DeviceError::Vanished => f.write_str("the device is gone"),
+        }
+    }
+}
+
+/// A device, owned by one thread. No call allocates. On a block device that takes FUA none blocks; a file or a drive
+/// with a cache and no FUA blocks for a flush in `poll`, or for a small lone write in `kick`; `FileBlocking` always.
+pub trait Device {
+    fn geometry(&self) -> Geometry;
+
+    /// Takes an operation, or gives it back when as many as `operations_max` are under way (back-pressure).
+    ///
+    /// # Errors
+    /// The operation itself, untouched, when there is no room for it.
+    fn submit(&mut self, operation: Operation) -> Result<(), Operation>;
+
+    /// Rings the doorbell for all that was submitted since the last call. Once a turn.
+    fn kick(&mut self);
+
+    /// One operation that ended, in any order.
+    fn poll(&mut self) -> Option<Completion>;
+
+    /// Operations under way.
+    fn in_flight(&self) -> u32;
+}

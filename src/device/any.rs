@@ -1,0 +1,46 @@
+//! Whatever device a path turned out to be, without a virtual call.
+
+use super::blocking::BlockingDevice;
+use super::memory::MemoryDevice;
+use super::uring::UringDevice;
+use super::{Completion, Device, Geometry, Operation};
+
+/// One of the devices. Made by `OpenDevice::device`, one for every reactor.
+#[expect(clippy::large_enum_variant, reason = "one for each reactor, never moved on the write path")]
+pub enum AnyDevice {
+    Uring(UringDevice),
+    Blocking(BlockingDevice),
+    Memory(MemoryDevice),
+}
+
+macro_rules! each {
+    ($any:expr, $device:ident => $call:expr) => {
+        match $any {
+            AnyDevice::Uring($device) => $call,
+            AnyDevice::Blocking($device) => $call,
+            AnyDevice::Memory($device) => $call,
+        }
+    };
+}
+
+impl Device for AnyDevice {
+    fn geometry(&self) -> Geometry {
+        each!(self, device => device.geometry())
+    }
+
+    fn submit(&mut self, operation: Operation) -> Result<(), Operation> {
+        each!(self, device => device.submit(operation))
+    }
+
+    fn kick(&mut self) {
+        each!(self, device => device.kick());
+    }
+
+    fn poll(&mut self) -> Option<Completion> {
+        each!(self, device => device.poll())
+    }
+
+    fn in_flight(&self) -> u32 {
+        each!(self, device => device.in_flight())
+    }
+}

@@ -1,0 +1,324 @@
+//! Opening a path: what it is, whether it may be used, and the best way to reach it.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use forebay_sys::dma::{DmaRegion, DmaSpan, Pages};
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+
+use super::any::AnyDevice;
+use super::blocking::BlockingDevice;
+use super::drive::Drive;
+use super::memory::{MemoryDevice, MemoryDisk};
+use super::uring::{UringDevice, WritePath};
+use super::{BLOCK_BYTES, Device, DeviceError, Geometry, Operation, OperationKind, Tier};
+use crate::error::{Error, Result};
+use crate::types::DeviceAddress;
+
+/// How long the first read may take before the tier is given up.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
+
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How long to wait for the lock of a process that is gone. The kernel gives it back when it has taken the process's
+/// ring apart, and on a busy machine or a drive that stalls that may take seconds.
+const DEAD_LOCK_WAIT: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy, Debug)]
+pub struct OpenOptions {
+    /// Operations that each reactor's device may have under way.
+    pub operations_max: u32,
+    /// For tools that only look. Several of them may, but none beside a daemon.
+    pub read_only: bool,
+    /// Do not try io_uring.
+    pub force_blocking: bool,
+    /// How long to wait for the lock of a process that lives: it may be about to end. For one that was killed this waits
+    /// longer: the kernel holds its lock until the last write under way has ended, and reading before that could miss it.
+    pub lock_wait: Duration,
+}
+
+impl Default for OpenOptions {
+    fn default() -> OpenOptions {
+        OpenOptions { operations_max: 64, read_only: false, force_blocking: false, lock_wait: Duration::from_secs(3) }
+    }
+}
+
+/// A device that is ours: locked against every other process until this is dropped.
+pub struct OpenDevice {
+    backing: Backing,
+    geometry: Geometry,
+    notes: Vec<String>,
+}
+
+enum Backing {
+    File { file: File, write_path: WritePath, drive: Option<Drive>, path: PathBuf },
+    Memory(MemoryDisk),
+}
+
+/// Opens the file or block device at `path`, locks it, and finds the best tier by a real read. Blocks.
+///
+/// # Errors
+/// A path that is missing, of the wrong kind, read-only, too small, or in use by someone else.
+pub fn open(path: &Path, options: &OpenOptions) -> Result<OpenDevice> {
+    OpenDevice::open(path, options).map_err(|error| error.context(path.display()))
+}
+
+impl OpenDevice {
+    /// DRAM instead of a drive; every clone of `disk` shows the same bytes.
+    #[must_use]
+    pub fn memory(disk: &MemoryDisk, options: &OpenOptions) -> OpenDevice {
+        let geometry = MemoryDevice::new(disk, options.operations_max).geometry();
+        let notes = vec!["memory: nothing survives the daemon".to_owned()];
+        OpenDevice { backing: Backing::Memory(disk.clone()), geometry, notes }
+    }
+
+    fn open(path: &Path, options: &OpenOptions) -> Result<OpenDevice> {
+        let metadata = std::fs::metadata(path).map_err(|error| explain(&error))?;
+        let block = metadata.file_type().is_block_device();
+        if !block && !metadata.is_file() {
+            return Err(
+                Error::new("neither a file nor a block device").remedy("name one, or make a file with `format`")
+            );
+        }
+        let (mut file, direct) = open_file(path, options, block)?;
+        lock(&file, options)?;
+        let capacity_bytes = capacity(&mut file)?;
+        let drive = Drive::of(if block { metadata.rdev() } else { metadata.dev() });
+        check_blocks(block, drive.as_ref())?;
+        let through = drive.as_ref().is_some_and(Drive::writes_through);
+        let write_path = if through { WritePath::Through } else { WritePath::ThenFlush };
+        let geometry = Geometry {
+            capacity_bytes,
+            block_bytes: BLOCK_BYTES,
+            operations_max: options.operations_max,
+            tier: Tier::FileBlocking,
+        };
+        let backing = Backing::File { file, write_path, drive, path: path.to_owned() };
+        let mut device = OpenDevice { backing, geometry, notes: Vec::new() };
+        device.choose_tier(block, direct, options)?;
+        Ok(device)
+    }
+
+    /// The path, for people.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match &self.backing {
+            Backing::File { path, .. } => path.display().to_string(),
+            Backing::Memory(_) => "memory".to_owned(),
+        }
+    }
+
+    #[must_use]
+    pub fn tier(&self) -> Tier {
+        self.geometry.tier
+    }
+
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// Why a better tier was passed over, and what else is worth knowing. One line each.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// How a write becomes durable here, for people.
+    #[must_use]
+    pub fn durability(&self) -> String {
+        let Backing::File { write_path, drive, .. } = &self.backing else { return "none: memory".to_owned() };
+        let how = match (self.geometry.tier, write_path) {
+            (Tier::FileBlocking, _) => "pwritev2(RWF_DSYNC)",
+            (_, WritePath::Through) => "RWF_DSYNC",
+            (_, WritePath::ThenFlush) => "write, then fdatasync",
+        };
+        match drive {
+            None => format!("{how}; the drive is not known"),
+            Some(Drive { name, volatile_cache: false, .. }) => format!("{how}; {name} has no volatile write cache"),
+            Some(Drive { name, fua: true, .. }) => format!("{how}; {name} has a volatile write cache, and FUA"),
+            Some(Drive { name, .. }) => format!("{how}; {name} has a volatile write cache, and no FUA"),
+        }
+    }
+
+    /// One device for one reactor. `span` is the region of the buffers that it will be given.
+    ///
+    /// # Errors
+    /// What the kernel says when there is no room for one more ring.
+    pub fn device(&self, span: Option<&DmaSpan>) -> Result<AnyDevice> {
+        Ok(match &self.backing {
+            Backing::Memory(disk) => AnyDevice::Memory(MemoryDevice::new(disk, self.geometry.operations_max)),
+            Backing::File { file, path, .. } if self.geometry.tier == Tier::FileBlocking => {
+                let file = file.try_clone().map_err(|error| explain(&error).context(path.display()))?;
+                AnyDevice::Blocking(BlockingDevice::new(file, self.geometry))
+            }
+            Backing::File { path, .. } => {
+                let uring = self.uring(self.geometry, span);
+                AnyDevice::Uring(uring.map_err(|error| {
+                    Error::new(format!("{}: io_uring: {error}", path.display()))
+                        .remedy("raise `ulimit -n` and `ulimit -l`")
+                })?)
+            }
+        })
+    }
+
+    fn uring(&self, geometry: Geometry, span: Option<&DmaSpan>) -> io::Result<UringDevice> {
+        let Backing::File { file, write_path, .. } = &self.backing else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        UringDevice::new(file.try_clone()?, geometry, *write_path, span)
+    }
+
+    /// Takes the first tier whose first read succeeds, and notes why the better ones did not.
+    fn choose_tier(&mut self, block: bool, direct: bool, options: &OpenOptions) -> Result<()> {
+        let polls = matches!(&self.backing, Backing::File { drive: Some(drive), .. } if drive.polls);
+        let mut tiers = Vec::new();
+        if options.force_blocking {
+            self.notes.push("io_uring was not tried: blocking writes were asked for".to_owned());
+        } else if !direct {
+            self.notes
+                .push("no io_uring: this file system has no O_DIRECT, so writes pass through its cache".to_owned());
+        } else if block {
+            if polls {
+                tiers.push(Tier::Block { polled: true });
+            } else {
+                self.notes.push("no IOPOLL: the queue has no polled hardware queues (queue/io_poll is 0)".to_owned());
+            }
+            tiers.push(Tier::Block { polled: false });
+        } else {
+            tiers.push(Tier::File);
+        }
+        for tier in tiers {
+            match self.uring(Geometry { tier, ..self.geometry }, None) {
+                Err(error) => self.notes.push(format!("no {}: io_uring: {error}", tier.name())),
+                Ok(device) => match probe(device) {
+                    Ok(()) => {
+                        self.geometry.tier = tier;
+                        return Ok(());
+                    }
+                    Err(error) => self.notes.push(format!("no {}: its first read failed: {error}", tier.name())),
+                },
+            }
+        }
+        let device = self.device(None)?;
+        probe(device).map_err(|error| {
+            Error::new(format!("the first block cannot be read: {error}"))
+                .remedy("look for errors of the drive in `dmesg`")
+        })
+    }
+}
+
+/// Opens with O_DIRECT where that is possible (false: it is not), and exclusively when it is a block device.
+fn open_file(path: &Path, options: &OpenOptions, block: bool) -> Result<(File, bool)> {
+    let exclusive = if block && !options.read_only { OFlags::EXCL } else { OFlags::empty() };
+    let try_open = |flags: OFlags| {
+        let flags = i32::try_from((flags | exclusive).bits()).expect("open flags are an int");
+        File::options().read(true).write(!options.read_only).custom_flags(flags).open(path)
+    };
+    match try_open(OFlags::DIRECT) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) && !block => {
+            Ok((try_open(OFlags::empty()).map_err(|error| explain(&error))?, false))
+        }
+        opened => Ok((opened.map_err(|error| explain(&error))?, true)),
+    }
+}
+
+fn lock(file: &File, options: &OpenOptions) -> Result<()> {
+    let shared = FlockOperation::NonBlockingLockShared;
+    let how = if options.read_only { shared } else { FlockOperation::NonBlockingLockExclusive };
+    let started = Instant::now();
+    loop {
+        match flock(file, how) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) if started.elapsed() < options.lock_wait => std::thread::sleep(LOCK_INTERVAL),
+            Err(Errno::WOULDBLOCK)
+                if !options.lock_wait.is_zero()
+                    && started.elapsed() < DEAD_LOCK_WAIT
+                    && !is_held_by_the_living(file) =>
+            {
+                std::thread::sleep(LOCK_INTERVAL);
+            }
+            Err(Errno::WOULDBLOCK) => {
+                return Err(Error::new("locked by another process")
+                    .remedy("stop the daemon or tool that has it open (`fuser -v` names it), or use another device"));
+            }
+            Err(errno) => return Err(explain(&errno.into()).context("flock")),
+        }
+    }
+}
+
+/// Whether the kernel names a process that lives as the holder of a lock on this file.
+fn is_held_by_the_living(file: &File) -> bool {
+    let (Ok(metadata), Ok(locks)) = (file.metadata(), std::fs::read_to_string("/proc/locks")) else { return true };
+    let place = format!(":{}", metadata.ino());
+    // "1: FLOCK  ADVISORY  WRITE 4711 fe:00:131081 0 EOF"
+    locks.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip_while(|field| *field != "FLOCK").skip(3);
+        let (holder, at) = (fields.next(), fields.next());
+        at.is_some_and(|at| at.ends_with(&place))
+            && holder.is_some_and(|holder| Path::new("/proc").join(holder).exists())
+    })
+}
+
+/// The size in whole blocks, of a file or a block device.
+fn capacity(file: &mut File) -> Result<u64> {
+    let bytes = file.seek(SeekFrom::End(0)).map_err(|error| explain(&error))?;
+    let capacity_bytes = bytes - bytes % u64::from(BLOCK_BYTES);
+    if capacity_bytes == 0 {
+        return Err(Error::new(format!("too small: {bytes} B, less than one block of {BLOCK_BYTES} B"))
+            .remedy("run `forebay format` on it with a size"));
+    }
+    Ok(capacity_bytes)
+}
+
+fn check_blocks(block: bool, drive: Option<&Drive>) -> Result<()> {
+    match drive {
+        Some(drive) if block && drive.logical_block_bytes > BLOCK_BYTES => Err(Error::new(format!(
+            "{} has blocks of {} B; at most {BLOCK_BYTES} B can be used",
+            drive.name, drive.logical_block_bytes
+        ))
+        .remedy("format the namespace with 512 B or 4 KiB blocks (`nvme format --lbaf`)")),
+        _ => Ok(()),
+    }
+}
+
+/// Reads the first block. Only a real read shows whether O_DIRECT and polling work.
+fn probe(mut device: impl Device) -> Result<(), DeviceError> {
+    let region =
+        DmaRegion::allocate(BLOCK_BYTES as usize, Pages::Ordinary).map_err(|error| DeviceError::from(&error))?;
+    let buffer = region.split(BLOCK_BYTES as usize).pop().expect("a region of one block is one buffer");
+    let address = DeviceAddress(0);
+    let read = Operation { tag: 0, kind: OperationKind::Read, address, bytes: BLOCK_BYTES, buffer };
+    device.submit(read).map_err(|_| DeviceError::INVALID)?;
+    device.kick();
+    let started = Instant::now();
+    while started.elapsed() < PROBE_TIMEOUT {
+        if let Some(completion) = device.poll() {
+            return completion.result;
+        }
+        std::thread::yield_now();
+    }
+    Err(DeviceError::Errno(Errno::TIMEDOUT.raw_os_error()))
+}
+
+/// What an error of `open` means for who named the path.
+fn explain(error: &io::Error) -> Error {
+    let cause = Error::new(error.to_string());
+    match Errno::from_io_error(error) {
+        Some(Errno::NOENT) => cause.remedy("create it with `forebay format`"),
+        Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Error::new(format!("cannot be written: {error}"))
+            .remedy("check its owner and mode, and that it is not read-only"),
+        Some(Errno::BUSY) => {
+            Error::new(format!("in use: {error}")).remedy("unmount it, and detach what holds it (`lsblk` shows both)")
+        }
+        _ => cause,
+    }
+}
+
+#[cfg(test)]
+#[path = "open_tests.rs"]
+mod tests;

@@ -1,0 +1,298 @@
+//! What this machine offers, what is missing, and what to do about it. Reads only; changes nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use forebay_sys::uring::{TaskRun, Uring, UringOptions};
+
+use crate::config::Config;
+use crate::device::drive::Drive;
+use crate::device::open::{OpenOptions, open};
+
+/// One thing that was looked at.
+#[derive(Clone, Debug)]
+pub struct Check {
+    pub name: &'static str,
+    pub state: State,
+    pub found: String,
+    /// A command or a setting, where there is something to gain.
+    pub remedy: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Ok,
+    /// It works, but not as well as it could.
+    Warning,
+    /// It is not there; a fallback is used.
+    Missing,
+    /// An appliance cannot run like this.
+    Broken,
+}
+
+impl State {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Ok => "ok",
+            State::Warning => "warning",
+            State::Missing => "missing",
+            State::Broken => "broken",
+        }
+    }
+}
+
+impl Check {
+    fn new(name: &'static str, state: State, found: impl Into<String>) -> Check {
+        Check { name, state, found: found.into(), remedy: None }
+    }
+
+    fn remedy(mut self, remedy: impl Into<String>) -> Check {
+        self.remedy = Some(remedy.into());
+        self
+    }
+}
+
+/// All checks; with a `path`, also the tier that a device there would get, and why. May block for a read of it.
+#[must_use]
+pub fn checks(path: Option<&Path>) -> Vec<Check> {
+    let mut all = vec![hugepages(), memlock(), io_uring(), cores(), governor(), iommu()];
+    all.extend(nvme());
+    all.extend(path.map(tier));
+    all
+}
+
+/// What a configuration asks of this machine.
+#[must_use]
+pub fn configured(config: &Config) -> Vec<Check> {
+    let available = text("/proc/meminfo").and_then(|text| meminfo_bytes(&text, "MemAvailable"));
+    let mounts = text("/proc/mounts").unwrap_or_default();
+    vec![memory(config, available), flight(config, &mounts)]
+}
+
+fn memory(config: &Config, available: Option<u64>) -> Check {
+    let parts = config.memory_parts(config.format.shards);
+    let need: u64 = parts.iter().map(|part| part.bytes).sum();
+    let list: Vec<String> = parts.iter().map(|part| format!("{} MiB {}", part.bytes >> 20, part.name)).collect();
+    let found = format!("{} MiB needed at most ({})", need >> 20, list.join(", "));
+    match available {
+        Some(available) if need > available => {
+            Check::new("memory", State::Warning, format!("{found}, only {} MiB available", available >> 20))
+                .remedy("lower limits.memory_bytes_max, limits.sessions_max or rings.arena_bytes")
+        }
+        Some(available) => Check::new("memory", State::Ok, format!("{found}, {} MiB available", available >> 20)),
+        None => Check::new("memory", State::Ok, found),
+    }
+}
+
+/// A line of /proc/meminfo in bytes.
+fn meminfo_bytes(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+fn flight(config: &Config, mounts: &str) -> Check {
+    let name = "flight recorder";
+    if !config.flight_recorder() {
+        return Check::new(name, State::Missing, "none: buffered writes do not survive kill -9 of the daemon")
+            .remedy("set flight.directory, to /dev/shm for example");
+    }
+    let directory = &config.flight.directory;
+    if !directory.is_dir() {
+        return Check::new(name, State::Broken, format!("{} is no directory", directory.display()))
+            .remedy("set flight.directory, to /dev/shm for example");
+    }
+    // The mount that a path lies in is the longest that it begins with.
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        Some((Path::new(words.next()?), words.next()?))
+    });
+    let under =
+        mounts.filter(|(place, _)| directory.starts_with(place)).max_by_key(|(place, _)| place.as_os_str().len());
+    match under {
+        Some((_, "tmpfs" | "ramfs")) => Check::new(name, State::Ok, format!("{} is in memory", directory.display())),
+        _ => Check::new(name, State::Warning, format!("{} is not known to be in memory", directory.display()))
+            .remedy("set flight.directory to a tmpfs, or each record may cost a disk write"),
+    }
+}
+
+fn hugepages() -> Check {
+    let of = |name: &str| number(Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").join(name));
+    match (of("free_hugepages"), of("nr_hugepages")) {
+        (Some(free), Some(all)) if free > 0 => {
+            Check::new("hugepages", State::Ok, format!("{free} of {all} free (2 MiB)"))
+        }
+        (_, Some(all)) if all > 0 => Check::new("hugepages", State::Warning, format!("all {all} in use (2 MiB)"))
+            .remedy("reserve more: `sysctl vm.nr_hugepages=N`"),
+        (_, Some(_)) => Check::new("hugepages", State::Missing, "none reserved; DMA buffers come from ordinary memory")
+            .remedy("reserve some: `sysctl vm.nr_hugepages=64`"),
+        _ => Check::new("hugepages", State::Missing, "this kernel has none of 2 MiB"),
+    }
+}
+
+fn memlock() -> Check {
+    let limits = text("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find(|line| line.starts_with("Max locked memory"));
+    let limit = line.and_then(|line| line.split_whitespace().nth(3)).unwrap_or("unknown");
+    let name = "locked memory";
+    match limit.parse::<u64>() {
+        Ok(bytes) if bytes < (64 << 20) => Check::new(name, State::Warning, format!("limit {} KiB", bytes >> 10)).remedy(
+            "raise it, or io_uring buffers stay unregistered: `ulimit -l unlimited`, or LimitMEMLOCK=infinity in the unit",
+        ),
+        Ok(bytes) => Check::new(name, State::Ok, format!("limit {} KiB", bytes >> 10)),
+        Err(_) => Check::new(name, State::Ok, limit),
+    }
+}
+
+fn io_uring() -> Check {
+    let options = UringOptions { iopoll: false, task_run: TaskRun::Cooperative, span: None };
+    let ring = fs::File::open("/dev/null").and_then(|file| Uring::<()>::new(file, 1, &options));
+    let Err(error) = ring else { return Check::new("io_uring", State::Ok, "works") };
+    let remedy = match text("/proc/sys/kernel/io_uring_disabled").as_deref() {
+        Some("1" | "2") => "allow it: `sysctl kernel.io_uring_disabled=0`",
+        _ => "allow the io_uring system calls in the container's seccomp profile",
+    };
+    Check::new("io_uring", State::Missing, format!("{error}; writes go through pwritev2, one at a time")).remedy(remedy)
+}
+
+fn cores() -> Check {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let isolated = text("/sys/devices/system/cpu/isolated").unwrap_or_default();
+    if !isolated.is_empty() {
+        return Check::new("cores", State::Ok, format!("{cores} usable, isolated: {isolated}"));
+    }
+    Check::new(
+        "cores",
+        State::Warning,
+        format!("{cores} usable, none isolated: the tail of latency is the scheduler's"),
+    )
+    .remedy("boot with `isolcpus=managed_irq,domain,LIST nohz_full=LIST` for the reactors' cores")
+}
+
+fn governor() -> Check {
+    let name = "frequency governor";
+    match text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") {
+        None => Check::new(name, State::Ok, "none (virtual machine, or fixed frequency)"),
+        Some(governor) if governor == "performance" => Check::new(name, State::Ok, governor),
+        Some(governor) => {
+            Check::new(name, State::Warning, governor).remedy("set it: `cpupower frequency-set -g performance`")
+        }
+    }
+}
+
+fn iommu() -> Check {
+    if entries("/sys/class/iommu").is_empty() {
+        return Check::new("IOMMU", State::Missing, "none active; user-space drivers would have to do without")
+            .remedy("boot with `intel_iommu=on` or `amd_iommu=on`, and enable it in the firmware");
+    }
+    Check::new("IOMMU", State::Ok, "active")
+}
+
+/// One check for each NVMe controller on the PCI bus, whatever driver has it.
+fn nvme() -> Vec<Check> {
+    let controllers: Vec<PathBuf> = entries("/sys/bus/pci/devices")
+        .into_iter()
+        .filter(|device| text(device.join("class")).is_some_and(|class| class.starts_with("0x010802")))
+        .collect();
+    if controllers.is_empty() {
+        return vec![Check::new("NVMe", State::Missing, "no controller on the PCI bus")];
+    }
+    controllers.iter().map(|controller| controller_check(controller)).collect()
+}
+
+fn controller_check(controller: &Path) -> Check {
+    let address = file_name(controller);
+    let driver = fs::read_link(controller.join("driver")).map_or("no driver".to_owned(), |link| file_name(&link));
+    let namespaces = entries(controller.join("nvme")).into_iter().flat_map(entries);
+    let drives: Vec<Drive> =
+        namespaces.filter(|path| path.join("queue").is_dir()).filter_map(|path| Drive::at(&path)).collect();
+    let mut found = format!("{address}: {driver}");
+    for drive in &drives {
+        let cache = if drive.volatile_cache { "volatile write cache" } else { "no volatile write cache" };
+        let polls = if drive.polls { "polled" } else { "not polled" };
+        found += &format!("; {}: {cache}, queues {polls}", drive.name);
+    }
+    if drives.iter().any(|drive| !drive.polls) {
+        return Check::new("NVMe", State::Warning, found)
+            .remedy("give the driver polled queues: `modprobe nvme poll_queues=N` (boot: nvme.poll_queues=N)");
+    }
+    Check::new("NVMe", State::Ok, found)
+}
+
+fn tier(path: &Path) -> Check {
+    match open(path, &OpenOptions { read_only: true, lock_wait: Duration::ZERO, ..OpenOptions::default() }) {
+        Err(error) => Check::new("device", State::Broken, error.to_string()),
+        Ok(device) => {
+            let mut found = format!("{}: {}; {}", path.display(), device.tier().name(), device.durability());
+            for note in device.notes() {
+                found += &format!("; {note}");
+            }
+            Check::new("device", if device.notes().is_empty() { State::Ok } else { State::Warning }, found)
+        }
+    }
+}
+
+fn text(path: impl AsRef<Path>) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+fn number(path: impl AsRef<Path>) -> Option<u64> {
+    text(path)?.parse().ok()
+}
+
+/// What is in a directory, sorted; nothing when it cannot be read.
+fn entries(directory: impl AsRef<Path>) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> =
+        fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    all.sort();
+    all
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_check_says_what_it_found_and_what_could_be_better() {
+        let all = checks(None);
+        for name in ["hugepages", "locked memory", "io_uring", "cores", "frequency governor", "IOMMU", "NVMe"] {
+            let check = all.iter().find(|check| check.name == name).unwrap();
+            assert!(!check.found.is_empty(), "{name}");
+            assert!(check.state != State::Warning || check.remedy.is_some(), "{check:?}");
+        }
+        assert!(all.iter().all(|check| check.name != "device"));
+    }
+
+    #[test]
+    fn a_path_gets_its_tier_or_the_reason_why_not() {
+        let path = std::env::temp_dir().join(format!("forebay-doctor-{}", std::process::id()));
+        fs::write(&path, [0; 8192]).unwrap();
+        let found = tier(&path);
+        fs::remove_file(&path).unwrap();
+        assert!(found.state != State::Broken && found.found.contains("file ("), "{found:?}");
+        let gone = checks(Some(&path)).pop().unwrap();
+        assert!(gone.state == State::Broken && gone.found.contains("forebay format"), "{gone:?}");
+    }
+
+    #[test]
+    fn a_configuration_is_held_against_the_machine() {
+        let mut config = Config::default();
+        assert_eq!(memory(&config, Some(1 << 20)).state, State::Warning);
+        assert_eq!(memory(&config, Some(1 << 50)).state, State::Ok);
+        assert_eq!(meminfo_bytes("MemTotal: 9 kB\nMemAvailable:    2048 kB\n", "MemAvailable"), Some(2 << 20));
+        let mounts = "/dev/x1 / ext4 rw 0 0\ntmpfs /dev tmpfs rw 0 0";
+        config.flight.directory = "/dev".into();
+        assert_eq!(flight(&config, mounts).state, State::Ok);
+        config.flight.directory = "/".into();
+        assert_eq!(flight(&config, mounts).state, State::Warning);
+        config.flight.directory = "/nonexistent".into();
+        assert_eq!(flight(&config, mounts).state, State::Broken);
+        config.flight.directory = "".into();
+        assert_eq!(flight(&config, mounts).state, State::Missing);
+    }
+}

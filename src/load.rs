@@ -1,0 +1,36 @@
+//! The load generator: fio-style job files, generators, histograms and reports. A client like any other.
+//!
+//! `run` reads a job file and runs it; docs/load.md describes the options of such a file.
+
+mod draft;
+#[cfg(test)]
+mod fake;
+mod fio_options;
+mod generators;
+mod histogram;
+mod job;
+mod json;
+mod ledger;
+mod meter;
+mod operation;
+mod pace;
+mod parse;
+mod payload;
+mod pipeline;
+mod prepare;
+mod progress;
+mod report;
+mod run;
+mod source;
+mod stats;
+mod units;
+mod values;
+mod verify;
+mod worker;
+
+pub use job::{Job, JobFile};
+pub use parse::parse;
+pub use report::{JobReport, Report};
+pub use run::{LoadOptions, run};
+pub use stats::Failure;
+pub use verify::Verdict;

@@ -1,0 +1,106 @@
+//! One job: what a section of a job file asks for, checked and complete.
+
+use crate::types::{Durability, ObjectKind};
+use std::time::Duration;
+
+/// What a job drives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub kind: ObjectKind,
+    pub name: String,
+}
+
+/// In which order a job visits its keys. A stream knows only `Sequential`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Order {
+    /// Ascending, and from the start again.
+    Sequential,
+    /// Every key once in a random order, then again in another one: fio's `random` with its block map.
+    Shuffled,
+    /// Each draw independent of the others (`norandommap`).
+    Uniform,
+    /// Zipf with this theta; the hot keys are scattered over the key range.
+    Zipf(f64),
+}
+
+/// Sizes of values or events, with their share in percent. The shares add up to 100.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sizes(pub Vec<(u32, u32)>);
+
+impl Sizes {
+    #[must_use]
+    pub fn bytes_max(&self) -> u32 {
+        self.0.iter().map(|(bytes, _)| *bytes).max().unwrap_or(0)
+    }
+
+    #[must_use]
+    pub fn bytes_min(&self) -> u32 {
+        self.0.iter().map(|(bytes, _)| *bytes).min().unwrap_or(0)
+    }
+
+    /// The expected size.
+    #[must_use]
+    pub fn bytes_mean(&self) -> u64 {
+        self.0.iter().map(|(bytes, percent)| u64::from(*bytes) * u64::from(*percent)).sum::<u64>() / 100
+    }
+}
+
+/// A checked job. Every thread of its `numjobs` runs all of it.
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub name: String,
+    pub target: Target,
+    pub order: Order,
+    /// Share of reads among the operations; 0 writes only, 100 reads only.
+    pub read_percent: u32,
+    pub sizes: Sizes,
+    pub key_bytes: usize,
+    /// Keys are drawn from 0..keys. Streams ignore it.
+    pub keys: u64,
+    pub iodepth: u32,
+    pub numjobs: u32,
+    /// The job ends after so many operations, unless `time_based`.
+    pub operations_max: Option<u64>,
+    /// The job ends after this time.
+    pub runtime: Option<Duration>,
+    pub time_based: bool,
+    /// Runs before the measurement; adds to `runtime`.
+    pub ramp_time: Duration,
+    /// Operations a second of one thread, started on schedule whether or not earlier ones have ended.
+    pub rate_iops: Option<u32>,
+    pub thinktime: Duration,
+    /// A sync after every so many writes.
+    pub sync_every: Option<u32>,
+    pub verify: bool,
+    /// `None`: the default of the space or stream.
+    pub durability: Option<Durability>,
+    pub group_reporting: bool,
+    /// Jobs of one group run at the same time; `stonewall` begins a new one.
+    pub group: u32,
+    pub percentiles: Vec<f64>,
+    pub seed: u64,
+    /// The section's own options as they stand in the file, for the JSON report.
+    pub options: Vec<(String, String)>,
+}
+
+impl Job {
+    #[must_use]
+    pub fn reads(&self) -> bool {
+        self.read_percent > 0
+    }
+
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        self.read_percent < 100
+    }
+}
+
+/// A whole job file.
+#[derive(Clone, Debug)]
+pub struct JobFile {
+    /// In the order of the file. Never empty.
+    pub jobs: Vec<Job>,
+    pub global_options: Vec<(String, String)>,
+    /// Options of fio that have no meaning here, each with its line.
+    pub warnings: Vec<String>,
+}

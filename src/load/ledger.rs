@@ -1,0 +1,58 @@
+//! What a writer was told is written: enough to tell, later, whether it still is.
+
+use super::job::{Job, Target};
+use crate::types::{Durability, ObjectKind};
+
+/// The latest acknowledged write of a key. Version 0: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    pub version: u64,
+    pub writer: u64,
+    pub write: u64,
+}
+
+/// The acknowledged writes of one thread of a job.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    pub target: Target,
+    pub writer: u64,
+    pub durability: Durability,
+    pub bytes_max: usize,
+    pub key_bytes: usize,
+    /// Of a space: one a key.
+    pub marks: Vec<Mark>,
+    /// Of a stream: events 0..acknowledged of this writer stand in it, from this offset on, but for those that failed.
+    pub acknowledged: u64,
+    pub first_offset: u64,
+    pub failed: Vec<u64>,
+}
+
+impl Ledger {
+    #[must_use]
+    pub fn new(job: &Job, writer: u64, durability: Durability) -> Ledger {
+        let keys = if job.target.kind == ObjectKind::Space { job.keys } else { 0 };
+        Ledger {
+            target: job.target.clone(),
+            writer,
+            durability,
+            bytes_max: job.sizes.bytes_max() as usize,
+            key_bytes: job.key_bytes,
+            marks: vec![Mark::default(); usize::try_from(keys).expect("64-bit machines only")],
+            acknowledged: 0,
+            first_offset: u64::MAX,
+            failed: Vec::with_capacity(job.iodepth as usize),
+        }
+    }
+
+    /// Write number `write` was acknowledged: of key `key`, or as an event.
+    pub fn acknowledge(&mut self, key: u64, write: u64, version: u64) {
+        match usize::try_from(key).ok().and_then(|key| self.marks.get_mut(key)) {
+            Some(mark) if mark.version < version => *mark = Mark { version, writer: self.writer, write },
+            Some(_) => {}
+            None => {
+                self.acknowledged = self.acknowledged.max(write + 1);
+                self.first_offset = self.first_offset.min(version);
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Records what a thread measures, and tells the progress line of it.
+
+use super::operation::Action;
+use super::progress::Live;
+use super::stats::Stats;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Samples of the rates, and the figures for the progress line, are taken this often.
+const TICK_NS: u64 = 500_000_000;
+
+/// When an operation was meant to begin, and when its submit call began and ended. Nanoseconds since the thread began.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    pub intended: u64,
+    pub submitting: u64,
+    pub submitted: u64,
+}
+
+pub struct Meter<'a> {
+    pub stats: Stats,
+    live: &'a Live,
+    /// The progress line is shown, so its percentile is worth computing.
+    watched: bool,
+    measured_from: u64,
+    next_tick: u64,
+    /// Operations and bytes, of reads and of writes, at the last tick.
+    ticked: [(u64, u64); 2],
+}
+
+impl<'a> Meter<'a> {
+    #[must_use]
+    pub fn new(measured_from: u64, live: &'a Live, watched: bool) -> Meter<'a> {
+        let next_tick = measured_from.saturating_add(TICK_NS);
+        Meter { stats: Stats::default(), live, watched, measured_from, next_tick, ticked: [(0, 0); 2] }
+    }
+
+    /// An operation that succeeded. One that was meant to begin during the ramp does not count.
+    pub fn record(&mut self, action: Action, bytes: u64, times: Times, now: u64) {
+        if times.intended < self.measured_from {
+            return;
+        }
+        self.stats.elapsed_ns = now - self.measured_from;
+        let direction = match action {
+            Action::Put { .. } | Action::Append { .. } => &mut self.stats.write,
+            Action::Get { .. } | Action::Read { .. } => &mut self.stats.read,
+            Action::Sync { .. } => return self.stats.sync.record(now - times.submitting),
+        };
+        direction.operations += 1;
+        direction.bytes += bytes;
+        direction.slat.record(times.submitted - times.submitting);
+        direction.clat.record(now - times.submitted);
+        direction.lat.record(now - times.intended);
+    }
+
+    /// Takes a sample when one is due. `per_mille` says how far the job is.
+    pub fn tick(&mut self, now: u64, per_mille: impl FnOnce() -> u64) {
+        if now < self.next_tick {
+            return;
+        }
+        self.sample(now);
+        if self.watched {
+            self.tell(per_mille());
+        }
+    }
+
+    fn tell(&self, per_mille: u64) {
+        let Stats { read, write, .. } = &self.stats;
+        self.live.per_mille.store(per_mille, Relaxed);
+        self.live.operations.store(read.operations + write.operations, Relaxed);
+        self.live.bytes.store(read.bytes + write.bytes, Relaxed);
+        self.live.p99_ns.store(read.lat.percentile(99.0).max(write.lat.percentile(99.0)), Relaxed);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts of half a second")]
+    fn sample(&mut self, now: u64) {
+        let seconds = (now - self.next_tick + TICK_NS) as f64 / 1e9;
+        self.next_tick = now + TICK_NS;
+        let directions = [&mut self.stats.read, &mut self.stats.write];
+        for (direction, (operations, bytes)) in directions.into_iter().zip(&mut self.ticked) {
+            if direction.operations > 0 {
+                direction.iops.add((direction.operations - *operations) as f64 / seconds);
+                direction.bandwidth.add((direction.bytes - *bytes) as f64 / 1_024.0 / seconds);
+            }
+            (*operations, *bytes) = (direction.operations, direction.bytes);
+        }
+    }
+
+    /// The job is over.
+    pub fn finish(&self) {
+        self.tell(1_000);
+    }
+}

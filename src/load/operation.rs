@@ -1,0 +1,67 @@
+//! One operation of a job, and what is said when it fails.
+
+use super::stats::Failure;
+use crate::ring::client::ClientError;
+use crate::ring::protocol::Status;
+use std::fmt;
+
+#[derive(Clone, Copy, Debug)]
+pub enum Action {
+    /// `key` is the number of the key, `write` that of the write among this thread's.
+    Put {
+        key: u64,
+        write: u64,
+    },
+    Get {
+        key: u64,
+    },
+    Append {
+        write: u64,
+    },
+    Read {
+        offset: u64,
+    },
+    Sync {
+        reactor: u32,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Operation {
+    pub action: Action,
+    /// Of the value or event to write.
+    pub bytes: u32,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::Put { key, .. } => write!(f, "put of key {key}"),
+            Action::Get { key } => write!(f, "get of key {key}"),
+            Action::Append { write } => write!(f, "append of event {write}"),
+            Action::Read { offset } => write!(f, "read of offset {offset}"),
+            Action::Sync { reactor } => write!(f, "sync of reactor {reactor}"),
+        }
+    }
+}
+
+/// What was read is not what was written.
+pub fn wrong(action: Action, cause: &str) -> Failure {
+    Failure::new(Failure::WRONG_DATA, format!("{action}: {cause}"))
+}
+
+/// The daemon answered that it did not do it.
+pub fn failed(action: Action, status: Status) -> Failure {
+    let code = match status {
+        Status::NoSpace => Failure::NO_SPACE,
+        Status::NoMemory => Failure::NO_MEMORY,
+        Status::Stopping => Failure::DISCONNECTED,
+        _ => Failure::IO,
+    };
+    Failure::new(code, format!("{action}: {}", ClientError::Status(status)))
+}
+
+/// The connection is of no more use.
+pub fn failure_of(error: &ClientError) -> Failure {
+    Failure::new(Failure::DISCONNECTED, error.to_string())
+}

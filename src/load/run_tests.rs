@@ -1,0 +1,187 @@
+use super::*;
+use crate::load::fake::{Fake, Faults};
+use std::time::{Duration, Instant};
+
+fn run_on(fake: &Fake, text: &str) -> Report {
+    run(text, "t.fio", &LoadOptions::default(), |options| fake.connect(options)).unwrap()
+}
+
+const PUT: &str = "[put]\nrw=randwrite\nspace=s\nkeys=500\nvalue_size=100\niodepth=8\nverify=crc32c\n";
+const APPEND: &str = "[append]\nrw=write\nstream=t\nbs=128\nsize=64000\niodepth=8\nverify=crc32c\n";
+
+#[test]
+fn puts_then_gets_are_counted_and_verified() {
+    let fake = Fake::default();
+    let text =
+        format!("{PUT}[get]\nstonewall\nrw=randread\nspace=s\nkeys=500\nnumber_ios=700\niodepth=4\nverify=crc32c\n");
+    let report = run_on(&fake, &text);
+    assert!(!report.failed(), "{report}");
+    let [put, get] = report.jobs.as_slice() else { panic!("two jobs") };
+    assert_eq!((put.stats.write.operations, put.stats.write.bytes, put.stats.read.operations), (500, 50_000, 0));
+    assert_eq!((get.stats.read.operations, get.stats.read.bytes, get.filled), (700, 70_000, 0));
+    assert_eq!(put.stats.write.lat.count(), 500);
+    assert_eq!(put.durability, Some(crate::types::Durability::Strict));
+    assert_eq!(report.verdicts.len(), 1);
+    assert_eq!((report.verdicts[0].checked, report.verdicts[0].wrong), (500, 0));
+}
+
+#[test]
+fn events_are_appended_verified_and_read_in_order() {
+    let report = run_on(
+        &Fake::default(),
+        &format!("{APPEND}[read]\nstonewall\nrw=read\nstream=t\nbs=128\niodepth=4\nruntime=9\n"),
+    );
+    assert!(!report.failed(), "{report}");
+    assert_eq!(report.jobs[0].stats.write.operations, 500);
+    assert_eq!(report.verdicts[0].checked, 500);
+    assert_eq!((report.jobs[1].stats.read.operations, report.jobs[1].filled), (500, 0), "the whole stream, once");
+}
+
+#[test]
+fn what_a_reader_would_miss_is_written_first() {
+    let fake = Fake::default();
+    let text = "[get]\nrw=randread\nkeys=300\nvalue_size=64\niodepth=4\nverify=crc32c\n";
+    let report = run_on(&fake, text);
+    assert!(!report.failed(), "{report}");
+    assert_eq!((report.jobs[0].filled, fake.writes(), fake.syncs()), (300, 300, 1));
+    assert_eq!(report.jobs[0].stats.read.operations, 300);
+    assert_eq!(run_on(&fake, text).jobs[0].filled, 0, "they are there now");
+    let report = run_on(&fake, "[r]\nrw=read\nstream=e\nsize=6400\nbs=64\n");
+    assert_eq!((report.jobs[0].filled, report.jobs[0].stats.read.operations), (100, 100), "{report}");
+    let report = run_on(&fake, "[r]\nrw=read\nstream=empty\nruntime=1\n");
+    assert!(report.failed() && report.to_string().contains("there is nothing to read; give size="), "{report}");
+}
+
+#[test]
+fn a_reader_finds_values_larger_than_its_own_size() {
+    let fake = Fake::default();
+    run_on(&fake, "[w]\nrw=randwrite\nspace=s\nkeys=50\nbs=9000\n");
+    let report = run_on(&fake, "[r]\nrw=randread\nspace=s\nkeys=50\nbs=100\n");
+    assert!(!report.failed(), "{report}");
+    assert_eq!(report.jobs[0].stats.read.bytes, 50 * 9_000);
+}
+
+#[test]
+fn a_lost_or_damaged_write_is_found() {
+    for (text, faults, part) in [
+        (PUT, Faults { lose_write: Some(77), ..Faults::default() }, "is gone"),
+        (PUT, Faults { damage_write: Some(77), ..Faults::default() }, "differs from what was written"),
+        (APPEND, Faults { lose_write: Some(77), ..Faults::default() }, "holds event 77, not 76"),
+        (APPEND, Faults { damage_write: Some(77), ..Faults::default() }, "holds event 77, not 76"),
+        (
+            APPEND,
+            Faults { lose_write: Some(500), ..Faults::default() },
+            "events 499 to 499 were acknowledged and are gone",
+        ),
+    ] {
+        let report = run_on(&Fake::with(faults), text);
+        assert_eq!(report.verdicts[0].wrong, 1, "{report}");
+        assert_eq!(report.jobs[0].failure.as_ref().unwrap().code, Failure::WRONG_DATA);
+        assert!(report.failed() && report.to_string().contains(part), "{part:?} is missing in {report}");
+    }
+}
+
+#[test]
+fn an_overwrite_that_was_lost_leaves_a_stale_value_and_is_found() {
+    // The second pass over ten keys loses one write: the first pass's value still stands there.
+    let text = "[w]\nrw=write\nspace=s\nkeys=10\nnumber_ios=20\nbs=64\nverify=crc32c\n";
+    let report = run_on(&Fake::with(Faults { lose_write: Some(15), ..Faults::default() }), text);
+    assert_eq!(report.verdicts[0].wrong, 1);
+    assert!(report.to_string().contains("key 4: has version 5, but 15 was acknowledged"), "{report}");
+}
+
+#[test]
+fn reading_back_after_a_restart_asks_only_for_what_was_promised() {
+    for (durability, wrong) in [("memory", 0), ("buffered", 1)] {
+        let fake = Fake::default();
+        let mut report = run_on(&fake, &format!("{APPEND}durability={durability}\n"));
+        fake.lose_tail(3);
+        let mut client = fake.connect(&connect_options(DEPTH, [WALK_BYTES].into_iter())).unwrap();
+        report.verify_after_restart(&mut client).unwrap();
+        let verdict = report.verdicts.last().unwrap();
+        assert!(verdict.restarted);
+        assert_eq!((verdict.checked, verdict.wrong), (500, wrong), "{durability}: {report}");
+    }
+}
+
+#[test]
+fn clones_are_reported_alone_or_together() {
+    let text = "[w]\nrw=randwrite\nkeys=100\nbs=64\nnumjobs=3\nverify=crc32c\n";
+    let report = run_on(&Fake::default(), text);
+    assert_eq!(report.jobs.iter().map(|job| job.stats.write.operations).collect::<Vec<_>>(), [100, 100, 100]);
+    let report = run_on(&Fake::default(), &format!("{text}group_reporting\n"));
+    assert!(!report.failed(), "{report}");
+    assert_eq!((report.jobs.len(), report.jobs[0].threads), (1, 3));
+    assert_eq!((report.jobs[0].stats.write.operations, report.verdicts[0].checked), (300, 100));
+}
+
+#[test]
+fn a_mix_reads_and_writes_and_syncs() {
+    let fake = Fake::default();
+    let report = run_on(&fake, "[m]\nrw=randrw\nrwmixread=30\nkeys=1000\nbs=64\niodepth=4\nfsync=10\nverify=crc32c\n");
+    assert!(!report.failed(), "{report}");
+    let stats = &report.jobs[0].stats;
+    assert_eq!(stats.read.operations + stats.write.operations, 1_000);
+    assert!((200..400).contains(&stats.read.operations), "{}", stats.read.operations);
+    assert_eq!(stats.sync.count(), stats.write.operations / 10);
+}
+
+#[test]
+fn a_full_device_and_a_dead_daemon_end_a_job_with_the_cause() {
+    let report = run_on(&Fake::with(Faults { full_after: Some(100), ..Faults::default() }), PUT);
+    let failure = report.jobs[0].failure.as_ref().unwrap();
+    assert_eq!(failure.code, Failure::NO_SPACE);
+    assert!(failure.text.contains("the namespace is full"), "{failure}");
+    assert_eq!(report.jobs[0].stats.write.operations, 100);
+    assert_eq!((report.verdicts[0].checked, report.verdicts[0].wrong), (100, 0), "what was acknowledged is there");
+
+    for options in ["", "rate_iops=100000\n", "runtime=60\ntime_based\nthinktime=10\n"] {
+        let begin = Instant::now();
+        let report = run_on(&Fake::with(Faults { die_at: Some(100), ..Faults::default() }), &format!("{PUT}{options}"));
+        let failure = report.jobs[0].failure.as_ref().unwrap();
+        assert_eq!(failure.code, Failure::DISCONNECTED, "{failure}");
+        assert!(begin.elapsed() < Duration::from_secs(30), "{options}: it did not wait for the end of its time");
+    }
+}
+
+#[test]
+fn a_daemon_that_cannot_be_reached_fails_every_job() {
+    let refuse = |_: &ConnectOptions| Err(ClientError::Refused("not today".into()));
+    let report = run(PUT, "t.fio", &LoadOptions::default(), refuse).unwrap();
+    assert!(report.failed() && report.to_string().contains("not today"), "{report}");
+}
+
+#[test]
+fn with_a_rate_a_stall_is_paid_by_all_that_should_have_started_meanwhile() {
+    let faults = Faults { stall_at: Some((200, Duration::from_millis(200))), ..Faults::default() };
+    let late = |options: &str| {
+        let text = format!("[w]\nrw=randwrite\nkeys=1000\nbs=64\n{options}");
+        let report = run_on(&Fake::with(faults), &text);
+        assert!(!report.failed(), "{report}");
+        let lat = &report.jobs[0].stats.write.lat;
+        assert_eq!(lat.count(), 1_000);
+        lat.values().filter(|(ns, _)| *ns > 50_000_000).map(|(_, count)| count).sum::<u64>()
+    };
+    // 2,000 a second: 400 starts fall into the stall, 300 of them more than 50 ms before its end.
+    assert!(late("rate_iops=2000\n") >= 250);
+    assert!(late("") < 250, "closed loop: only those in flight notice");
+}
+
+#[test]
+fn time_ends_a_job_and_the_ramp_is_not_counted() {
+    let report = run_on(
+        &Fake::default(),
+        "[w]\nrw=randwrite\nkeys=10\nbs=64\nruntime=300ms\ntime_based\nramp_time=300ms\nrate_iops=100\n",
+    );
+    let count = report.jobs[0].stats.write.operations;
+    assert!((1..=31).contains(&count), "{count} of 60 fall behind the ramp");
+}
+
+#[test]
+fn limits_of_the_daemon_are_told_before_the_job() {
+    let report = run_on(&Fake::default(), "[w]\nrw=randwrite\nkeys=10\nbs=2m\n");
+    assert!(report.to_string().contains("over the daemon's limits"), "{report}");
+    let fake = Fake::default();
+    run_on(&fake, "[w]\nrw=write\nstream=x\nsize=4k\n");
+    assert!(run_on(&fake, "[w]\nrw=randwrite\nspace=x\nkeys=1\n").to_string().contains("other kind"));
+}

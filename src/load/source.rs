@@ -1,0 +1,177 @@
+//! Draws the operations of a thread, turns them into requests, and judges their answers.
+
+use super::generators::Operations;
+use super::job::Job;
+use super::ledger::Ledger;
+use super::operation::{Action, Operation, failed, failure_of, wrong};
+use super::payload::{Payload, Stamp, write_key};
+use super::prepare::Prepared;
+use super::stats::Failure;
+use crate::ring::client::{Answer, Object, Request, Write, events};
+use crate::ring::protocol::{EVENT_HEADER_BYTES, KEY_BYTES_MAX, Status};
+use crate::types::ObjectKind;
+use std::time::Duration;
+
+pub struct Source {
+    object: Object,
+    how: Write,
+    writer: u64,
+    events: std::ops::Range<u64>,
+    key: [u8; KEY_BYTES_MAX],
+    key_bytes: usize,
+    read_bytes_max: usize,
+    verify: bool,
+    operations: Operations,
+    payload: Payload,
+    writes: u64,
+    next_offset: u64,
+    sync_every: Option<u32>,
+    writes_since_sync: u32,
+    /// Reactors that a due sync has still to be asked of.
+    syncs_due: u32,
+    pub ledger: Option<Ledger>,
+}
+
+impl Source {
+    #[must_use]
+    pub fn new((job, clone): (&Job, u32), prepared: &Prepared, writer: u64, ledger: Option<Ledger>) -> Source {
+        let bytes_max = prepared.read_bytes_max.max(job.sizes.bytes_max() as usize);
+        Source {
+            object: prepared.object,
+            how: Write { durability: job.durability, if_version: None },
+            writer,
+            events: prepared.events.clone(),
+            key: [0; KEY_BYTES_MAX],
+            key_bytes: job.key_bytes,
+            read_bytes_max: prepared.read_bytes_max,
+            verify: job.verify,
+            operations: Operations::new(job, clone),
+            payload: Payload::new(bytes_max),
+            writes: 0,
+            next_offset: prepared.events.start,
+            sync_every: job.sync_every,
+            writes_since_sync: 0,
+            syncs_due: 0,
+            ledger,
+        }
+    }
+
+    /// The bytes of the largest reply.
+    #[must_use]
+    pub fn reply_bytes_max(&self) -> usize {
+        self.read_bytes_max + EVENT_HEADER_BYTES
+    }
+
+    #[must_use]
+    pub fn sync_is_due(&self) -> bool {
+        self.syncs_due > 0
+    }
+
+    /// The next operation: a sync if one is due, else what the job's generators give.
+    pub fn draw(&mut self) -> Operation {
+        if self.syncs_due > 0 {
+            return Operation { action: Action::Sync { reactor: self.syncs_due - 1 }, bytes: 0 };
+        }
+        let draw = self.operations.draw();
+        let action = match (self.object.kind, draw.read) {
+            (ObjectKind::Space, true) => Action::Get { key: draw.key },
+            (ObjectKind::Stream, true) => {
+                let offset = self.next_offset;
+                self.next_offset = if offset + 1 == self.events.end { self.events.start } else { offset + 1 };
+                Action::Read { offset }
+            }
+            (kind, false) => {
+                let write = self.writes;
+                self.writes += 1;
+                if kind == ObjectKind::Space { Action::Put { key: draw.key, write } } else { Action::Append { write } }
+            }
+        };
+        Operation { action, bytes: draw.bytes }
+    }
+
+    /// An operation was published: after every so many writes, a sync is due on each of the `reactors`.
+    pub fn started(&mut self, action: Action, reactors: u32) {
+        match (action, self.sync_every) {
+            (Action::Sync { .. }, _) => self.syncs_due -= 1,
+            (Action::Put { .. } | Action::Append { .. }, Some(every)) => {
+                self.writes_since_sync += 1;
+                if self.writes_since_sync == every {
+                    (self.writes_since_sync, self.syncs_due) = (0, reactors);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub fn request(&mut self, Operation { action, bytes }: Operation) -> Request<'_> {
+        let (object, how, writer, bytes) = (self.object, self.how, self.writer, bytes as usize);
+        let key = &mut self.key[..self.key_bytes];
+        match action {
+            Action::Put { key: number, write } => {
+                write_key(key, number);
+                let value = self.payload.fill(Stamp { writer, key: number, write }, bytes);
+                Request::Put { space: object, key, value, how }
+            }
+            Action::Get { key: number } => {
+                write_key(key, number);
+                Request::Get { space: object, key, relaxed: false, value_bytes_max: self.read_bytes_max }
+            }
+            Action::Append { write } => {
+                let event = self.payload.fill(Stamp { writer, key: write, write }, bytes);
+                Request::Append { stream: object, event, how }
+            }
+            Action::Read { offset } => Request::Read {
+                stream: object,
+                from: offset,
+                wait: Duration::ZERO,
+                reply_bytes_max: self.read_bytes_max + EVENT_HEADER_BYTES,
+                relaxed: false,
+            },
+            Action::Sync { reactor } => Request::Sync { reactor },
+        }
+    }
+
+    /// Whether an operation did what it should; the bytes it moved.
+    pub fn judge(&mut self, operation: Operation, answer: &Answer, reply: &[u8]) -> Result<u64, Failure> {
+        let action = operation.action;
+        if answer.status != Status::Ok {
+            if let (Action::Append { write }, Some(ledger)) = (action, &mut self.ledger) {
+                ledger.failed.push(write);
+            }
+            return Err(failed(action, answer.status));
+        }
+        match (action, &mut self.ledger) {
+            (Action::Put { key, write }, Some(ledger)) => ledger.acknowledge(key, write, answer.version),
+            (Action::Append { write }, Some(ledger)) => ledger.acknowledge(u64::MAX, write, answer.version),
+            _ => {}
+        }
+        match action {
+            Action::Get { key } => {
+                self.check(reply, Some(key)).map_err(|cause| wrong(action, &cause))?;
+                Ok(reply.len() as u64)
+            }
+            Action::Read { offset } => match events(reply).next() {
+                Some(Ok((found, event))) if found == offset => {
+                    self.check(event, None).map_err(|cause| wrong(action, &cause))?;
+                    Ok(event.len() as u64)
+                }
+                Some(Ok((found, _))) => Err(wrong(action, &format!("offset {found} came instead"))),
+                Some(Err(error)) => Err(failure_of(&error)),
+                None => Err(wrong(action, "the event is gone")),
+            },
+            _ => Ok(u64::from(operation.bytes)),
+        }
+    }
+
+    /// With `verify`, a read value has to be one that a load wrote, and to this key.
+    fn check(&self, value: &[u8], key: Option<u64>) -> Result<(), String> {
+        if !self.verify {
+            return Ok(());
+        }
+        let stamp = self.payload.check(value)?;
+        match key {
+            Some(key) if key != stamp.key => Err(format!("it holds what was written to key {}", stamp.key)),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The counters of one reactor, in the order that the protocol gives them. Plain words: a reactor alone writes its own.
+
+use crate::ring::protocol::stats;
+
+/// Counters and gauges of one reactor. Not shared: `Stats` requests copy them out.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    words: [u64; stats::NAMES.len()],
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics { words: [0; stats::NAMES.len()] }
+    }
+}
+
+impl Metrics {
+    pub fn add(&mut self, at: usize, amount: u64) {
+        self.words[at] += amount;
+    }
+
+    pub fn set(&mut self, at: usize, value: u64) {
+        self.words[at] = value;
+    }
+
+    /// The words, little-endian, as a `Stats` reply carries them.
+    #[must_use]
+    pub fn encode(&self) -> [u8; stats::NAMES.len() * 8] {
+        let mut out = [0; stats::NAMES.len() * 8];
+        for (at, word) in self.words.iter().enumerate() {
+            crate::bytes::put_u64(&mut out, at * 8, *word);
+        }
+        out
+    }
+}

@@ -1,0 +1,463 @@
+//! The reactor: one pinned thread that takes requests from the client rings, writes them to the drive, and answers.
+//! `Reactor::turn` is the one place where the modules meet. It is a pure step over rings, clock and device, so that
+//! the simulator runs the very same code.
+
+mod control;
+mod idle;
+mod shard;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use crossbeam_queue::ArrayQueue;
+use forebay_sys::net::WakeSet;
+
+use crate::buffer::Pool;
+use crate::bytes::index;
+use crate::device::Device;
+use crate::metrics::Metrics;
+use crate::ring::protocol::{Completion, EndReason, Opcode, Status, Submission, shard_of_key, shard_of_stream, stats};
+use crate::ring::server::{Mailbox, ReplyRoom, Rights, SessionId, SessionRing};
+use crate::store::catalog::Catalog;
+use crate::store::catalog::Object;
+use crate::store::{Context, Outcome, Reply, Request};
+use crate::types::{Lsn, ShardId};
+use crate::wal::Wal;
+
+use control::SyncTable;
+pub use idle::run;
+use shard::Pending;
+pub use shard::Shard;
+
+/// Where the time comes from: the machine's clock, or the simulator's.
+pub trait Clock {
+    /// Nanoseconds since some fixed moment. Never goes back.
+    fn now_ns(&self) -> u64;
+}
+
+/// Bounds of one reactor; from the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Requests taken from one client's ring in one turn.
+    pub turn_requests_max: u32,
+    /// Requests of one client that may be unanswered at once.
+    pub unanswered_max: usize,
+    pub waiting_reads_max: usize,
+    pub objects_max: usize,
+    pub key_bytes_max: usize,
+    pub value_bytes_max: usize,
+}
+
+/// What other threads of the daemon tell a reactor.
+#[derive(Clone, Debug)]
+pub enum Order {
+    /// Reactor 0 made a space or stream.
+    Object(Box<Object>),
+    /// Write out what is open, then stop.
+    Stop,
+}
+
+/// Where a reactor is reached: its sessions from the listener, its orders from the other reactors and the main thread.
+pub struct Address {
+    pub sessions: Arc<Mailbox>,
+    pub orders: ArrayQueue<Order>,
+}
+
+impl Address {
+    /// # Errors
+    /// What the kernel answers when an eventfd cannot be had.
+    pub fn new() -> std::io::Result<Address> {
+        Ok(Address { sessions: Arc::new(Mailbox::new()?), orders: ArrayQueue::new(256) })
+    }
+
+    /// Gives an order and wakes the reactor. Any thread may; it does not block.
+    ///
+    /// # Errors
+    /// The order, when the reactor is too far behind.
+    pub fn send(&self, order: Order) -> Result<(), Order> {
+        self.orders.push(order)?;
+        self.sessions.bell().ring();
+        Ok(())
+    }
+}
+
+/// Who a reactor is among the others, and how it reaches them.
+pub struct Place {
+    pub reactor: u32,
+    pub shards: u32,
+    /// All reactors, by number.
+    pub reactors: Arc<[Address]>,
+    /// The bells that wake it: its mailbox's, and those of its clients.
+    pub wakes: WakeSet,
+}
+
+impl Place {
+    fn count(&self) -> u32 {
+        crate::bytes::len_u32(self.reactors.len())
+    }
+
+    fn own(&self) -> &Address {
+        &self.reactors[self.reactor as usize]
+    }
+}
+
+/// What a reactor is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Making durable what the flight recorder held. Takes no requests yet.
+    Settling,
+    Serving,
+    /// Writing out what is open. Takes no more requests.
+    Stopping,
+    Stopped,
+}
+
+impl Phase {
+    fn stopping(self) -> Phase {
+        if self == Phase::Stopped { self } else { Phase::Stopping }
+    }
+}
+
+/// A read of a stream that waits for its first event.
+struct Waiting {
+    slot: usize,
+    submission: Submission,
+    deadline_ns: u64,
+}
+
+/// One reactor with its shards, device and clients. Owned by one thread; nothing in it is shared.
+pub struct Reactor<D, C> {
+    place: Place,
+    limits: Limits,
+    clock: C,
+    device: D,
+    pool: Pool,
+    catalog: Catalog,
+    shards: Vec<Shard>,
+    sessions: Vec<Option<SessionRing>>,
+    /// By slot: the client is gone; what is under way ends, then the session goes.
+    closed: Vec<bool>,
+    waiting: Vec<Waiting>,
+    syncs: SyncTable,
+    /// The payload of the request at hand, copied out of the client's memory.
+    payload: Vec<u8>,
+    /// Streams may have grown since waiting reads were last looked at.
+    progressed: bool,
+    next_deadline_ns: u64,
+    /// The last turn in which anything happened.
+    worked_ns: u64,
+    turned_ns: u64,
+    phase: Phase,
+    pub metrics: Metrics,
+}
+
+impl<D: Device, C: Clock> Reactor<D, C> {
+    /// A reactor over recovered shards: those whose number is `place.reactor` modulo `place.reactors`, in order.
+    #[must_use]
+    pub fn new(
+        place: Place,
+        limits: Limits,
+        clock: C,
+        device: D,
+        pool: Pool,
+        catalog: Catalog,
+        shards: Vec<Shard>,
+    ) -> Self {
+        Reactor {
+            place,
+            limits,
+            clock,
+            device,
+            pool,
+            catalog,
+            shards,
+            sessions: Vec::new(),
+            closed: Vec::new(),
+            waiting: Vec::with_capacity(limits.waiting_reads_max),
+            syncs: SyncTable::default(),
+            payload: Vec::with_capacity(limits.key_bytes_max + limits.value_bytes_max),
+            progressed: false,
+            next_deadline_ns: 0,
+            worked_ns: 0,
+            turned_ns: 0,
+            phase: Phase::Settling,
+            metrics: Metrics::default(),
+        }
+    }
+
+    /// One turn: from the clients' rings to the drive, and back. Does not block. Says whether anything happened.
+    pub fn turn(&mut self) -> bool {
+        let now_ns = self.clock.now_ns();
+        let mailed = self.take_mail();
+        let taken = self.take_requests(now_ns);
+        let handed = self.seal(now_ns);
+        self.device.kick();
+        let completed = self.complete(now_ns);
+        self.wake_waiting_reads(now_ns);
+        self.post();
+        self.advance_phase(now_ns);
+        self.metrics.add(stats::TURNS, 1);
+        let worked = mailed || taken || handed || completed;
+        self.turned_ns = now_ns;
+        if worked {
+            self.worked_ns = now_ns;
+        }
+        worked
+    }
+
+    /// rings.poll, store.apply, wal.append: takes what the clients' rings hold, as far as the later stages have room.
+    fn take_requests(&mut self, now_ns: u64) -> bool {
+        if self.phase == Phase::Settling {
+            return false;
+        }
+        let mut taken = 0;
+        for slot in 0..self.sessions.len() {
+            for _ in 0..self.limits.turn_requests_max {
+                if !self.take_request(slot, now_ns) {
+                    break;
+                }
+                taken += 1;
+            }
+        }
+        self.metrics.add(stats::REQUESTS, taken);
+        taken > 0
+    }
+
+    /// Takes one request. `false`: there is none, or it has to stay where it is.
+    fn take_request(&mut self, slot: usize, now_ns: u64) -> bool {
+        let Some(session) = &mut self.sessions[slot] else { return false };
+        let submission = match session.peek() {
+            Ok(Some(submission)) => submission,
+            Ok(None) => return false,
+            Err(reason) => {
+                self.end_session(slot, reason);
+                return false;
+            }
+        };
+        self.payload.clear();
+        session.copy_payload(&submission, &mut self.payload);
+        let (outcome, at) = self.dispatch(slot, &submission, now_ns);
+        match outcome {
+            Outcome::Answer { completion, after } => {
+                self.accept(slot);
+                self.answer(slot, submission.user_data, at, completion, after);
+            }
+            Outcome::Wait => {
+                self.accept(slot);
+                self.wait(slot, submission, now_ns);
+            }
+            Outcome::Deferred => self.accept(slot),
+            Outcome::Later => {
+                self.metrics.add(stats::BACK_PRESSURE, 1);
+                // What is open holds buffers that this request needs.
+                self.shards.iter_mut().for_each(|shard| shard.wal.want_durable());
+                return false;
+            }
+        }
+        true
+    }
+
+    fn accept(&mut self, slot: usize) {
+        if let Some(session) = &mut self.sessions[slot] {
+            session.advance();
+        }
+    }
+
+    /// The shard of a request, as its place in `self.shards`; `None` when another reactor serves it.
+    fn route(&self, opcode: Opcode, submission: &Submission) -> Option<usize> {
+        let shard = match opcode {
+            Opcode::Append | Opcode::AppendBatch | Opcode::Read | Opcode::Trim => {
+                shard_of_stream(submission.object, self.place.shards)
+            }
+            Opcode::Scan => ShardId(u32::try_from(submission.arg1).ok().filter(|shard| *shard < self.place.shards)?),
+            _ => {
+                let key = &self.payload[..usize::from(submission.key_bytes)];
+                shard_of_key(submission.object, key, self.place.shards)
+            }
+        };
+        (shard.0 % self.place.count() == self.place.reactor).then_some(index(u64::from(shard.0 / self.place.count())))
+    }
+
+    /// What comes of a request, and the place of the shard whose durability its answer may wait for.
+    fn dispatch(&mut self, slot: usize, submission: &Submission, now_ns: u64) -> (Outcome, usize) {
+        let status = |status| (Outcome::status(status), 0);
+        let Some(opcode) = Opcode::from_wire(submission.opcode) else { return status(Status::BadRequest) };
+        let writes =
+            matches!(opcode, Opcode::Put | Opcode::Delete | Opcode::Append | Opcode::AppendBatch | Opcode::Trim);
+        if writes && self.sessions[slot].as_ref().is_some_and(|session| session.rights() == Rights::ReadOnly) {
+            return status(Status::Denied);
+        }
+        if self.phase != Phase::Serving {
+            return status(Status::Stopping);
+        }
+        match opcode {
+            Opcode::Noop => return status(Status::Ok),
+            Opcode::Sync => return (self.sync(slot, submission), 0),
+            Opcode::Open => return (self.open(slot, submission, now_ns), 0),
+            Opcode::Catalog => return (self.list_catalog(slot, submission), 0),
+            Opcode::Stats => return (self.stats(slot, submission), 0),
+            _ => {}
+        }
+        let Some(at) = self.route(opcode, submission) else { return status(Status::WrongReactor) };
+        let mut outcome = self.apply(at, slot, opcode, submission, now_ns);
+        if outcome == Outcome::status(Status::UnknownObject) && self.take_mail() {
+            // The object may have been made by another reactor a moment ago.
+            outcome = self.apply(at, slot, opcode, submission, now_ns);
+        }
+        self.metrics.add(if writes { stats::WRITES } else { stats::READS }, 1);
+        self.progressed |= writes;
+        (outcome, at)
+    }
+
+    fn apply(&mut self, at: usize, slot: usize, opcode: Opcode, submission: &Submission, now_ns: u64) -> Outcome {
+        let Some(session) = &self.sessions[slot] else { return Outcome::Later };
+        let (key, value) = self.payload.split_at(usize::from(submission.key_bytes));
+        let request = Request { submission, opcode, key, value };
+        let shard = &mut self.shards[at];
+        let mut context = Context { catalog: &self.catalog, wal: &mut shard.wal, pool: &mut self.pool, now_ns };
+        let mut reply = SessionReply::new(session, submission);
+        shard.store.apply(&mut context, &request, &mut reply)
+    }
+
+    /// Answers now, or when the promise of shard `at` holds.
+    fn answer(&mut self, slot: usize, user_data: u64, at: usize, mut completion: Completion, after: Lsn) {
+        completion.user_data = user_data;
+        if after == Lsn::NONE {
+            return self.reply(slot, completion);
+        }
+        self.shards[at].defer(slot, completion, after);
+    }
+
+    fn reply(&mut self, slot: usize, completion: Completion) {
+        if let Some(session) = &mut self.sessions[slot] {
+            session.post(&completion);
+        }
+    }
+
+    /// wal.seal, device.submit: every shard hands over what is due.
+    fn seal(&mut self, now_ns: u64) -> bool {
+        let mut handed = 0;
+        for shard in &mut self.shards {
+            handed += shard.wal.seal(&mut self.pool, &mut self.device, now_ns);
+        }
+        handed > 0
+    }
+
+    /// device.poll, wal.complete: buffers come back, durable prefixes advance, promises come true.
+    fn complete(&mut self, now_ns: u64) -> bool {
+        let mut completed = false;
+        while let Some(completion) = self.device.poll() {
+            let shard = Wal::shard_of_tag(completion.operation.tag);
+            let at = index(u64::from(shard.0 / self.place.count()));
+            self.shards[at].wal.complete(&mut self.pool, completion, now_ns);
+            completed = true;
+        }
+        for at in 0..self.shards.len() {
+            self.progressed |= completed;
+            while let Some(pending) = self.shards[at].take_ready() {
+                match pending {
+                    Pending::Reply { slot, completion } => self.reply(slot, completion),
+                    Pending::Sync { sync, status } => self.sync_part(sync, status),
+                }
+            }
+        }
+        completed
+    }
+
+    fn wait(&mut self, slot: usize, submission: Submission, now_ns: u64) {
+        if self.waiting.len() >= self.limits.waiting_reads_max {
+            let user_data = submission.user_data;
+            return self.reply(slot, Completion { user_data, status: Status::Busy as u16, ..Completion::default() });
+        }
+        let deadline_ns = now_ns.saturating_add(submission.arg1);
+        self.next_deadline_ns = self.next_deadline_ns.min(deadline_ns);
+        // A read has no payload, and what its entry says of one must not be used later.
+        let submission = Submission { key_bytes: 0, value_bytes: 0, ..submission };
+        self.waiting.push(Waiting { slot, submission, deadline_ns });
+    }
+
+    /// Looks at the waiting reads again when a stream may have grown or a wait is over.
+    fn wake_waiting_reads(&mut self, now_ns: u64) {
+        if self.waiting.is_empty() || !(self.progressed || now_ns >= self.next_deadline_ns) {
+            return;
+        }
+        self.progressed = false;
+        self.next_deadline_ns = u64::MAX;
+        let mut at = 0;
+        while at < self.waiting.len() {
+            let Waiting { slot, submission, deadline_ns } = self.waiting[at];
+            let closed = self.sessions[slot].as_ref().is_none_or(SessionRing::ended);
+            let (answer, shard) = if closed || now_ns >= deadline_ns || self.phase != Phase::Serving {
+                let stopping = self.phase != Phase::Serving;
+                let status = if stopping { Status::Stopping } else { Status::TimedOut };
+                (Outcome::version(status, submission.arg0, Lsn::NONE), 0)
+            } else {
+                self.dispatch(slot, &submission, now_ns)
+            };
+            let Outcome::Answer { completion, after } = answer else {
+                self.next_deadline_ns = self.next_deadline_ns.min(deadline_ns);
+                at += 1;
+                continue;
+            };
+            self.waiting.swap_remove(at);
+            self.answer(slot, submission.user_data, shard, completion, after);
+        }
+    }
+
+    /// rings.post: what was answered becomes visible to the clients; those who sleep are woken. Sessions whose
+    /// client is gone end once nothing of theirs is under way.
+    fn post(&mut self) {
+        for slot in 0..self.sessions.len() {
+            let Some(session) = &mut self.sessions[slot] else { continue };
+            session.finish_turn();
+            if self.closed[slot] && session.unanswered() == 0 {
+                self.sessions[slot] = None;
+            }
+        }
+    }
+
+    fn end_session(&mut self, slot: usize, reason: EndReason) {
+        if let Some(session) = &mut self.sessions[slot] {
+            session.end(reason);
+        }
+    }
+}
+
+/// A reply's bytes go straight into the client's arena.
+struct SessionReply<'a> {
+    ring: &'a SessionRing,
+    room: ReplyRoom,
+    bytes: usize,
+}
+
+impl<'a> SessionReply<'a> {
+    fn new(ring: &'a SessionRing, submission: &Submission) -> Self {
+        SessionReply { ring, room: ReplyRoom::of(submission), bytes: 0 }
+    }
+}
+
+impl Reply for SessionReply<'_> {
+    fn push(&mut self, parts: &[&[u8]]) -> bool {
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        if bytes > self.room.bytes_max as usize - self.bytes {
+            return false;
+        }
+        for part in parts {
+            if self.ring.write_reply(self.room, self.bytes, part).is_err() {
+                return false;
+            }
+            self.bytes += part.len();
+        }
+        true
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// Where a session stands.
+fn slot_of(sessions: &[Option<SessionRing>], id: SessionId) -> Option<usize> {
+    sessions.iter().position(|session| session.as_ref().is_some_and(|session| session.id() == id))
+}

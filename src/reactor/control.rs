@@ -1,0 +1,329 @@
+//! What a reactor does beside reads and writes: its mailbox, the catalog, sync, stats, and its phases.
+
+use crate::bytes::len_u32;
+use crate::device::Device;
+use crate::reactor::{Clock, Order, Phase, Reactor, SessionReply, slot_of};
+use crate::ring::protocol::{AUX_MORE, Completion, EndReason, Status, Submission, stats};
+use crate::ring::server::{Control, Rights, SessionId, SessionRing};
+use crate::store::catalog::{Object, name_is_valid};
+use crate::store::{Outcome, Reply};
+use crate::types::{Durability, Lsn, ObjectId, ObjectKind};
+use crate::wal::record::Kind;
+use crate::wal::{Room, Wal};
+
+/// Syncs under way: each waits for one part of every shard.
+#[derive(Default)]
+pub(super) struct SyncTable {
+    syncs: Vec<Option<Sync>>,
+}
+
+struct Sync {
+    slot: usize,
+    user_data: u64,
+    parts: usize,
+    status: Status,
+}
+
+impl SyncTable {
+    fn add(&mut self, sync: Sync) -> usize {
+        match self.syncs.iter().position(Option::is_none) {
+            Some(at) => {
+                self.syncs[at] = Some(sync);
+                at
+            }
+            None => {
+                self.syncs.push(Some(sync));
+                self.syncs.len() - 1
+            }
+        }
+    }
+}
+
+impl<D: Device, C: Clock> Reactor<D, C> {
+    /// Takes what others sent: sessions that begin and end, new objects, the order to stop.
+    pub(super) fn take_mail(&mut self) -> bool {
+        let mut mailed = false;
+        while let Some(control) = self.place.own().sessions.receive() {
+            mailed = true;
+            match control {
+                Control::Open(session) => self.begin_session(*session),
+                Control::Close(id) => self.close_session(id),
+            }
+        }
+        while let Some(order) = self.place.own().orders.pop() {
+            mailed = true;
+            match order {
+                Order::Object(object) => self.catalog.insert(*object),
+                Order::Stop => {
+                    self.phase = self.phase.stopping();
+                    self.progressed = true;
+                }
+            }
+        }
+        mailed
+    }
+
+    /// Takes a client in. The listener sends it by mail; tests and the simulator call this.
+    pub fn begin_session(&mut self, session: SessionRing) {
+        self.shards.iter_mut().for_each(|shard| shard.reserve(self.limits.unanswered_max));
+        if let Err(error) = self.place.wakes.add(session.doorbell()) {
+            tracing::error!(session = %session.id(), %error, "no wake-ups from this client while the reactor sleeps");
+        }
+        let slot = self.sessions.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.sessions.push(None);
+            self.closed.push(false);
+            self.sessions.len() - 1
+        });
+        self.sessions[slot] = Some(session);
+        self.closed[slot] = false;
+    }
+
+    /// A client is gone. The listener sends it by mail; tests and the simulator call this.
+    pub fn close_session(&mut self, id: SessionId) {
+        let Some(slot) = slot_of(&self.sessions, id) else { return };
+        if let Some(session) = &mut self.sessions[slot] {
+            // A bell that is closed leaves the set by itself.
+            let _ = self.place.wakes.remove(session.doorbell());
+            session.close();
+            self.closed[slot] = true;
+            self.progressed = true;
+        }
+    }
+
+    /// Answers when everything taken before is durable on the drive, in every shard of this reactor.
+    pub(super) fn sync(&mut self, slot: usize, submission: &Submission) -> Outcome {
+        if self.shards.iter().any(|shard| shard.wal.fenced().is_some()) {
+            return Outcome::status(Status::Fenced);
+        }
+        let parts = self.shards.iter().filter(|shard| !shard.wal.is_durable()).count();
+        if parts == 0 {
+            return Outcome::status(Status::Ok);
+        }
+        let sync = self.syncs.add(Sync { slot, user_data: submission.user_data, parts, status: Status::Ok });
+        for shard in self.shards.iter_mut().filter(|shard| !shard.wal.is_durable()) {
+            shard.wal.want_durable();
+            shard.defer_sync(sync);
+        }
+        Outcome::Deferred
+    }
+
+    /// One part of a sync is done; the last one answers it.
+    pub(super) fn sync_part(&mut self, at: usize, status: Status) {
+        let Some(sync) = self.syncs.syncs[at].as_mut() else { return };
+        sync.parts -= 1;
+        if status != Status::Ok {
+            sync.status = status;
+        }
+        if sync.parts == 0
+            && let Some(Sync { slot, user_data, status, .. }) = self.syncs.syncs[at].take()
+        {
+            self.reply(slot, Completion { user_data, status: status as u16, ..Completion::default() });
+        }
+    }
+
+    /// Finds a space or stream by name, or makes it: durably, in shard 0, before anybody may use its number.
+    pub(super) fn open(&mut self, slot: usize, submission: &Submission, now_ns: u64) -> Outcome {
+        if self.place.reactor != 0 {
+            return Outcome::status(Status::WrongReactor);
+        }
+        let name = &self.payload[..usize::from(submission.key_bytes)];
+        let [kind, durability, create, ..] = submission.arg0.to_le_bytes();
+        let Some(kind) = ObjectKind::from_wire(kind) else { return Outcome::status(Status::BadRequest) };
+        let found = |object: &Object, after: Lsn| {
+            let status = if object.kind == kind { Status::Ok } else { Status::WrongKind } as u16;
+            let (version, aux) = (u64::from(object.id.0), object.attributes());
+            Outcome::Answer { completion: Completion { status, version, aux, ..Completion::default() }, after }
+        };
+        if let Some(object) = self.catalog.find(name) {
+            return found(object, catalog_lsn(&mut self.shards[0].wal));
+        }
+        let wal = &mut self.shards[0].wal;
+        if create == 0 {
+            return Outcome::status(Status::UnknownObject);
+        }
+        let (Some(durability), true) = (Durability::from_wire(durability), name_is_valid(name)) else {
+            return Outcome::status(Status::BadRequest);
+        };
+        if self.sessions[slot].as_ref().is_some_and(|session| session.rights() == Rights::ReadOnly) {
+            return Outcome::status(Status::Denied);
+        }
+        if self.catalog.len() >= self.limits.objects_max {
+            return Outcome::status(Status::TooLarge);
+        }
+        match wal.room(&self.pool, name.len(), 0, false) {
+            Room::Yes => {}
+            Room::Later => return Outcome::Later,
+            Room::NoSpace => return Outcome::status(Status::NoSpace),
+            Room::Fenced => return Outcome::status(Status::Fenced),
+        }
+        if self.place.reactors.iter().any(|other| other.orders.len() * 2 > other.orders.capacity()) {
+            return Outcome::Later;
+        }
+        let object = Object { id: self.catalog.next_id(), kind, durability, name: name.into() };
+        let lsn = wal.append(&mut self.pool, now_ns, Kind::Create, object.id, object.attributes(), name, &[]);
+        wal.want_durable();
+        self.catalog.insert(object.clone());
+        for other in self.place.reactors.iter().skip(1) {
+            other.send(Order::Object(Box::new(object.clone()))).expect("half of its orders were free a moment ago");
+        }
+        found(&object, lsn)
+    }
+
+    /// Lists what there is, once it is durable: a number that is told must not be given out again after a crash.
+    pub(super) fn list_catalog(&mut self, slot: usize, submission: &Submission) -> Outcome {
+        if self.place.reactor != 0 {
+            return Outcome::status(Status::WrongReactor);
+        }
+        let after = catalog_lsn(&mut self.shards[0].wal);
+        let Some(session) = &self.sessions[slot] else { return Outcome::Later };
+        let mut reply = SessionReply::new(session, submission);
+        let (mut objects, mut more) = (0, 0);
+        for object in self.catalog.iter_after(submission.arg0) {
+            let ObjectId(id) = object.id;
+            let name_bytes = crate::bytes::len_u16(object.name.len()).to_le_bytes();
+            let kinds = [object.kind as u8, object.durability as u8];
+            if !reply.push(&[&id.to_le_bytes(), &kinds, &name_bytes, &object.name]) {
+                more = AUX_MORE;
+                break;
+            }
+            objects += 1;
+        }
+        let status = if objects == 0 && more != 0 { Status::ReplyTooSmall } else { Status::Ok } as u16;
+        let completion =
+            Completion { status, aux: objects | more, reply_bytes: len_u32(reply.bytes()), ..Completion::default() };
+        Outcome::Answer { completion, after }
+    }
+
+    pub(super) fn stats(&mut self, slot: usize, submission: &Submission) -> Outcome {
+        self.gauge();
+        let Some(session) = &self.sessions[slot] else { return Outcome::Later };
+        let mut reply = SessionReply::new(session, submission);
+        let fits = reply.push(&[&self.metrics.encode()]);
+        let status = if fits { Status::Ok } else { Status::ReplyTooSmall } as u16;
+        let aux = stats::NAMES.len() as u64 * 8;
+        let completion = Completion { status, aux, reply_bytes: len_u32(reply.bytes()), ..Completion::default() };
+        Outcome::Answer { completion, after: Lsn::NONE }
+    }
+
+    /// Brings the gauges up to date.
+    fn gauge(&mut self) {
+        let sum = |of: fn(&super::Shard) -> u64| self.shards.iter().map(of).sum::<u64>();
+        let gauges = [
+            (stats::SESSIONS, self.sessions.iter().flatten().count() as u64),
+            (stats::WAITING_READS, self.waiting.len() as u64),
+            (stats::SHARDS, self.shards.len() as u64),
+            (stats::SHARDS_FENCED, sum(|shard| u64::from(shard.wal.fenced().is_some()))),
+            (stats::RECORDS, sum(|shard| shard.wal.counters.records)),
+            (stats::RECORD_BYTES, sum(|shard| shard.wal.counters.record_bytes)),
+            (stats::FRAMES, sum(|shard| shard.wal.counters.frames)),
+            (stats::FRAME_BYTES, sum(|shard| shard.wal.counters.frame_bytes)),
+            (stats::WATERMARKS, sum(|shard| shard.wal.counters.watermarks)),
+            (stats::SEGMENTS_FREE, self.shards.first().map_or(0, |shard| shard.wal.segments_free() as u64)),
+            (stats::KEYS, sum(|shard| shard.store.keys())),
+            (stats::EVENTS, sum(|shard| shard.store.events())),
+            (stats::MEMORY_BYTES, sum(|shard| shard.store.memory_bytes())),
+            (stats::BUFFERS_FREE, self.pool.available() as u64),
+        ];
+        for (at, value) in gauges {
+            self.metrics.set(at, value);
+        }
+    }
+
+    /// Moves on from settling to serving, and from stopping to stopped; writes idle watermarks.
+    pub(super) fn advance_phase(&mut self, now_ns: u64) {
+        match self.phase {
+            Phase::Settling => {
+                let mut settled = true;
+                for shard in &mut self.shards {
+                    settled &= shard.settle(&mut self.pool, now_ns);
+                }
+                if settled {
+                    self.phase = Phase::Serving;
+                }
+            }
+            Phase::Serving => {
+                for shard in &mut self.shards {
+                    shard.wal.watermark(&mut self.pool, now_ns, false);
+                }
+            }
+            Phase::Stopping => {
+                let mut quiet = true;
+                for shard in &mut self.shards {
+                    if shard.wal.fenced().is_some() {
+                        continue;
+                    }
+                    shard.wal.want_durable();
+                    shard.wal.watermark(&mut self.pool, now_ns, true);
+                    quiet &= shard.wal.is_durable() && shard.wal.is_quiet();
+                }
+                if quiet && self.device.in_flight() == 0 {
+                    self.phase = Phase::Stopped;
+                    self.sessions.iter_mut().flatten().for_each(|session| session.end(EndReason::Stopping));
+                }
+            }
+            Phase::Stopped => {}
+        }
+    }
+
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The first moment when there is something to do without being asked; `None` when there is none.
+    #[must_use]
+    pub fn deadline_ns(&self) -> Option<u64> {
+        let waits = self.waiting.iter().map(|waiting| waiting.deadline_ns).min();
+        self.shards.iter().filter_map(|shard| shard.wal.deadline_ns()).chain(waits).min()
+    }
+
+    /// Whether the device is at work: then its completions must be polled for.
+    #[must_use]
+    pub fn is_waiting_for_device(&self) -> bool {
+        self.device.in_flight() > 0
+    }
+
+    /// Tells every client to ring when it has something, or that it need not.
+    pub fn set_need_wakeup(&mut self, needed: bool) {
+        for session in self.sessions.iter_mut().flatten() {
+            session.set_need_wakeup(needed);
+        }
+        self.metrics.add(stats::SLEEPS, u64::from(needed));
+    }
+
+    /// How long nothing has happened, as of the last turn.
+    #[must_use]
+    pub fn idle_ns(&self) -> u64 {
+        self.turned_ns - self.worked_ns
+    }
+
+    #[must_use]
+    pub fn now_ns(&self) -> u64 {
+        self.clock.now_ns()
+    }
+
+    /// Blocks until a client or another thread rings, or the time is over.
+    pub(super) fn doze(&self, timeout: Option<std::time::Duration>) -> std::io::Result<()> {
+        self.place.wakes.wait(timeout)
+    }
+
+    /// Gives the device back, for the one who stopped this reactor.
+    pub fn into_device(self) -> D {
+        self.device
+    }
+
+    /// The shards, for reports and the simulator.
+    #[must_use]
+    pub fn shards(&self) -> &[super::Shard] {
+        &self.shards
+    }
+}
+
+/// What an answer that shows the catalog waits for: an object may have been made a moment ago and not be durable yet.
+fn catalog_lsn(wal: &mut Wal) -> Lsn {
+    if wal.is_durable() {
+        return Lsn::NONE;
+    }
+    wal.want_durable();
+    wal.last_lsn()
+}

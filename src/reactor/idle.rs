@@ -1,0 +1,37 @@
+//! The loop of a reactor's thread: turn after turn, and asleep only when nothing is under way.
+
+use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
+
+use crate::device::Device;
+use crate::reactor::{Clock, Phase, Reactor};
+
+/// Turns until the reactor was told to stop and has written everything out. `spin_ns`: how long it polls without
+/// work before it sleeps; `None` never sleeps. Runs on the reactor's own thread.
+pub fn run<D: Device, C: Clock>(reactor: &mut Reactor<D, C>, spin_ns: Option<u64>) {
+    while reactor.phase() != Phase::Stopped {
+        if reactor.turn() {
+            continue;
+        }
+        std::hint::spin_loop();
+        let idle = spin_ns.is_some_and(|spin_ns| reactor.idle_ns() >= spin_ns);
+        if idle && !reactor.is_waiting_for_device() && reactor.phase() == Phase::Serving {
+            sleep(reactor);
+        }
+    }
+}
+
+/// Sleeps until a client or another thread rings, or the next deadline.
+fn sleep<D: Device, C: Clock>(reactor: &mut Reactor<D, C>) {
+    reactor.set_need_wakeup(true);
+    // Either a client sees that this reactor sleeps, or this last turn sees what the client published.
+    fence(Ordering::SeqCst);
+    if !reactor.turn() && !reactor.is_waiting_for_device() && reactor.phase() == Phase::Serving {
+        let now_ns = reactor.now_ns();
+        let timeout = reactor.deadline_ns().map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
+        if let Err(error) = reactor.doze(timeout) {
+            tracing::error!(%error, "the wait for wake-ups failed");
+        }
+    }
+    reactor.set_need_wakeup(false);
+}

@@ -1,0 +1,115 @@
+//! One shard of a reactor: its store, its log, and the answers that wait for durability, in LSN order.
+
+use std::collections::VecDeque;
+
+use crate::buffer::Pool;
+use crate::ring::protocol::{Completion, Status};
+use crate::store::Store;
+use crate::types::Lsn;
+use crate::wal::record;
+use crate::wal::{Room, Wal};
+
+/// Something that waits for an LSN to become durable.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pending {
+    Reply {
+        slot: usize,
+        completion: Completion,
+    },
+    /// A part of a sync: see `SyncTable`.
+    Sync {
+        sync: usize,
+        status: Status,
+    },
+}
+
+/// Owned by its reactor.
+pub struct Shard {
+    pub store: Store,
+    pub wal: Wal,
+    pending: VecDeque<(Lsn, Pending)>,
+    /// What the flight recorder held beyond the durable log, and how much of it is appended again.
+    replay: Vec<u8>,
+    replayed_bytes: usize,
+    attached: bool,
+}
+
+impl Shard {
+    #[must_use]
+    pub fn new(store: Store, wal: Wal, replay: Vec<u8>) -> Shard {
+        Shard { store, wal, pending: VecDeque::new(), replay, replayed_bytes: 0, attached: false }
+    }
+
+    /// Room for the answers of one more client, so that deferring one never allocates.
+    pub(super) fn reserve(&mut self, answers: usize) {
+        self.pending.reserve(answers);
+    }
+
+    /// Answers once `after` is durable. Answers leave in LSN order: one for an earlier LSN waits for those before it.
+    pub(super) fn defer(&mut self, slot: usize, completion: Completion, after: Lsn) {
+        self.push(after, Pending::Reply { slot, completion });
+    }
+
+    pub(super) fn defer_sync(&mut self, sync: usize) {
+        self.push(self.wal.last_lsn(), Pending::Sync { sync, status: Status::Ok });
+    }
+
+    fn push(&mut self, after: Lsn, pending: Pending) {
+        let after = self.pending.back().map_or(after, |(last, _)| after.max(*last));
+        self.pending.push_back((after, pending));
+    }
+
+    /// The next answer whose promise holds. In a fenced shard, the next one whose promise never will.
+    pub(super) fn take_ready(&mut self) -> Option<Pending> {
+        let (after, _) = self.pending.front()?;
+        let durable = *after <= self.wal.durable_lsn();
+        if !durable && self.wal.fenced().is_none() {
+            return None;
+        }
+        let (_, pending) = self.pending.pop_front()?;
+        if durable {
+            return Some(pending);
+        }
+        let fenced = Status::Fenced;
+        Some(match pending {
+            Pending::Reply { slot, completion } => {
+                let completion = Completion { status: fenced as u16, reply_bytes: 0, ..completion };
+                Pending::Reply { slot, completion }
+            }
+            Pending::Sync { sync, .. } => Pending::Sync { sync, status: fenced },
+        })
+    }
+
+    /// Appends again what the flight recorder held, as far as there is room, and attaches the recorder when all of
+    /// it is durable and the first segment is there. Says whether this shard is ready.
+    pub(super) fn settle(&mut self, pool: &mut Pool, now_ns: u64) -> bool {
+        while self.replayed_bytes < self.replay.len() && self.wal.fenced().is_none() {
+            let rest = &self.replay[self.replayed_bytes..];
+            let taken = record::claimed_bytes(rest);
+            match self.wal.room(pool, 0, taken - record::HEADER_BYTES, true) {
+                Room::Yes => {}
+                Room::Later => break,
+                Room::NoSpace | Room::Fenced => return self.attached,
+            }
+            if self.wal.replay(pool, &rest[..taken], now_ns).is_err() {
+                self.wal.fence(crate::device::DeviceError::Errno(FRAME_TOO_SMALL));
+                break;
+            }
+            self.replayed_bytes += taken;
+        }
+        if self.wal.fenced().is_some() {
+            return true;
+        }
+        let settled = self.replayed_bytes == self.replay.len() && self.wal.is_durable() && self.wal.has_segment();
+        if settled && !self.attached {
+            self.wal.reset_flight();
+            self.attached = true;
+            self.replay = Vec::new();
+            self.replayed_bytes = 0;
+        }
+        self.attached
+    }
+}
+
+/// EMSGSIZE: a record of the flight recorder is larger than a frame is now.
+const FRAME_TOO_SMALL: i32 = 90;

@@ -1,0 +1,233 @@
+//! The vertical path over the memory device, with real rings, in one thread of control.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_sys::dma::{DmaRegion, Pages};
+use forebay_sys::net::WakeSet;
+
+use super::{Address, Clock, Limits, Phase, Place, Reactor};
+use crate::appliance::recover::{self, Settings};
+use crate::buffer::Pool;
+use crate::device::DeviceError;
+use crate::device::memory::{MemoryDevice, MemoryDisk};
+use crate::ring::client::{Answer, Client, Object, Request, Write};
+use crate::ring::protocol::Status;
+use crate::ring::segment::Shape;
+use crate::ring::server::{Rights, SessionId, pair_in_process};
+use crate::store;
+use crate::types::{DeviceAddress, Durability, ObjectId, ObjectKind, ShardId};
+use crate::wal::blocks::Blocks;
+use crate::wal::flight::{Flight, Owner};
+use crate::wal::planted::Planted;
+use crate::wal::superblock::Superblock;
+use crate::wal::{self, format, survey};
+
+struct TestClock(std::time::Instant);
+
+impl Clock for TestClock {
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap()
+    }
+}
+
+struct DiskBlocks(MemoryDisk);
+
+impl Blocks for DiskBlocks {
+    fn read(&mut self, address: DeviceAddress, out: &mut [u8]) -> Result<(), DeviceError> {
+        self.0.read(address, out)
+    }
+
+    fn write(&mut self, address: DeviceAddress, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.0.write(address, bytes)
+    }
+}
+
+const CAPACITY: u64 = 16 << 20;
+
+fn settings() -> Settings {
+    Settings {
+        wal: wal::Limits {
+            frames_in_flight_max: 4,
+            window_interval_ns: 1_000_000,
+            window_bytes: 16 << 10,
+            watermark_interval_ns: 1_000_000,
+        },
+        store: store::Limits {
+            key_bytes_max: 1_024,
+            value_bytes_max: 256 << 10,
+            memory_bytes_max: 64 << 20,
+            keys_max: 10_000,
+        },
+        planted: Planted::None,
+    }
+}
+
+struct Bench {
+    reactor: Reactor<MemoryDevice, TestClock>,
+    client: Client,
+}
+
+fn start(disk: &MemoryDisk) -> Bench {
+    let mut blocks = DiskBlocks(disk.clone());
+    let superblock = Superblock::load(&mut blocks, CAPACITY).unwrap();
+    let found = survey::survey(&mut blocks, &superblock, &mut |_, _| {});
+    recover::check_survey(&found).unwrap();
+    let mut states = Vec::new();
+    let mut flights = Vec::new();
+    for shard in 0..superblock.layout.shards {
+        let shard = ShardId(shard);
+        let owner = Owner { namespace: superblock.namespace, shard, boot: [0; 16] };
+        flights.push(Flight::new(None, owner));
+        let state = recover::read_shard(&mut blocks, &superblock, &found, shard, None, &settings(), &mut |_| {});
+        states.push(state.unwrap());
+    }
+    let (shards, catalog) = recover::begin(&mut blocks, &superblock, &found, states, flights, &settings()).unwrap();
+    let address = Address::new().unwrap();
+    let shape = Shape {
+        reactors: 1,
+        sq_entries: 64,
+        cq_entries: 64,
+        arena_bytes: 4 << 20,
+        shards: superblock.layout.shards,
+        key_bytes_max: 1_024,
+        value_bytes_max: 256 << 10,
+    };
+    let (parts, rings) = pair_in_process(SessionId(1), Rights::ReadWrite, shape).unwrap();
+    let limits = Limits {
+        turn_requests_max: 64,
+        unanswered_max: 64,
+        waiting_reads_max: 8,
+        objects_max: 16,
+        key_bytes_max: 1_024,
+        value_bytes_max: 256 << 10,
+    };
+    let region = DmaRegion::allocate(16 * (64 << 10), Pages::Ordinary).unwrap();
+    let place = Place {
+        reactor: 0,
+        shards: superblock.layout.shards,
+        reactors: Arc::new([address]),
+        wakes: WakeSet::new().unwrap(),
+    };
+    let mut reactor = Reactor::new(
+        place,
+        limits,
+        TestClock(std::time::Instant::now()),
+        MemoryDevice::new(disk, 16),
+        Pool::new(region, 64 << 10),
+        catalog,
+        shards,
+    );
+    for ring in rings {
+        reactor.begin_session(ring);
+    }
+    while reactor.phase() == Phase::Settling {
+        reactor.turn();
+    }
+    Bench { reactor, client: Client::from_parts(parts, Duration::ZERO).unwrap() }
+}
+
+impl Bench {
+    fn call(&mut self, request: &Request<'_>) -> (Answer, Vec<u8>) {
+        self.client.submit(7, request).unwrap();
+        let mut reply = Vec::new();
+        for _ in 0..1_000_000 {
+            self.reactor.turn();
+            if let Some(answer) = self.client.poll(&mut reply).unwrap() {
+                return (answer, reply);
+            }
+        }
+        panic!("no answer to {request:?}");
+    }
+
+    fn open(&mut self, kind: ObjectKind, name: &str, durability: Durability) -> Object {
+        let request = Request::Open { kind, name, create: Some(durability) };
+        let (answer, _) = self.call(&request);
+        assert_eq!(answer.status, Status::Ok);
+        Object { id: ObjectId(u32::try_from(answer.version).unwrap()), kind, durability }
+    }
+}
+
+fn formatted() -> MemoryDisk {
+    let disk = MemoryDisk::new(CAPACITY);
+    format::format(&mut DiskBlocks(disk.clone()), CAPACITY, 1 << 20, 2, [9; 16]).unwrap();
+    disk
+}
+
+#[test]
+fn what_was_put_is_there_after_a_restart() {
+    let disk = formatted();
+    let mut bench = start(&disk);
+    let space = bench.open(ObjectKind::Space, "accounts", Durability::Strict);
+    let stream = bench.open(ObjectKind::Stream, "events", Durability::Strict);
+    let large = vec![0xab; 200_000];
+    for number in 0..100_u32 {
+        let key = format!("key{number:03}");
+        let how = Write::default();
+        let (answer, _) = bench.call(&Request::Put { space, key: key.as_bytes(), value: &number.to_le_bytes(), how });
+        assert_eq!(answer.status, Status::Ok);
+        let (answer, _) = bench.call(&Request::Append { stream, event: key.as_bytes(), how });
+        assert_eq!((answer.status, answer.version), (Status::Ok, u64::from(number)));
+    }
+    let (answer, _) = bench.call(&Request::Put { space, key: b"large", value: &large, how: Write::default() });
+    assert_eq!(answer.status, Status::Ok);
+    let (answer, _) = bench.call(&Request::Delete { space, key: b"key007", how: Write::default() });
+    assert_eq!(answer.status, Status::Ok);
+    drop(bench);
+
+    let mut bench = start(&disk);
+    let get = |bench: &mut Bench, key: &[u8]| {
+        bench.call(&Request::Get { space, key, relaxed: false, value_bytes_max: 256 << 10 })
+    };
+    let (answer, value) = get(&mut bench, b"key042");
+    assert_eq!((answer.status, value), (Status::Ok, 42_u32.to_le_bytes().to_vec()));
+    assert_eq!(get(&mut bench, b"key007").0.status, Status::NotFound);
+    assert_eq!(get(&mut bench, b"large").1, large);
+    let again = bench.open(ObjectKind::Space, "accounts", Durability::Strict);
+    assert_eq!(again.id, space.id);
+}
+
+#[test]
+fn a_watermark_that_rots_takes_nothing_with_it() {
+    let disk = formatted();
+    let mut bench = start(&disk);
+    let space = bench.open(ObjectKind::Space, "accounts", Durability::Strict);
+    let put = |bench: &mut Bench, key: &[u8]| {
+        let (answer, _) = bench.call(&Request::Put { space, key, value: b"1", how: Write::default() });
+        assert_eq!(answer.status, Status::Ok);
+    };
+    // Both keys go to one shard; in between it falls idle and writes its watermark.
+    let shard = crate::ring::protocol::shard_of_key(space.id.0, b"first", 2);
+    let second = (0..)
+        .map(|number| format!("second{number}"))
+        .find(|key| crate::ring::protocol::shard_of_key(space.id.0, key.as_bytes(), 2) == shard);
+    let second = second.unwrap();
+    put(&mut bench, b"first");
+    let before = watermarks(&disk);
+    while watermarks(&disk).len() < before.len() + 1 {
+        bench.reactor.turn();
+    }
+    put(&mut bench, second.as_bytes());
+    drop(bench);
+    for address in watermarks(&disk) {
+        disk.write(address, &[0xee; 4_096]).unwrap();
+    }
+    let mut bench = start(&disk);
+    for key in [b"first", second.as_bytes()] {
+        let request = Request::Get { space, key, relaxed: false, value_bytes_max: 16 };
+        assert_eq!(bench.call(&request).0.status, Status::Ok);
+    }
+}
+
+/// Where watermarks stand on the disk.
+fn watermarks(disk: &MemoryDisk) -> Vec<DeviceAddress> {
+    let mut block = vec![0; 4_096];
+    let addresses = (0..CAPACITY / 4_096).map(|number| DeviceAddress(number * 4_096));
+    addresses
+        .filter(|address| {
+            disk.read(*address, &mut block).unwrap();
+            let found = wal::frame::parse(&block, &[9; 16], *address);
+            found.is_ok_and(|(header, _)| header.flags & wal::frame::FLAG_WATERMARK != 0)
+        })
+        .collect()
+}

@@ -1,0 +1,229 @@
+//! Blocking calls on top of `submit` and `poll`.
+
+use std::time::Duration;
+
+use crate::ring::protocol::{AUX_MORE, NAME_BYTES_MAX, Status, to_usize};
+use crate::types::{Durability, ObjectId, ObjectKind};
+
+use super::reply::{events, objects};
+use super::slots::Owner;
+use super::{Answer, Client, ClientError, Object, Request, SubmitError, Version, Write};
+
+/// Room asked for where the size of the reply is anyone's guess. A larger one is asked for again.
+pub(super) const REPLY_BYTES: usize = 64 << 10;
+
+impl Client {
+    /// Finds a space by name; with `create`, makes it with that default durability where it is absent.
+    ///
+    /// # Errors
+    /// `UnknownObject`, `WrongKind`; else as `wait`.
+    pub fn open_space(&mut self, name: &str, create: Option<Durability>) -> Result<Object, ClientError> {
+        self.open(name, ObjectKind::Space, create)
+    }
+
+    /// Finds or makes a stream, as `open_space`.
+    ///
+    /// # Errors
+    /// As `open_space`.
+    pub fn open_stream(&mut self, name: &str, create: Option<Durability>) -> Result<Object, ClientError> {
+        self.open(name, ObjectKind::Stream, create)
+    }
+
+    fn open(&mut self, name: &str, kind: ObjectKind, create: Option<Durability>) -> Result<Object, ClientError> {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            return Err(ClientError::Status(Status::BadRequest));
+        }
+        let answer = self.call(&Request::Open { name, kind, create })?.0.ok()?;
+        let [kind, durability, ..] = answer.aux.to_le_bytes();
+        let broken = || ClientError::Broken("an opened object has no kind, durability or number".into());
+        Ok(Object {
+            id: ObjectId(u32::try_from(answer.version).map_err(|_| broken())?),
+            kind: ObjectKind::from_wire(kind).ok_or_else(broken)?,
+            durability: Durability::from_wire(durability).ok_or_else(broken)?,
+        })
+    }
+
+    /// All spaces and streams, in the order of their creation.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub fn catalog(&mut self) -> Result<Vec<(String, Object)>, ClientError> {
+        let mut all: Vec<(String, Object)> = Vec::new();
+        loop {
+            let after = all.last().map_or(ObjectId(0), |(_, object)| object.id);
+            let (answer, reply) = self.call(&Request::Catalog { after, reply_bytes_max: REPLY_BYTES })?;
+            let answer = answer.ok()?;
+            for item in objects(&reply) {
+                let (name, object) = item?;
+                all.push((name.to_owned(), object));
+            }
+            if answer.aux & AUX_MORE == 0 {
+                return Ok(all);
+            }
+            if all.last().is_none_or(|(_, object)| object.id <= after) {
+                return Err(ClientError::Broken("a catalog that has more does not go on".into()));
+            }
+        }
+    }
+
+    /// Writes a pair. The new version.
+    ///
+    /// # Errors
+    /// `VersionMismatch` with `if_version`; else as `wait`.
+    pub fn put(&mut self, space: Object, key: &[u8], value: &[u8], how: Write) -> Result<Version, ClientError> {
+        Ok(self.call(&Request::Put { space, key, value, how })?.0.ok()?.version)
+    }
+
+    /// The value of a key and its version, `None` when it is absent.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub fn get(&mut self, space: Object, key: &[u8]) -> Result<Option<(Version, Vec<u8>)>, ClientError> {
+        loop {
+            let request = Request::Get { space, key, relaxed: false, value_bytes_max: self.value_bytes };
+            let (answer, value) = self.call(&request)?;
+            match answer.status {
+                Status::NotFound => return Ok(None),
+                Status::ReplyTooSmall => self.value_bytes = larger_reply(self.value_bytes, answer.aux)?,
+                _ => return Ok(Some((answer.ok()?.version, value))),
+            }
+        }
+    }
+
+    /// Deletes a key. Whether it was there.
+    ///
+    /// # Errors
+    /// As `put`.
+    pub fn delete(&mut self, space: Object, key: &[u8], how: Write) -> Result<bool, ClientError> {
+        let (answer, _) = self.call(&Request::Delete { space, key, how })?;
+        if answer.status == Status::NotFound {
+            return Ok(false);
+        }
+        answer.ok().map(|_| true)
+    }
+
+    /// Appends one event. Its offset.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub fn append(&mut self, stream: Object, event: &[u8], how: Write) -> Result<u64, ClientError> {
+        Ok(self.call(&Request::Append { stream, event, how })?.0.ok()?.version)
+    }
+
+    /// Appends all the events or none. The offset of the first; the others follow without a hole.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub fn append_batch(&mut self, stream: Object, events: &[&[u8]], how: Write) -> Result<u64, ClientError> {
+        Ok(self.call(&Request::AppendBatch { stream, events, how })?.0.ok()?.version)
+    }
+
+    /// Some events from an offset on, with their offsets; with `wait`, waits at most so long for the first. Empty when
+    /// there is none.
+    ///
+    /// # Errors
+    /// `Trimmed` when the stream begins later; else as `wait`.
+    pub fn read(
+        &mut self,
+        stream: Object,
+        from: u64,
+        wait: Option<Duration>,
+    ) -> Result<Vec<(u64, Vec<u8>)>, ClientError> {
+        let wait = wait.unwrap_or(Duration::ZERO);
+        let mut reply_bytes_max = REPLY_BYTES;
+        loop {
+            let request = Request::Read { stream, from, wait, reply_bytes_max, relaxed: false };
+            let (answer, reply) = self.call(&request)?;
+            match answer.status {
+                Status::TimedOut => return Ok(Vec::new()),
+                Status::ReplyTooSmall => reply_bytes_max = larger_reply(reply_bytes_max, answer.aux)?,
+                _ => {
+                    answer.ok()?;
+                    return events(&reply).map(|event| event.map(|(offset, event)| (offset, event.to_vec()))).collect();
+                }
+            }
+        }
+    }
+
+    /// Forgets all events below an offset.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub fn trim(&mut self, stream: Object, before: u64) -> Result<(), ClientError> {
+        self.call(&Request::Trim { stream, before })?.0.ok().map(|_| ())
+    }
+
+    /// Waits until all that any reactor took before is durable on the drive.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub fn sync(&mut self) -> Result<(), ClientError> {
+        let requests: Vec<Request<'_>> = (0..self.reactors()).map(|reactor| Request::Sync { reactor }).collect();
+        self.call_all(&requests)?.into_iter().try_for_each(|(answer, _)| answer.ok().map(|_| ()))
+    }
+
+    /// The counters of every reactor, in their order.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub fn stats(&mut self) -> Result<Vec<Vec<u64>>, ClientError> {
+        let requests: Vec<Request<'_>> = (0..self.reactors()).map(|reactor| Request::Stats { reactor }).collect();
+        let answers = self.call_all(&requests)?;
+        answers
+            .into_iter()
+            .map(|(answer, reply)| {
+                answer.ok()?;
+                let (words, rest) = reply.as_chunks::<8>();
+                if !rest.is_empty() {
+                    return Err(ClientError::Broken("counters are not whole words".into()));
+                }
+                Ok(words.iter().map(|word| u64::from_le_bytes(*word)).collect())
+            })
+            .collect()
+    }
+
+    /// Runs one request to its answer.
+    pub(super) fn call(&mut self, request: &Request<'_>) -> Result<(Answer, Vec<u8>), ClientError> {
+        let mut answers = self.call_all(std::slice::from_ref(request))?;
+        answers.pop().ok_or_else(|| ClientError::Broken("a call without an answer".into()))
+    }
+
+    /// Runs requests side by side; their answers in the order of the requests.
+    pub(super) fn call_all(&mut self, requests: &[Request<'_>]) -> Result<Vec<(Answer, Vec<u8>)>, ClientError> {
+        let call = Owner::Call(self.next_call);
+        self.next_call += 1;
+        let mut answers: Vec<Option<(Answer, Vec<u8>)>> = vec![None; requests.len()];
+        let (mut submitted, mut answered) = (0, 0);
+        while answered < requests.len() {
+            if let Some(request) = requests.get(submitted) {
+                match self.submit_for(call, submitted as u64, request) {
+                    Ok(()) => {
+                        submitted += 1;
+                        continue;
+                    }
+                    Err(SubmitError::Full) => {}
+                    Err(SubmitError::Client(error)) => return Err(error),
+                }
+            }
+            let mut reply = Vec::new();
+            match self.wait_any(&mut reply)? {
+                (Owner::User, answer) => self.stashed.push_back((answer, reply)),
+                (owner, answer) if owner == call => {
+                    answers[to_usize(answer.user_data)] = Some((answer, reply));
+                    answered += 1;
+                }
+                // Left by a call that failed half-way.
+                (Owner::Call(_), _) => {}
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+}
+
+/// The room to ask for after a reply did not fit.
+pub(super) fn larger_reply(asked: usize, needed: u64) -> Result<usize, ClientError> {
+    match usize::try_from(needed) {
+        Ok(needed) if needed > asked => Ok(needed),
+        _ => Err(ClientError::Broken("a reply needs more room and does not say how much".into())),
+    }
+}

@@ -1,0 +1,158 @@
+//! What can go wrong for a client, with what to do about it.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use crate::ring::protocol::{EndReason, Status};
+
+/// Why a call failed. `Display` says the cause and what to do.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The daemon answered, and this is its answer.
+    Status(Status),
+    /// A conditional write found another version; 0: the key is absent.
+    VersionMismatch {
+        present: u64,
+    },
+    /// The stream begins only at this offset.
+    Trimmed {
+        first: u64,
+    },
+    /// The daemon ended the session, and said why.
+    Ended(EndReason),
+    /// The daemon did not take the connection, in its own words.
+    Refused(String),
+    /// The daemon is gone without a word.
+    Disconnected,
+    /// Nobody listens there.
+    NoDaemon {
+        socket: PathBuf,
+        error: io::Error,
+    },
+    /// The daemon took the connection but did not answer in time.
+    TimedOut {
+        socket: PathBuf,
+    },
+    /// A request that this session's arena cannot hold, however empty.
+    ArenaTooSmall {
+        needed: u64,
+        block_bytes_max: u64,
+    },
+    /// `wait` without a request in flight would never return.
+    NothingInFlight,
+    /// The daemon broke the protocol.
+    Broken(String),
+    Io(io::Error),
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::Status(status) => {
+                f.write_str(status.text())?;
+                remedy_of(*status).map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
+            }
+            ClientError::VersionMismatch { present: 0 } => {
+                f.write_str("the key is absent, where a version of it was expected; read it and decide again")
+            }
+            ClientError::VersionMismatch { present } => {
+                write!(f, "the key has version {present}, not the expected one; read it and decide again")
+            }
+            ClientError::Trimmed { first } => {
+                write!(f, "the stream begins at offset {first}, what was before is trimmed; read from there")
+            }
+            ClientError::Ended(EndReason::Stopping) => {
+                f.write_str("the daemon stopped; connect again when it has started")
+            }
+            ClientError::Ended(reason) => {
+                write!(f, "the daemon ended the session: {}; this client is at fault, connect anew", reason.text())
+            }
+            ClientError::Refused(text) => write!(f, "the daemon refused the connection: {text}"),
+            ClientError::Disconnected => {
+                f.write_str("the daemon is gone; start it again (`forebay serve`) and look into its log")
+            }
+            ClientError::NoDaemon { socket, error } => write!(
+                f,
+                "no daemon listens on {}: {error}; start one (`forebay serve`) or name its socket",
+                socket.display()
+            ),
+            ClientError::TimedOut { socket } => write!(
+                f,
+                "the daemon on {} did not answer in time; see whether it is overloaded or stopped",
+                socket.display()
+            ),
+            ClientError::ArenaTooSmall { needed, block_bytes_max } => write!(
+                f,
+                "a request needs {needed} B in one piece and this session's arena has pieces of at most \
+                 {block_bytes_max} B; connect with a larger arena_bytes"
+            ),
+            ClientError::NothingInFlight => f.write_str("nothing is in flight to wait for; submit a request first"),
+            ClientError::Broken(what) => {
+                write!(f, "the daemon broke the ring protocol: {what}; use one that is healthy")
+            }
+            ClientError::Io(error) => write!(f, "talking to the daemon failed: {error}"),
+        }
+    }
+}
+
+fn remedy_of(status: Status) -> Option<&'static str> {
+    Some(match status {
+        Status::NoSpace => "delete or trim what is old, or use a larger device",
+        Status::NoMemory => "delete or trim what is old, or raise the daemon's memory budget",
+        Status::TooLarge => "split it, or raise the daemon's limits",
+        Status::UnknownObject => "create it first, or look at the names in the catalog",
+        Status::Fenced => "restart the daemon, which recovers, and look at the device",
+        Status::Busy => "try again later",
+        Status::Stopping => "connect again when it has started",
+        Status::Denied => "have this user added to the daemon's writers",
+        _ => return None,
+    })
+}
+
+impl std::error::Error for ClientError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ClientError::Io(error) | ClientError::NoDaemon { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for ClientError {
+    fn from(error: io::Error) -> Self {
+        ClientError::Io(error)
+    }
+}
+
+impl From<ClientError> for crate::error::Error {
+    fn from(error: ClientError) -> Self {
+        crate::error::Error::new(error.to_string())
+    }
+}
+
+/// Why a request was not taken.
+#[derive(Debug)]
+pub enum SubmitError {
+    /// A ring or the arena is full: `poll` or `wait` for an answer first. Something is always in flight then.
+    Full,
+    Client(ClientError),
+}
+
+impl fmt::Display for SubmitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SubmitError::Full => f.write_str("the ring or its arena is full; poll for an answer first"),
+            SubmitError::Client(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for SubmitError {}
+
+impl From<ClientError> for SubmitError {
+    fn from(error: ClientError) -> Self {
+        SubmitError::Client(error)
+    }
+}

@@ -1,0 +1,248 @@
+//! What a client can ask for, and how it becomes a submission.
+
+use std::time::Duration;
+
+use crate::ring::protocol::{
+    BATCH_HEADER_BYTES, KEY_BYTES_MAX, Opcode, Status, Submission, flag, shard_of_key, shard_of_stream,
+};
+use crate::types::{Durability, ObjectId, ObjectKind, ShardId};
+
+use super::ClientError;
+
+/// Of a key: every write of it makes a larger one. 0: the key is absent.
+pub type Version = u64;
+
+/// A space or a stream, as the catalog knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Object {
+    pub id: ObjectId,
+    pub kind: ObjectKind,
+    /// What a write promises that does not say otherwise.
+    pub durability: Durability,
+}
+
+/// How a write is to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Write {
+    /// `None`: as the object says.
+    pub durability: Option<Durability>,
+    /// Put and delete: only if the key has this version; 0: only if it is absent.
+    pub if_version: Option<Version>,
+}
+
+/// One request. Nothing of it is borrowed after `submit`.
+#[derive(Clone, Copy, Debug)]
+pub enum Request<'a> {
+    /// Measures the ring.
+    Noop { reactor: u32 },
+    /// The answer's `version` is the new one.
+    Put { space: Object, key: &'a [u8], value: &'a [u8], how: Write },
+    /// The reply is the value, the answer's `version` its version.
+    Get { space: Object, key: &'a [u8], relaxed: bool, value_bytes_max: usize },
+    /// `NotFound` when there was no such key.
+    Delete { space: Object, key: &'a [u8], how: Write },
+    /// The answer's `version` is the event's offset.
+    Append { stream: Object, event: &'a [u8], how: Write },
+    /// The answer's `version` is the first event's offset. All of them or none.
+    AppendBatch { stream: Object, events: &'a [&'a [u8]], how: Write },
+    /// Events from an offset on; `wait` at most so long for the first. See `events` for the reply.
+    Read { stream: Object, from: u64, wait: Duration, reply_bytes_max: usize, relaxed: bool },
+    /// Pairs of one shard, ordered by key; with `prefix`, `begin` is the prefix and `end` the key to begin after
+    /// (empty: none), else `begin` is inclusive and `end` exclusive (empty: none). See `pairs` for the reply.
+    Scan {
+        space: Object,
+        shard: ShardId,
+        begin: &'a [u8],
+        end: &'a [u8],
+        prefix: bool,
+        limit: u64,
+        reply_bytes_max: usize,
+        relaxed: bool,
+    },
+    /// Forgets all events below an offset.
+    Trim { stream: Object, before: u64 },
+    /// Answered when all that this reactor took before is durable on the drive.
+    Sync { reactor: u32 },
+    /// The reply is this reactor's counters, as u64 words.
+    Stats { reactor: u32 },
+    /// Finds a space or stream by name; creates it with a default durability where `create` says so.
+    Open { name: &'a str, kind: ObjectKind, create: Option<Durability> },
+    /// The objects beyond a number.
+    Catalog { after: ObjectId, reply_bytes_max: usize },
+}
+
+/// What a request carries behind its key.
+#[derive(Clone, Copy)]
+pub(super) enum Payload<'a> {
+    Bytes(&'a [u8]),
+    Batch(&'a [&'a [u8]]),
+}
+
+impl Payload<'_> {
+    pub fn bytes(&self) -> usize {
+        match self {
+            Payload::Bytes(bytes) => bytes.len(),
+            Payload::Batch(events) => events.iter().map(|event| BATCH_HEADER_BYTES + event.len()).sum(),
+        }
+    }
+}
+
+/// A request as it goes on the wire, but for its place in the arena.
+pub(super) struct Plan<'a> {
+    pub reactor: u32,
+    pub submission: Submission,
+    pub key: &'a [u8],
+    pub payload: Payload<'a>,
+}
+
+const STATS_BYTES_MAX: u32 = 4_096;
+
+impl<'a> Plan<'a> {
+    /// # Errors
+    /// `Status` for what no daemon would take.
+    pub fn new(request: &Request<'a>, shards: u32, reactors: u32) -> Result<Plan<'a>, ClientError> {
+        let mut plan = Plan { reactor: 0, submission: Submission::default(), key: &[], payload: Payload::Bytes(&[]) };
+        let shard = plan.fill(request, shards)?;
+        if let Some(ShardId(shard)) = shard {
+            if shard >= shards {
+                return Err(ClientError::Status(Status::BadRequest));
+            }
+            plan.reactor = shard % reactors;
+        }
+        if plan.reactor >= reactors {
+            return Err(ClientError::Status(Status::BadRequest));
+        }
+        if plan.key.len() > KEY_BYTES_MAX {
+            return Err(ClientError::Status(Status::TooLarge));
+        }
+        plan.submission.key_bytes = u16::try_from(plan.key.len()).map_err(|_| ClientError::Status(Status::TooLarge))?;
+        plan.submission.value_bytes = wire_bytes(plan.payload.bytes())?;
+        Ok(plan)
+    }
+
+    /// Fills in everything but the lengths. The shard that the request belongs to, if it belongs to one.
+    fn fill(&mut self, request: &Request<'a>, shards: u32) -> Result<Option<ShardId>, ClientError> {
+        let submission = &mut self.submission;
+        match *request {
+            Request::Noop { reactor } => {
+                (submission.opcode, self.reactor) = (Opcode::Noop as u8, reactor);
+                Ok(None)
+            }
+            Request::Sync { reactor } => {
+                (submission.opcode, self.reactor) = (Opcode::Sync as u8, reactor);
+                Ok(None)
+            }
+            Request::Stats { reactor } => {
+                (submission.opcode, self.reactor) = (Opcode::Stats as u8, reactor);
+                submission.reply_bytes_max = STATS_BYTES_MAX;
+                Ok(None)
+            }
+            Request::Open { name, kind, create } => {
+                submission.opcode = Opcode::Open as u8;
+                self.key = name.as_bytes();
+                let durability = create.map_or(0, |durability| durability as u64);
+                submission.arg0 = kind as u64 | durability << 8 | u64::from(create.is_some()) << 16;
+                Ok(None)
+            }
+            Request::Catalog { after, reply_bytes_max } => {
+                submission.opcode = Opcode::Catalog as u8;
+                submission.arg0 = u64::from(after.0);
+                submission.reply_bytes_max = wire_bytes(reply_bytes_max)?;
+                Ok(None)
+            }
+            Request::Put { space, key, value, how } => {
+                self.payload = Payload::Bytes(value);
+                Ok(Some(self.keyed(Opcode::Put, space, key, how, shards)))
+            }
+            Request::Delete { space, key, how } => Ok(Some(self.keyed(Opcode::Delete, space, key, how, shards))),
+            Request::Get { space, key, relaxed, value_bytes_max } => {
+                submission.flags = relaxed_flag(relaxed);
+                submission.reply_bytes_max = wire_bytes(value_bytes_max)?;
+                Ok(Some(self.keyed(Opcode::Get, space, key, Write::default(), shards)))
+            }
+            Request::Scan { space, shard, begin, end, prefix, limit, reply_bytes_max, relaxed } => {
+                submission.opcode = Opcode::Scan as u8;
+                submission.flags = relaxed_flag(relaxed) | if prefix { flag::PREFIX } else { 0 };
+                submission.object = space.id.0;
+                submission.reply_bytes_max = wire_bytes(reply_bytes_max)?;
+                (submission.arg0, submission.arg1) = (limit, u64::from(shard.0));
+                (self.key, self.payload) = (begin, Payload::Bytes(end));
+                Ok(Some(shard))
+            }
+            Request::Append { stream, event, how } => {
+                self.payload = Payload::Bytes(event);
+                Ok(Some(self.streamed(Opcode::Append, stream, how, shards)))
+            }
+            Request::AppendBatch { stream, events, how } => {
+                self.payload = Payload::Batch(events);
+                Ok(Some(self.streamed(Opcode::AppendBatch, stream, how, shards)))
+            }
+            Request::Read { stream, from, wait, reply_bytes_max, relaxed } => {
+                let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+                submission.flags = relaxed_flag(relaxed);
+                submission.reply_bytes_max = wire_bytes(reply_bytes_max)?;
+                (submission.arg0, submission.arg1) = (from, wait_ns);
+                Ok(Some(self.streamed(Opcode::Read, stream, Write::default(), shards)))
+            }
+            Request::Trim { stream, before } => {
+                submission.arg0 = before;
+                Ok(Some(self.streamed(Opcode::Trim, stream, Write::default(), shards)))
+            }
+        }
+    }
+
+    fn keyed(&mut self, opcode: Opcode, space: Object, key: &'a [u8], how: Write, shards: u32) -> ShardId {
+        self.key = key;
+        self.common(opcode, space, how);
+        shard_of_key(space.id.0, key, shards)
+    }
+
+    fn streamed(&mut self, opcode: Opcode, stream: Object, how: Write, shards: u32) -> ShardId {
+        self.common(opcode, stream, how);
+        shard_of_stream(stream.id.0, shards)
+    }
+
+    fn common(&mut self, opcode: Opcode, object: Object, how: Write) {
+        self.submission.opcode = opcode as u8;
+        self.submission.object = object.id.0;
+        self.submission.flags |= how.durability.map_or(0, |durability| durability as u8);
+        if let Some(version) = how.if_version {
+            self.submission.flags |= flag::IF_VERSION;
+            self.submission.arg0 = version;
+        }
+    }
+}
+
+fn relaxed_flag(relaxed: bool) -> u8 {
+    if relaxed { flag::RELAXED } else { 0 }
+}
+
+fn wire_bytes(bytes: usize) -> Result<u32, ClientError> {
+    u32::try_from(bytes).map_err(|_| ClientError::Status(Status::TooLarge))
+}
+
+/// How one request ended. Its reply, if it has one, comes beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub user_data: u64,
+    pub status: Status,
+    /// A key's version, an event's offset, or an object's number.
+    pub version: u64,
+    /// See `protocol::Completion`.
+    pub aux: u64,
+    /// Of the record written; 0: none.
+    pub lsn: u64,
+}
+
+impl Answer {
+    /// # Errors
+    /// The status as an error, unless it is `Ok`.
+    pub fn ok(self) -> Result<Answer, ClientError> {
+        match self.status {
+            Status::Ok => Ok(self),
+            Status::VersionMismatch => Err(ClientError::VersionMismatch { present: self.version }),
+            Status::Trimmed => Err(ClientError::Trimmed { first: self.version }),
+            status => Err(ClientError::Status(status)),
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! The shared-memory ABI between a client and the daemon, and the words they exchange on the socket.
+//! docs/ring.md describes it byte by byte; a test ties that document to these constants.
+//!
+//! Everything is little-endian. The client fills submission entries, the daemon fills completion
+//! entries. An entry is one cache line whose last word is its own sequence number: a consumer polls the
+//! entry itself, so one cache line carries one message.
+
+use crate::types::{Durability, ShardId};
+
+/// First 8 bytes of every hello and of the shared segment: "FBRING01".
+pub const MAGIC: u64 = u64::from_le_bytes(*b"FBRING01");
+/// Version of the handshake and of the layout below. Both sides refuse any other.
+pub const VERSION: u32 = 1;
+
+pub const CACHE_LINE_BYTES: usize = 64;
+pub const ENTRY_BYTES: usize = 64;
+/// Words of an entry that carry the message; the eighth is its sequence number.
+pub const ENTRY_WORDS: usize = 7;
+/// Entries of one ring: a power of two between these bounds.
+pub const RING_ENTRIES_MIN: u32 = 2;
+pub const RING_ENTRIES_MAX: u32 = 65_536;
+/// One message hands over the segment and an eventfd a reactor, and the kernel allows 253 descriptors in one.
+pub const REACTORS_MAX: u32 = 250;
+pub const SHARDS_MAX: u32 = 1_024;
+
+pub const KEY_BYTES_MAX: usize = 1_024;
+pub const VALUE_BYTES_MAX: usize = 16 << 20;
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Shared segment: header page, then one ring block a reactor, then the arena.
+pub mod segment {
+    pub const HEADER_BYTES: usize = 4_096;
+    // Header fields, byte offsets.
+    pub const MAGIC: usize = 0; // u64
+    pub const VERSION: usize = 8; // u32
+    pub const REACTORS: usize = 12; // u32
+    pub const SQ_ENTRIES: usize = 16; // u32, entries of each submission ring
+    pub const CQ_ENTRIES: usize = 20; // u32, entries of each completion ring
+    pub const RINGS_OFFSET: usize = 24; // u64, of the first ring block
+    pub const RING_STRIDE: usize = 32; // u64, from one ring block to the next
+    pub const ARENA_OFFSET: usize = 40; // u64
+    pub const ARENA_BYTES: usize = 48; // u64
+    pub const SHARDS: usize = 56; // u32; shard s is served by reactor s % REACTORS
+    pub const KEY_BYTES_MAX: usize = 60; // u32, the daemon's limit
+    pub const VALUE_BYTES_MAX: usize = 64; // u32, the daemon's limit
+    pub const ENDED: usize = 68; // u32, written by the daemon: 0, or the reason code why the session ended
+
+    // A ring block: four control lines, the submission entries, the completion entries.
+    /// u64, written by the daemon: submission entries consumed so far.
+    pub const SQ_HEAD: usize = 0;
+    /// u32, written by the daemon: 0 while it is awake, else the ticket of its sleep: another number than that of the
+    /// sleep before. The client rings this reactor's eventfd, once a ticket.
+    pub const SERVER_NEED_WAKEUP: usize = 64;
+    /// u64, written by the client: completion entries consumed so far.
+    pub const CQ_HEAD: usize = 128;
+    /// u32, written by the client: 0 while it is awake, else the ticket of its sleep, as above. The daemon sends a
+    /// `notice::WAKE` on the socket, once a ticket.
+    pub const CLIENT_NEED_WAKEUP: usize = 192;
+    pub const SQ_ENTRIES_OFFSET: usize = 256;
+
+    /// Offset of the completion entries in a ring block.
+    #[must_use]
+    pub const fn cq_entries_offset(sq_entries: u32) -> usize {
+        SQ_ENTRIES_OFFSET + sq_entries as usize * super::ENTRY_BYTES
+    }
+
+    /// Bytes of a ring block, a multiple of the page size.
+    #[must_use]
+    pub const fn ring_block_bytes(sq_entries: u32, cq_entries: u32) -> usize {
+        (cq_entries_offset(sq_entries) + cq_entries as usize * super::ENTRY_BYTES).next_multiple_of(4_096)
+    }
+}
+
+/// What a submission asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Opcode {
+    /// Answered with `Ok`; measures the ring.
+    Noop = 0,
+    Put = 1,
+    Get = 2,
+    Delete = 3,
+    /// Key: where to begin (inclusive). Value: the end (exclusive), empty for none. arg0: most pairs. Only keys
+    /// of `arg1`'s shard. The reply holds pairs as u16 key bytes, u16 zero, u32 value bytes, u64 version, key, value.
+    /// A flag `PREFIX` makes the key a prefix as well and the value the cursor to begin after, empty for none.
+    Scan = 4,
+    /// Value: one event. The answer's `version` is its offset.
+    Append = 5,
+    /// Value: events as u32 bytes then the event. The answer's `version` is the first one's offset.
+    AppendBatch = 6,
+    /// Read a stream. arg0: from this offset. arg1: wait at most so many ns for the first event (0: do not wait).
+    /// The reply holds as many events as fit, each as u32 bytes, u32 zero, u64 offset, event.
+    Read = 7,
+    /// Forget all events of a stream below offset arg0.
+    Trim = 8,
+    /// Answered when all that this reactor took before it is durable on the drive.
+    Sync = 9,
+    /// Create a space or stream, or find it. Key: its name. arg0: kind | durability << 8 | create << 16. Reactor 0
+    /// only. The reply's `version` is the object's number, `aux` is kind | durability << 8.
+    Open = 10,
+    /// List the catalog. Reactor 0 only. arg0: begin after this object number. The reply holds objects as u32
+    /// number, u8 kind, u8 durability, u16 name bytes, name.
+    Catalog = 11,
+    /// The counters of this reactor: see `stats::` for the order of its u64 words.
+    Stats = 12,
+}
+
+impl Opcode {
+    #[must_use]
+    pub fn from_wire(value: u8) -> Option<Opcode> {
+        use Opcode::{Append, AppendBatch, Catalog, Delete, Get, Noop, Open, Put, Read, Scan, Stats, Sync, Trim};
+        const ALL: [Opcode; 13] =
+            [Noop, Put, Get, Delete, Scan, Append, AppendBatch, Read, Trim, Sync, Open, Catalog, Stats];
+        ALL.get(usize::from(value)).copied()
+    }
+}
+
+/// Flag bits of a submission.
+pub mod flag {
+    /// Bits 0-1: 0 the object's durability, else a `Durability` for this request alone.
+    pub const DURABILITY_MASK: u8 = 0b11;
+    /// Put, delete: only if the version is `arg0` (0: only if the key is absent).
+    pub const IF_VERSION: u8 = 1 << 2;
+    /// Get, scan, read: answer at once, even with what is not yet durable.
+    pub const RELAXED: u8 = 1 << 3;
+    /// Scan: the key is a prefix.
+    pub const PREFIX: u8 = 1 << 4;
+    pub const KNOWN: u8 = DURABILITY_MASK | IF_VERSION | RELAXED | PREFIX;
+}
+
+/// A submission entry. Word layout (u64, little-endian):
+/// 0 user data · 1 opcode u8, flags u8, key bytes u16, object u32 · 2 payload offset in the arena (key, then
+/// value) · 3 value bytes u32, reply bytes max u32 · 4 reply offset in the arena · 5 arg0 · 6 arg1 · 7 sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Submission {
+    pub user_data: u64,
+    pub opcode: u8,
+    pub flags: u8,
+    pub key_bytes: u16,
+    pub object: u32,
+    pub payload_offset: u64,
+    pub value_bytes: u32,
+    pub reply_bytes_max: u32,
+    pub reply_offset: u64,
+    pub arg0: u64,
+    pub arg1: u64,
+}
+
+impl Submission {
+    #[must_use]
+    pub fn to_words(&self) -> [u64; ENTRY_WORDS] {
+        [
+            self.user_data,
+            u64::from(self.opcode)
+                | u64::from(self.flags) << 8
+                | u64::from(self.key_bytes) << 16
+                | u64::from(self.object) << 32,
+            self.payload_offset,
+            u64::from(self.value_bytes) | u64::from(self.reply_bytes_max) << 32,
+            self.reply_offset,
+            self.arg0,
+            self.arg1,
+        ]
+    }
+
+    #[must_use]
+    pub fn from_words(words: &[u64; ENTRY_WORDS]) -> Submission {
+        let head = words[1].to_le_bytes();
+        let sizes = words[3];
+        Submission {
+            user_data: words[0],
+            opcode: head[0],
+            flags: head[1],
+            key_bytes: u16::from_le_bytes([head[2], head[3]]),
+            object: u32::from_le_bytes([head[4], head[5], head[6], head[7]]),
+            payload_offset: words[2],
+            value_bytes: low_u32(sizes),
+            reply_bytes_max: low_u32(sizes >> 32),
+            reply_offset: words[4],
+            arg0: words[5],
+            arg1: words[6],
+        }
+    }
+}
+
+/// A completion entry. Word layout: 0 user data · 1 status u16, zero u16, reply bytes u32 · 2 version (or
+/// offset, or object number) · 3 aux · 4 LSN of the record written, 0 if none · 5, 6 zero · 7 sequence.
+/// `aux`: the bytes a reply would have needed (`ReplyTooSmall`); for scan, read and catalog the number of pairs,
+/// events or objects in the reply (low 32 bits) and `AUX_MORE` when there is more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Completion {
+    pub user_data: u64,
+    pub status: u16,
+    pub reply_bytes: u32,
+    pub version: u64,
+    pub aux: u64,
+    pub lsn: u64,
+}
+
+impl Completion {
+    #[must_use]
+    pub fn to_words(&self) -> [u64; ENTRY_WORDS] {
+        let head = u64::from(self.status) | u64::from(self.reply_bytes) << 32;
+        [self.user_data, head, self.version, self.aux, self.lsn, 0, 0]
+    }
+
+    #[must_use]
+    pub fn from_words(words: &[u64; ENTRY_WORDS]) -> Completion {
+        let head = words[1].to_le_bytes();
+        Completion {
+            user_data: words[0],
+            status: u16::from_le_bytes([head[0], head[1]]),
+            reply_bytes: low_u32(words[1] >> 32),
+            version: words[2],
+            aux: words[3],
+            lsn: words[4],
+        }
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+pub enum Status {
+    Ok = 0,
+    /// No such key.
+    NotFound = 1,
+    /// The key's version is not the expected one; `version` holds the present one (0: absent).
+    VersionMismatch = 2,
+    /// The namespace is full. Reads, deletes and trims go on.
+    NoSpace = 3,
+    /// The memory budget is used up. Reads, deletes and trims go on.
+    NoMemory = 4,
+    /// A key, value or batch over the daemon's limits.
+    TooLarge = 5,
+    /// Fields that make no sense together.
+    BadRequest = 6,
+    /// No object of that number or name.
+    UnknownObject = 7,
+    /// A space's operation on a stream, or the reverse; or a name that is taken by the other kind.
+    WrongKind = 8,
+    /// The shard stopped writing after a device error. What was not acknowledged is in doubt; reads go on.
+    Fenced = 9,
+    /// The offset lies below the stream's first; `version` holds the first one.
+    Trimmed = 10,
+    /// The wait of a read ended without an event.
+    TimedOut = 11,
+    /// This reactor does not serve that key or stream.
+    WrongReactor = 12,
+    /// The reply does not fit `reply_bytes_max`; `aux` holds the bytes it needs.
+    ReplyTooSmall = 13,
+    /// As many reads wait already as the daemon allows.
+    Busy = 14,
+    /// The daemon is stopping.
+    Stopping = 15,
+    /// This peer may read but not write.
+    Denied = 16,
+}
+
+impl Status {
+    #[must_use]
+    pub fn from_wire(value: u16) -> Option<Status> {
+        use Status::{
+            BadRequest, Busy, Denied, Fenced, NoMemory, NoSpace, NotFound, Ok, ReplyTooSmall, Stopping, TimedOut,
+            TooLarge, Trimmed, UnknownObject, VersionMismatch, WrongKind, WrongReactor,
+        };
+        const ALL: [Status; 17] = [
+            Ok,
+            NotFound,
+            VersionMismatch,
+            NoSpace,
+            NoMemory,
+            TooLarge,
+            BadRequest,
+            UnknownObject,
+            WrongKind,
+            Fenced,
+            Trimmed,
+            TimedOut,
+            WrongReactor,
+            ReplyTooSmall,
+            Busy,
+            Stopping,
+            Denied,
+        ];
+        ALL.get(usize::from(value)).copied()
+    }
+
+    /// One sentence for a person.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Status::Ok => "done",
+            Status::NotFound => "no such key",
+            Status::VersionMismatch => "the key's version is not the expected one",
+            Status::NoSpace => "the namespace is full",
+            Status::NoMemory => "the daemon's memory budget is used up",
+            Status::TooLarge => "a key, value or batch is over the daemon's limits",
+            Status::BadRequest => "the request's fields make no sense together",
+            Status::UnknownObject => "no such space or stream",
+            Status::WrongKind => "the object is of the other kind (space or stream)",
+            Status::Fenced => "the shard stopped writing after a device error",
+            Status::Trimmed => "the offset lies below the stream's first event",
+            Status::TimedOut => "no event came in time",
+            Status::WrongReactor => "this reactor does not serve that key or stream",
+            Status::ReplyTooSmall => "the reply does not fit the room given for it",
+            Status::Busy => "too many reads wait already",
+            Status::Stopping => "the daemon is stopping",
+            Status::Denied => "this peer may not write",
+        }
+    }
+}
+
+/// Why the daemon ended a session; stands in the segment's header and in the last message on the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum EndReason {
+    /// The daemon stopped in good order.
+    Stopping = 1,
+    /// A submission's sequence number is neither the expected one nor the one a lap before.
+    BadSequence = 2,
+    /// The completion ring's head went backwards or beyond its tail.
+    BadCompletionHead = 3,
+    /// An unknown opcode.
+    BadOpcode = 4,
+    /// Unknown flags, or a durability that does not exist.
+    BadFlags = 5,
+    /// A payload or reply range that does not lie inside the arena.
+    BadRange = 6,
+    /// A key or name longer than the protocol allows, or a malformed batch.
+    BadPayload = 7,
+}
+
+impl EndReason {
+    #[must_use]
+    pub fn from_wire(value: u32) -> Option<EndReason> {
+        use EndReason::{BadCompletionHead, BadFlags, BadOpcode, BadPayload, BadRange, BadSequence, Stopping};
+        [Stopping, BadSequence, BadCompletionHead, BadOpcode, BadFlags, BadRange, BadPayload]
+            .into_iter()
+            .find(|reason| *reason as u32 == value)
+    }
+
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            EndReason::Stopping => "the daemon stopped",
+            EndReason::BadSequence => "a submission entry carries a sequence number that is not its own",
+            EndReason::BadCompletionHead => "the completion head moved backwards or past the tail",
+            EndReason::BadOpcode => "a submission has an unknown opcode",
+            EndReason::BadFlags => "a submission has unknown flags",
+            EndReason::BadRange => "a submission names bytes outside the arena",
+            EndReason::BadPayload => "a submission's key, name or batch is malformed",
+        }
+    }
+}
+
+/// The client's first and only message on the socket (Unix, `SOCK_SEQPACKET`). The daemon answers with a `welcome`.
+pub mod hello {
+    pub const BYTES: usize = 64;
+    pub const MAGIC: usize = 0; // u64
+    pub const VERSION: usize = 8; // u32
+    pub const SQ_ENTRIES: usize = 12; // u32 wanted; 0: the daemon's choice
+    pub const CQ_ENTRIES: usize = 16; // u32 wanted; 0: the daemon's choice
+    pub const ARENA_BYTES: usize = 24; // u64 wanted; 0: the daemon's choice
+}
+
+/// The daemon's answer. A welcome carries the descriptors: the segment, then one eventfd a reactor. A refusal carries
+/// none, and its text says why. The same message with `ENDED` is the last one of a session, with the reason as text.
+pub mod welcome {
+    pub const BYTES: usize = 512;
+    pub const MAGIC: usize = 0; // u64
+    pub const VERSION: usize = 8; // u32
+    pub const STATUS: usize = 12; // u32, one of the three below
+    pub const WELCOME: u32 = 0;
+    pub const REFUSED: u32 = 1;
+    pub const ENDED: u32 = 2;
+    pub const SEGMENT_BYTES: usize = 16; // u64
+    pub const REACTORS: usize = 24; // u32: so many eventfds follow the segment
+    pub const TEXT_BYTES: usize = 28; // u32
+    pub const TEXT: usize = 32; // UTF-8
+    pub const TEXT_BYTES_MAX: usize = BYTES - TEXT;
+}
+
+/// What the daemon sends to a client that sleeps: one byte. (No eventfd: whoever shares one with the daemon could make
+/// a write to it block.)
+pub mod notice {
+    pub const WAKE: u8 = 1;
+}
+
+/// Batches, scan pairs and read events are framed by these headers inside payloads and replies.
+pub const BATCH_HEADER_BYTES: usize = 4;
+pub const PAIR_HEADER_BYTES: usize = 16;
+pub const EVENT_HEADER_BYTES: usize = 16;
+pub const CATALOG_HEADER_BYTES: usize = 8;
+/// Set in a completion's `aux` when a scan, read or catalog has more.
+pub const AUX_MORE: u64 = 1 << 32;
+
+/// The shard of a key: CRC32C of the key, continued from the object number as if that were the checksum of what came
+/// before, scaled to the shard count.
+#[must_use]
+pub fn shard_of_key(object: u32, key: &[u8], shards: u32) -> ShardId {
+    scale(crc32c::crc32c_append(object, key), shards)
+}
+
+/// The shard of a stream: the same over the object number alone.
+#[must_use]
+pub fn shard_of_stream(object: u32, shards: u32) -> ShardId {
+    scale(crc32c::crc32c(&object.to_le_bytes()), shards)
+}
+
+fn scale(hash: u32, shards: u32) -> ShardId {
+    ShardId(low_u32((u64::from(hash) * u64::from(shards)) >> 32))
+}
+
+/// The durability that a request's flags ask for, `None` for the object's own.
+#[must_use]
+pub fn durability_of(flags: u8) -> Option<Durability> {
+    Durability::from_wire(flags & flag::DURABILITY_MASK)
+}
+
+/// The low half of a word.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
+pub const fn low_u32(word: u64) -> u32 {
+    word as u32
+}
+
+/// The u64 words of a `Stats` reply, in order. New words are appended; none ever changes its meaning.
+pub mod stats {
+    pub const TURNS: usize = 0;
+    pub const REQUESTS: usize = 1;
+    pub const WRITES: usize = 2;
+    pub const READS: usize = 3;
+    pub const BACK_PRESSURE: usize = 4;
+    pub const SESSIONS: usize = 5;
+    pub const WAITING_READS: usize = 6;
+    pub const SHARDS: usize = 7;
+    pub const SHARDS_FENCED: usize = 8;
+    pub const RECORDS: usize = 9;
+    pub const RECORD_BYTES: usize = 10;
+    pub const FRAMES: usize = 11;
+    pub const FRAME_BYTES: usize = 12;
+    pub const WATERMARKS: usize = 13;
+    pub const SEGMENTS_FREE: usize = 14;
+    pub const KEYS: usize = 15;
+    pub const EVENTS: usize = 16;
+    pub const MEMORY_BYTES: usize = 17;
+    pub const BUFFERS_FREE: usize = 18;
+    pub const SLEEPS: usize = 19;
+
+    /// Name and unit of every word.
+    pub const NAMES: [&str; 20] = [
+        "turns",
+        "requests",
+        "writes",
+        "reads",
+        "back_pressure",
+        "sessions",
+        "waiting_reads",
+        "shards",
+        "shards_fenced",
+        "records",
+        "record_bytes",
+        "frames",
+        "frame_bytes",
+        "watermarks",
+        "segments_free",
+        "keys",
+        "events",
+        "memory_bytes",
+        "buffers_free",
+        "sleeps",
+    ];
+}
+
+/// A size or offset as this machine counts; `types` asserts that it has 64 bits.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits")]
+pub const fn to_usize(word: u64) -> usize {
+    word as usize
+}

@@ -1,0 +1,270 @@
+//! A drive that fails in every way a drive can, on a virtual clock. The reactors see a `Device`, recovery sees `Blocks`.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use crate::device::{Completion, Device, DeviceError, Geometry, Operation, OperationKind, Tier};
+use crate::sim::disk::Disk;
+use crate::sim::random::Random;
+use crate::sim::report::{Count, Counts};
+use crate::types::DeviceAddress;
+use crate::wal::blocks::Blocks;
+use crate::wal::layout::BLOCK_BYTES;
+
+const EIO: DeviceError = DeviceError::Errno(5);
+
+/// How often each fault strikes, of a thousand writes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rates {
+    pub lying_cache: u64,
+    pub misdirected: u64,
+    pub lost_write: u64,
+    pub write_error: u64,
+    pub stall: u64,
+    /// Longest and shortest time that a write takes when nothing is wrong.
+    pub latency_ns: (u64, u64),
+}
+
+/// What becomes of operations that are under way when everything ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Random,
+    /// The oldest is lost, the later ones land: the shape that shows a missing epoch raise.
+    FirstLost,
+}
+
+struct UnderWay {
+    due_ns: u64,
+    reactor: u32,
+    operation: Operation,
+    fails: bool,
+}
+
+/// The drive, shared by all reactors.
+pub struct Drive {
+    pub disk: Disk,
+    pub rates: Rates,
+    under_way: Vec<UnderWay>,
+    gone: bool,
+    random: Random,
+    counts: Counts,
+}
+
+impl Drive {
+    pub fn new(capacity_bytes: u64, rates: Rates, random: Random, counts: Counts) -> Drive {
+        let disk = Disk::new(capacity_bytes, counts.clone());
+        Drive { disk, rates, under_way: Vec::new(), gone: false, random, counts }
+    }
+
+    /// Everything fails from here on, until the next start.
+    pub fn vanish(&mut self) {
+        self.gone = true;
+        self.counts.add(Count::Vanished);
+    }
+
+    /// When the next operation ends.
+    pub fn next_due_ns(&self) -> Option<u64> {
+        self.under_way.iter().map(|under_way| under_way.due_ns).min()
+    }
+
+    fn take(&mut self, reactor: u32, now_ns: u64, operation: Operation) {
+        let (low, high) = self.rates.latency_ns;
+        let mut latency_ns = self.random.between(low, high);
+        if self.random.chance(self.rates.stall) {
+            latency_ns += self.random.between(1, 5) * 1_000_000_000;
+            self.counts.add(Count::Stalls);
+        }
+        let fails = self.random.chance(self.rates.write_error);
+        self.under_way.push(UnderWay { due_ns: now_ns + latency_ns, reactor, operation, fails });
+    }
+
+    /// The operation of this reactor that ends next, if its time has come.
+    fn end_one(&mut self, reactor: u32, now_ns: u64) -> Option<Completion> {
+        let due = |under_way: &UnderWay| under_way.reactor == reactor && under_way.due_ns <= now_ns;
+        let ended = self.under_way.iter().enumerate().filter(|(_, it)| due(it)).min_by_key(|(_, it)| it.due_ns);
+        let at = ended?.0;
+        if self.under_way[..at].iter().any(|earlier| earlier.reactor == reactor) {
+            self.counts.add(Count::Reordered);
+        }
+        let UnderWay { mut operation, fails, .. } = self.under_way.remove(at);
+        let result = self.carry_out(&mut operation, fails);
+        Some(Completion { operation, result })
+    }
+
+    fn carry_out(&mut self, operation: &mut Operation, fails: bool) -> Result<(), DeviceError> {
+        let (address, bytes) = (operation.address, operation.bytes as usize);
+        if bytes == 0 || !bytes.is_multiple_of(BLOCK_BYTES) || !self.disk.is_inside(address, bytes) {
+            return Err(DeviceError::INVALID);
+        }
+        if operation.kind == OperationKind::Read {
+            self.disk.read(address, &mut operation.buffer[..bytes]);
+            return if self.gone { Err(DeviceError::Vanished) } else { Ok(()) };
+        }
+        if self.gone || fails {
+            // What failed may stand there all the same.
+            self.tear(address, &operation.buffer[..bytes]);
+            if !self.gone {
+                self.counts.add(Count::WriteErrors);
+            }
+            return Err(if self.gone { DeviceError::Vanished } else { EIO });
+        }
+        let data = &operation.buffer[..bytes];
+        let Rates { misdirected, lost_write, lying_cache, .. } = self.rates;
+        if self.random.chance(misdirected) {
+            let places = self.disk.blocks() - bytes / BLOCK_BYTES;
+            let landed = DeviceAddress((self.random.index(places) * BLOCK_BYTES) as u64);
+            if landed != address {
+                self.disk.misdirect(address, data, landed);
+                return Ok(());
+            }
+        }
+        if self.random.chance(lost_write) {
+            self.disk.lose_write(address, data);
+        } else if self.random.chance(lying_cache) {
+            self.disk.write_to_cache(address, data);
+        } else {
+            self.disk.write(address, data, |_| true);
+        }
+        Ok(())
+    }
+
+    /// An operation that did not end: lost, landed, or any part of its blocks.
+    fn tear(&mut self, address: DeviceAddress, data: &[u8]) {
+        let random = &mut self.random;
+        match random.below(3) {
+            0 => self.counts.add(Count::FramesLost),
+            1 => self.disk.write(address, data, |_| true),
+            _ => {
+                let mut landed = 0;
+                self.disk.write(address, data, |_| {
+                    let lands = random.chance(500);
+                    landed += usize::from(lands);
+                    lands
+                });
+                let torn = landed > 0 && landed < data.len() / BLOCK_BYTES;
+                self.counts.add(if torn { Count::FramesTorn } else { Count::FramesLost });
+            }
+        }
+    }
+
+    /// The daemon is killed, or power fails: every operation under way ends somehow.
+    pub fn crash(&mut self, power: bool, fate: Fate) {
+        for (number, ended) in std::mem::take(&mut self.under_way).into_iter().enumerate() {
+            let Operation { kind, address, bytes, buffer, .. } = ended.operation;
+            if kind != OperationKind::WriteDurable || !self.disk.is_inside(address, bytes as usize) {
+                continue;
+            }
+            let data = &buffer[..bytes as usize];
+            match fate {
+                Fate::Random => self.tear(address, data),
+                Fate::FirstLost if number == 0 => self.counts.add(Count::FramesLost),
+                Fate::FirstLost => self.disk.write(address, data, |_| true),
+            }
+        }
+        if power {
+            self.disk.lose_cache(&mut self.random);
+        }
+        self.gone = false;
+    }
+}
+
+/// Virtual time, in nanoseconds.
+#[derive(Clone, Default)]
+pub struct VirtualClock(Rc<Cell<u64>>);
+
+impl VirtualClock {
+    pub fn advance(&self, ns: u64) {
+        self.0.set(self.0.get() + ns);
+    }
+
+    pub fn advance_to(&self, ns: u64) {
+        self.0.set(self.0.get().max(ns));
+    }
+}
+
+impl crate::reactor::Clock for VirtualClock {
+    fn now_ns(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// The drive as one reactor has it.
+pub struct SimDevice {
+    pub drive: Rc<RefCell<Drive>>,
+    pub clock: VirtualClock,
+    pub reactor: u32,
+    pub operations_max: u32,
+}
+
+impl SimDevice {
+    fn now_ns(&self) -> u64 {
+        crate::reactor::Clock::now_ns(&self.clock)
+    }
+}
+
+impl Device for SimDevice {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            capacity_bytes: self.drive.borrow().disk.capacity_bytes(),
+            block_bytes: 4_096,
+            operations_max: self.operations_max,
+            tier: Tier::Memory,
+        }
+    }
+
+    fn submit(&mut self, operation: Operation) -> Result<(), Operation> {
+        if self.in_flight() >= self.operations_max {
+            return Err(operation);
+        }
+        self.drive.borrow_mut().take(self.reactor, self.now_ns(), operation);
+        Ok(())
+    }
+
+    fn kick(&mut self) {}
+
+    fn poll(&mut self) -> Option<Completion> {
+        self.drive.borrow_mut().end_one(self.reactor, self.now_ns())
+    }
+
+    fn in_flight(&self) -> u32 {
+        let drive = self.drive.borrow();
+        crate::bytes::len_u32(drive.under_way.iter().filter(|it| it.reactor == self.reactor).count())
+    }
+}
+
+/// The drive as recovery has it.
+pub struct SimBlocks {
+    pub drive: Rc<RefCell<Drive>>,
+    /// Blocks that cannot be read this time.
+    pub unreadable: BTreeSet<u64>,
+    /// Power fails at the write after so many.
+    pub writes_left: Option<u32>,
+}
+
+impl Blocks for SimBlocks {
+    fn read(&mut self, address: DeviceAddress, out: &mut [u8]) -> Result<(), DeviceError> {
+        let drive = self.drive.borrow();
+        if !drive.disk.is_inside(address, out.len()) {
+            return Err(DeviceError::INVALID);
+        }
+        let blocks = address.0 / BLOCK_BYTES as u64..(address.0 + out.len() as u64).div_ceil(BLOCK_BYTES as u64);
+        if self.unreadable.range(blocks).next().is_some() {
+            drive.counts.add(Count::ReadErrors);
+            return Err(EIO);
+        }
+        drive.disk.read(address, out);
+        Ok(())
+    }
+
+    fn write(&mut self, address: DeviceAddress, bytes: &[u8]) -> Result<(), DeviceError> {
+        let mut drive = self.drive.borrow_mut();
+        if self.writes_left == Some(0) {
+            drive.tear(address, bytes);
+            return Err(DeviceError::Vanished);
+        }
+        self.writes_left = self.writes_left.map(|left| left - 1);
+        drive.disk.write(address, bytes, |_| true);
+        Ok(())
+    }
+}

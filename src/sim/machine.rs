@@ -1,0 +1,300 @@
+//! One machine with its drive, its flight recorders, and the appliance that lives on it for a while.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use forebay_sys::dma::{DmaRegion, Pages};
+use forebay_sys::net::WakeSet;
+use forebay_sys::shm::SharedMap;
+
+use crate::appliance::recover::{self, Settings};
+use crate::buffer::Pool;
+use crate::error::{Error, Result};
+use crate::reactor::{self, Address, Clock, Order, Phase, Place, Reactor};
+use crate::ring::client::ClientParts;
+use crate::ring::segment::Shape;
+use crate::ring::server::{Rights, SessionId, pair_in_process};
+use crate::sim::device::{Drive, Fate, SimBlocks, SimDevice, VirtualClock};
+use crate::sim::profile::Profile;
+use crate::sim::report::{Count, Counts};
+use crate::types::{Lsn, ObjectId, ShardId};
+use crate::wal::flight::{self, Contents, Flight, Owner};
+use crate::wal::format;
+use crate::wal::planted::Planted;
+use crate::wal::record::{self, Kind};
+use crate::wal::recovery::{self, Walker};
+use crate::wal::superblock::Superblock;
+use crate::wal::survey;
+
+pub const NAMESPACE: [u8; 16] = *b"simulated drive!";
+
+/// Nobody waits so long, but a hostile client may ask for it.
+const NEVER_NS: u64 = 1 << 60;
+
+/// A record as recovery found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub lsn: Lsn,
+    pub kind: Kind,
+    pub object: ObjectId,
+    pub version: u64,
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
+}
+
+/// What recovery found in one shard.
+#[derive(Clone, Debug, Default)]
+pub struct FoundLog {
+    pub records: Vec<Found>,
+    /// The first LSN that the drive did not give. Parts of a large record count here, though it is not whole.
+    pub next_lsn: Lsn,
+    /// What the flight recorder said was durable.
+    pub recorder_lsn: Lsn,
+}
+
+/// What goes wrong during one recovery.
+#[derive(Default)]
+pub struct RecoveryFaults {
+    pub unreadable: BTreeSet<u64>,
+    pub writes_left: Option<u32>,
+}
+
+pub struct Machine {
+    pub profile: Profile,
+    pub clock: VirtualClock,
+    pub drive: Rc<RefCell<Drive>>,
+    pub reactors: Vec<Reactor<SimDevice, VirtualClock>>,
+    addresses: Arc<[Address]>,
+    recorders: Vec<OwnedFd>,
+    /// Power cuts so far: the boot id.
+    boot: u8,
+    sessions: u64,
+    planted: Planted,
+    counts: Counts,
+}
+
+impl Machine {
+    /// A machine with a formatted drive.
+    pub fn new(profile: Profile, drive: Drive, planted: Planted, counts: Counts) -> Result<Machine> {
+        let drive = Rc::new(RefCell::new(drive));
+        let mut blocks = SimBlocks { drive: drive.clone(), unreadable: BTreeSet::new(), writes_left: None };
+        let capacity_bytes = drive.borrow().disk.capacity_bytes();
+        format::format(&mut blocks, capacity_bytes, profile.segment_bytes, profile.shards, NAMESPACE)?;
+        let mut machine = Machine {
+            profile,
+            clock: VirtualClock::default(),
+            drive,
+            reactors: Vec::new(),
+            addresses: Arc::new([]),
+            recorders: Vec::new(),
+            boot: 0,
+            sessions: 0,
+            planted,
+            counts,
+        };
+        machine.boot()?;
+        Ok(machine)
+    }
+
+    /// Power comes back: the memory of the flight recorders is new.
+    fn boot(&mut self) -> Result<()> {
+        self.boot += 1;
+        self.recorders.clear();
+        for _ in 0..self.profile.shards {
+            let (fd, _) = SharedMap::create_sealed(c"forebay-flight", self.recorder_bytes())?;
+            self.recorders.push(fd);
+        }
+        Ok(())
+    }
+
+    fn recorder_bytes(&self) -> usize {
+        flight::HEADER_BYTES + self.profile.recorder_bytes
+    }
+
+    fn flight(&self, shard: ShardId) -> Result<Flight> {
+        let map = SharedMap::map_sealed(&self.recorders[shard.index()], self.recorder_bytes())?;
+        let owner = Owner { namespace: NAMESPACE, shard, boot: [self.boot; 16] };
+        Ok(Flight::new(Some(map), owner))
+    }
+
+    /// Recovers, and starts `reactors` reactors. They still have to settle.
+    ///
+    /// # Errors
+    /// What recovery refuses, or a fault that struck during it.
+    pub fn start(&mut self, reactors: u32, faults: RecoveryFaults) -> Result<Vec<FoundLog>> {
+        let RecoveryFaults { unreadable, writes_left } = faults;
+        let mut blocks = SimBlocks { drive: self.drive.clone(), unreadable, writes_left };
+        let capacity_bytes = self.drive.borrow().disk.capacity_bytes();
+        let superblock = Superblock::load(&mut blocks, capacity_bytes)?;
+        let survey = survey::survey(&mut blocks, &superblock, &mut |_, _| {});
+        recover::check_survey(&survey)?;
+        let settings = self.settings();
+        let mut replayed = 0;
+        let (mut states, mut flights, mut found) = (Vec::new(), Vec::new(), Vec::new());
+        for shard in (0..superblock.layout.shards).map(ShardId) {
+            let flight = self.flight(shard)?;
+            let contents = flight.contents();
+            let state = recover::read_shard(
+                &mut blocks,
+                &superblock,
+                &survey,
+                shard,
+                contents.as_ref(),
+                &settings,
+                &mut |_| {},
+            )?;
+            self.counts.add_many(Count::Cuts, u64::from(state.recovered.cut.is_some()));
+            replayed += records_in(&state.recovered.replay);
+            let mut walker = Walker::new(&mut blocks, &superblock, shard, &survey.chains[shard.index()]);
+            found.push(log(&mut walker, contents.as_ref(), self.planted)?);
+            states.push(state);
+            flights.push(flight);
+        }
+        let (shards, catalog) = recover::begin(&mut blocks, &superblock, &survey, states, flights, &settings)?;
+        self.counts.add_many(Count::ReplayedRecords, replayed);
+        self.addresses = (0..reactors).map(|_| Address::new()).collect::<std::io::Result<_>>()?;
+        let mut mine: Vec<Vec<_>> = (0..reactors).map(|_| Vec::new()).collect();
+        for (number, shard) in shards.into_iter().enumerate() {
+            mine[number % reactors as usize].push(shard);
+        }
+        self.reactors.clear();
+        for (reactor, shards) in (0..reactors).zip(mine) {
+            let place = Place {
+                reactor,
+                shards: self.profile.shards,
+                reactors: self.addresses.clone(),
+                wakes: WakeSet::new()?,
+            };
+            let region = DmaRegion::allocate(self.profile.pool_buffers * self.profile.frame_bytes, Pages::Ordinary)?;
+            let device = SimDevice {
+                drive: self.drive.clone(),
+                clock: self.clock.clone(),
+                reactor,
+                operations_max: self.profile.operations_max,
+            };
+            self.reactors.push(Reactor::new(
+                place,
+                self.reactor_limits(),
+                self.clock.clone(),
+                device,
+                Pool::new(region, self.profile.frame_bytes),
+                catalog.clone(),
+                shards,
+            ));
+        }
+        Ok(found)
+    }
+
+    fn settings(&self) -> Settings {
+        Settings { wal: self.profile.wal, store: self.profile.store, planted: self.planted }
+    }
+
+    fn reactor_limits(&self) -> reactor::Limits {
+        reactor::Limits {
+            turn_requests_max: self.profile.turn_requests_max,
+            unanswered_max: 64,
+            waiting_reads_max: 2,
+            objects_max: 12,
+            key_bytes_max: self.profile.store.key_bytes_max,
+            value_bytes_max: self.profile.store.value_bytes_max,
+        }
+    }
+
+    /// A client connects: its side comes back, the reactors get theirs.
+    pub fn connect(&mut self, arena_bytes: u64) -> Result<(SessionId, ClientParts)> {
+        self.sessions += 1;
+        let id = SessionId(self.sessions);
+        let shape = Shape {
+            reactors: crate::bytes::len_u32(self.reactors.len()),
+            sq_entries: 16,
+            cq_entries: 16,
+            arena_bytes,
+            shards: self.profile.shards,
+            key_bytes_max: crate::bytes::len_u32(self.profile.store.key_bytes_max),
+            value_bytes_max: crate::bytes::len_u32(self.profile.store.value_bytes_max),
+        };
+        let (parts, rings) = pair_in_process(id, Rights::ReadWrite, shape)?;
+        for (reactor, ring) in self.reactors.iter_mut().zip(rings) {
+            reactor.begin_session(ring);
+        }
+        Ok((id, parts))
+    }
+
+    /// A client hung up: what the listener would tell every reactor.
+    pub fn disconnect(&mut self, id: SessionId) {
+        self.reactors.iter_mut().for_each(|reactor| reactor.close_session(id));
+    }
+
+    /// Whether what the flight recorders held is durable and requests are taken.
+    pub fn is_settled(&self) -> bool {
+        self.reactors.iter().all(|reactor| reactor.phase() != Phase::Settling)
+    }
+
+    pub fn is_in(&self, phase: Phase) -> bool {
+        self.reactors.iter().all(|reactor| reactor.phase() == phase)
+    }
+
+    /// One turn of every reactor, beginning with `first`. Says whether anything happened.
+    pub fn turn(&mut self, first: usize) -> bool {
+        let count = self.reactors.len();
+        (0..count).fold(false, |worked, at| self.reactors[(first + at) % count].turn() | worked)
+    }
+
+    /// The next moment when something happens by itself. A deadline that is past waits for something else.
+    pub fn next_ns(&self) -> Option<u64> {
+        let now_ns = self.now_ns();
+        let deadlines = self.reactors.iter().filter_map(Reactor::deadline_ns);
+        deadlines.chain(self.drive.borrow().next_due_ns()).filter(|at_ns| *at_ns > now_ns && *at_ns < NEVER_NS).min()
+    }
+
+    pub fn now_ns(&self) -> u64 {
+        self.clock.now_ns()
+    }
+
+    /// Asks the reactors to stop in good order.
+    pub fn order_stop(&self) {
+        for address in self.addresses.iter() {
+            // The queue holds 256 orders and nobody else sends that many.
+            let _ = address.send(Order::Stop);
+        }
+    }
+
+    /// The daemon ends as it is, by a kill, or with the power of the whole machine.
+    pub fn crash(&mut self, power: bool, fate: Fate) -> Result<()> {
+        self.reactors.clear();
+        self.drive.borrow_mut().crash(power, fate);
+        if power { self.boot() } else { Ok(()) }
+    }
+}
+
+/// The records of one shard, as recovery hands them to the store.
+fn log(walker: &mut Walker<'_, SimBlocks>, contents: Option<&Contents>, planted: Planted) -> Result<FoundLog> {
+    let mut found =
+        FoundLog { recorder_lsn: contents.map_or(Lsn::NONE, |contents| contents.durable_lsn), ..FoundLog::default() };
+    let mut sink = |record: &record::Record<'_>| {
+        found.records.push(Found {
+            lsn: record.lsn,
+            kind: record.kind,
+            object: record.object,
+            version: record.version,
+            key: record.key.to_vec(),
+            value: record.value.to_vec(),
+        });
+    };
+    let recovered = recovery::recover(walker, contents, planted, &mut sink, &mut |_| {})
+        .map_err(|damage| Error::new(format!("the second look differs: {damage}")))?;
+    Ok(FoundLog { next_lsn: recovered.tail.next_lsn, ..found })
+}
+
+/// How many encoded records these are.
+fn records_in(mut encoded: &[u8]) -> u64 {
+    let mut records = 0;
+    while !encoded.is_empty() {
+        encoded = &encoded[record::claimed_bytes(encoded)..];
+        records += 1;
+    }
+    records
+}

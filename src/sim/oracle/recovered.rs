@@ -1,0 +1,261 @@
+//! The rule of recovery: acknowledged ⊆ recovered ⊆ issued, in order, as each durability promised it.
+
+use std::rc::Rc;
+
+use crate::ring::client::Object;
+use crate::ring::protocol::shard_of_stream;
+use crate::sim::action::Action;
+use crate::sim::machine::{Found, FoundLog};
+use crate::sim::oracle::{Known, Logged, Oracle, ShardLog, Space, Stream, Verdict, ensure};
+use crate::types::{Durability, ObjectKind, ShardId};
+use crate::wal::record::Kind;
+
+/// How a life ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The machine lost its power.
+    PowerCut,
+    /// The daemon was killed, or stopped in good order: what the flight recorder holds is still there.
+    Daemon,
+}
+
+/// A promise that was not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    pub shard: ShardId,
+    /// The first LSN that was not recovered.
+    pub missing_lsn: u64,
+    /// What was promised, up to this LSN.
+    pub promised_lsn: u64,
+    pub promise: &'static str,
+}
+
+/// What came of a recovery.
+pub struct Judgement {
+    /// Promises that were broken: damage to the drive may excuse them.
+    pub losses: Vec<Loss>,
+    /// Writes without an answer that were not recovered. They are dead: none of them may ever appear.
+    pub dead: Vec<Rc<Action>>,
+}
+
+impl Oracle {
+    /// Judges what a recovery found. `buffered_before_ns`: buffered writes acknowledged before this moment had time
+    /// to reach the drive.
+    ///
+    /// # Errors
+    /// What no damage excuses: something that nobody wrote, or not in this order.
+    pub fn judge_recovery(&self, end: End, buffered_before_ns: u64, logs: &[FoundLog]) -> Verdict<Judgement> {
+        let mut losses = Vec::new();
+        let mut issued: Vec<Rc<Action>> = self.possible().filter(|action| action.is_write()).cloned().collect();
+        for (number, found) in logs.iter().enumerate() {
+            let shard = ShardId(crate::bytes::len_u32(number));
+            self.match_log(shard, found, &mut issued).map_err(|what| format!("shard {shard}: {what}"))?;
+            let last = found.last_lsn();
+            let log = &self.logs[number];
+            let shown = log.shown.iter().any(|version| !found.holds_version(*version));
+            let (missing_lsn, promised_lsn) = (found.missing_lsn(), log.promised(end, buffered_before_ns));
+            if promised_lsn > last {
+                losses.push(Loss { shard, missing_lsn, promised_lsn, promise: "acknowledged" });
+            } else if shown {
+                let promise = "shown by a strict read of a space";
+                losses.push(Loss { shard, missing_lsn, promised_lsn: missing_lsn, promise });
+            }
+        }
+        self.check_opened(logs, &mut losses);
+        self.check_shown(logs, &mut losses);
+        Ok(Judgement { losses, dead: issued })
+    }
+
+    /// Holds every record against what was asked for, and what was known of the log against the records.
+    fn match_log(&self, shard: ShardId, found: &FoundLog, issued: &mut Vec<Rc<Action>>) -> Verdict {
+        let log = &self.logs[shard.index()];
+        let (mut version, mut matched) = (0, 0);
+        for record in &found.records {
+            let known = self.objects.iter().find(|known| known.object.id == record.object);
+            let entry = log.entries.get(&record.lsn.0);
+            if let Some(before) = log.base.get(&record.lsn.0) {
+                ensure!(before == record, "{record:?} stands where {before:?} was recovered before");
+                continue;
+            }
+            let Some(known) = known.filter(|_| record.kind != Kind::Create) else {
+                ensure!(entry.is_none(), "{record:?} stands where a write was acknowledged");
+                ensure!(self.strangers || record.kind == Kind::Create, "a record of nobody: {record:?}");
+                continue;
+            };
+            ensure!(known.object.kind == kind_of(record.kind), "a record of the wrong kind: {record:?}");
+            if known.object.kind == ObjectKind::Space {
+                ensure!(record.version > version, "version {} follows {version}", record.version);
+                version = record.version;
+            }
+            if let Some(logged) = entry {
+                ensure!(is_of(logged, record), "{record:?} stands where {:?} was", logged.action);
+                matched += 1;
+            } else {
+                let fits = issued.iter().enumerate().filter(|(_, action)| may_be(action, record));
+                // Of several trims, the one that asked for the least: the others may have done more.
+                let best = fits.min_by_key(|(at, action)| (asked_to_trim(action), *at)).map(|(at, _)| at);
+                ensure!(best.is_some(), "nobody asked for this, or it was dead: {record:?}");
+                best.map(|at| issued.remove(at));
+            }
+        }
+        let last = found.last_lsn();
+        let base = log.base.range(..=last).count();
+        let still = found.records.iter().filter(|record| log.base.contains_key(&record.lsn.0)).count();
+        ensure!(still == base, "{} records that were recovered before are gone from before LSN {last}", base - still);
+        let known = log.entries.range(..=last).count();
+        ensure!(matched == known, "{} acknowledged writes are gone from before LSN {last}", known - matched);
+        Ok(())
+    }
+
+    /// What was opened is in the catalog.
+    fn check_opened(&self, logs: &[FoundLog], losses: &mut Vec<Loss>) {
+        let created = |known: &Known| {
+            let named = |record: &&Found| record.kind == Kind::Create && record.key == known.name.as_bytes();
+            logs[0].records.iter().find(named).is_some_and(|record| record.object == known.object.id)
+        };
+        if !self.objects.iter().all(created) {
+            let missing_lsn = logs[0].missing_lsn();
+            let promise = "an object that was opened";
+            losses.push(Loss { shard: ShardId(0), missing_lsn, promised_lsn: missing_lsn, promise });
+        }
+    }
+
+    /// What clients know from here on is what was recovered.
+    ///
+    /// # Errors
+    /// Records that make no sense one after another.
+    pub fn begin_anew(&mut self, logs: &[FoundLog]) -> Verdict {
+        self.pending.clear();
+        self.doubtful.clear();
+        for known in &mut self.objects {
+            known.space = Space::default();
+            known.stream = Stream::default();
+        }
+        for (log, found) in self.logs.iter_mut().zip(logs) {
+            let version_floor = log.version_floor.max(log.version_max);
+            let base = found.records.iter().map(|record| (record.lsn.0, record.clone())).collect();
+            *log = ShardLog { version_max: version_floor, base, recorded_lsn: found.last_lsn(), ..ShardLog::default() };
+            for record in &found.records {
+                let known = self.objects.iter_mut().find(|known| known.object.id == record.object);
+                if let Some(known) = known {
+                    replay(known, record).map_err(|what| format!("{}: {what}", known.name))?;
+                }
+            }
+            log.version_max = log.version_max.max(found.version_max());
+            log.version_floor = log.version_max;
+        }
+        Ok(())
+    }
+
+    /// What a strict read of a stream showed must be there.
+    fn check_shown(&self, logs: &[FoundLog], losses: &mut Vec<Loss>) {
+        for known in self.objects.iter().filter(|known| known.object.kind == ObjectKind::Stream) {
+            let shard = shard_of_stream(known.object.id.0, self.shards);
+            let of_stream = logs[shard.index()].records.iter().filter(|record| record.object == known.object.id);
+            let next = of_stream.map(Found::events_end).max().unwrap_or(0);
+            if known.stream.shown_next > next {
+                let missing_lsn = logs[shard.index()].missing_lsn();
+                let promise = "shown by a strict read of a stream";
+                losses.push(Loss { shard, missing_lsn, promised_lsn: missing_lsn, promise });
+            }
+        }
+    }
+}
+
+impl Found {
+    /// The offset after the last event of an append.
+    fn events_end(&self) -> u64 {
+        match self.kind {
+            Kind::Append => self.version + 1,
+            Kind::AppendBatch => self.version + batch(&self.value).len() as u64,
+            _ => 0,
+        }
+    }
+}
+
+/// The events of a batch's record.
+fn batch(value: &[u8]) -> Vec<&[u8]> {
+    let (mut events, mut rest) = (Vec::new(), value);
+    while rest.len() >= 4 {
+        let (event, next) = rest[4..].split_at(crate::bytes::get_u32(rest, 0) as usize);
+        events.push(event);
+        rest = next;
+    }
+    events
+}
+
+impl ShardLog {
+    fn promised(&self, end: End, buffered_before_ns: u64) -> u64 {
+        let windows = self.windows.iter().take_while(|(at_ns, _)| *at_ns < buffered_before_ns);
+        let on_drive = windows.map(|(_, lsn)| *lsn).max().unwrap_or(0).max(self.durable_lsn);
+        match end {
+            End::PowerCut => on_drive,
+            End::Daemon => on_drive.max(self.recorded_lsn),
+        }
+    }
+}
+
+impl FoundLog {
+    pub fn last_lsn(&self) -> u64 {
+        self.records.last().map_or(0, |record| record.lsn.0)
+    }
+
+    /// The first LSN that is gone.
+    fn missing_lsn(&self) -> u64 {
+        self.next_lsn.0.max(self.last_lsn() + 1)
+    }
+
+    fn holds_version(&self, version: u64) -> bool {
+        self.records.iter().any(|record| record.version == version && matches!(record.kind, Kind::Put | Kind::Delete))
+    }
+
+    fn version_max(&self) -> u64 {
+        let of_spaces = self.records.iter().filter(|record| matches!(record.kind, Kind::Put | Kind::Delete));
+        of_spaces.map(|record| record.version).max().unwrap_or(0)
+    }
+}
+
+fn kind_of(kind: Kind) -> ObjectKind {
+    if matches!(kind, Kind::Put | Kind::Delete) { ObjectKind::Space } else { ObjectKind::Stream }
+}
+
+fn is_of(logged: &Logged, record: &Found) -> bool {
+    logged.version == record.version && may_be(&logged.action, record)
+}
+
+fn may_be(action: &Action, record: &Found) -> bool {
+    let kind = match action {
+        Action::Put { .. } => Kind::Put,
+        Action::Delete { .. } => Kind::Delete,
+        Action::Append { batch: false, .. } => Kind::Append,
+        Action::Append { .. } => Kind::AppendBatch,
+        Action::Trim { .. } => Kind::Trim,
+        _ => return false,
+    };
+    let trimmed = |before: u64| record.version <= before;
+    kind == record.kind
+        && action.wrote(record.object, &record.key, &record.value)
+        && !matches!(action, Action::Trim { before, .. } if !trimmed(*before))
+}
+
+fn asked_to_trim(action: &Action) -> u64 {
+    if let Action::Trim { before, .. } = action { *before } else { 0 }
+}
+
+/// The meaning of a record, told once more and simply.
+fn replay(known: &mut Known, record: &Found) -> Verdict {
+    let Object { durability, .. } = known.object;
+    match record.kind {
+        Kind::Put => known.space.replay(&record.key, record.version, Some(&record.value)),
+        Kind::Delete => known.space.replay(&record.key, record.version, None),
+        Kind::Append => {
+            known.stream.replay(record.version, &[&record.value], durability == Durability::Memory)?;
+        }
+        Kind::AppendBatch => {
+            known.stream.replay(record.version, &batch(&record.value), durability == Durability::Memory)?;
+        }
+        Kind::Trim => known.stream.replay_trim(record.version),
+        Kind::Create => {}
+    }
+    Ok(())
+}

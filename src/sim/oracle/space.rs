@@ -1,0 +1,252 @@
+//! Linearizability of each key: one reactor's order, seen through versions that only rise.
+
+use std::collections::BTreeMap;
+
+use crate::ring::client::{Answer, pairs};
+use crate::ring::protocol::{AUX_MORE, Status, shard_of_key};
+use crate::sim::action::Action;
+use crate::sim::oracle::{Oracle, Verdict, ensure, is_strict};
+use crate::types::{ObjectId, ShardId};
+
+/// One write of a key.
+struct Event {
+    /// `None`: a delete.
+    value: Option<Vec<u8>>,
+    if_version: Option<u64>,
+}
+
+impl Event {
+    /// What a conditional write after this one has to expect.
+    fn present(&self, version: u64) -> u64 {
+        if self.value.is_some() { version } else { 0 }
+    }
+}
+
+#[derive(Default)]
+struct Key {
+    events: BTreeMap<u64, Event>,
+    /// The highest version that somebody was told of.
+    floor: u64,
+}
+
+#[derive(Default)]
+pub struct Space {
+    keys: BTreeMap<Vec<u8>, Key>,
+}
+
+impl Space {
+    pub fn floor(&self, key: &[u8]) -> u64 {
+        self.keys.get(key).map_or(0, |key| key.floor)
+    }
+
+    pub fn floors(&self, own: impl Fn(&[u8]) -> bool) -> BTreeMap<Vec<u8>, u64> {
+        let own = self.keys.iter().filter(|(key, _)| own(key));
+        own.map(|(key, state)| (key.clone(), state.floor)).collect()
+    }
+
+    /// The version of a key as far as clients know; 0: absent.
+    pub fn present(&self, key: &[u8]) -> u64 {
+        let state = self.keys.get(key);
+        state.and_then(|key| key.events.get(&key.floor).map(|event| event.present(key.floor))).unwrap_or(0)
+    }
+
+    /// A write of the recovered log, in its order.
+    pub fn replay(&mut self, key: &[u8], version: u64, value: Option<&[u8]>) {
+        let state = self.keys.entry(key.to_vec()).or_default();
+        state.events.clear();
+        state.events.insert(version, Event { value: value.map(<[u8]>::to_vec), if_version: None });
+        state.floor = version;
+    }
+}
+
+impl Oracle {
+    /// Whether some write of this key has no answer, so that its version is unknown.
+    fn unresolved(&self, object: ObjectId, key: &[u8]) -> bool {
+        self.possible().any(|action| {
+            action.is_write() && action.key() == Some(key) && action.object().is_some_and(|own| own.id == object)
+        })
+    }
+
+    fn may_be_deleted(&self, object: ObjectId, key: &[u8]) -> bool {
+        self.possible().any(
+            |action| matches!(&**action, Action::Delete { space, key: own, .. } if space.id == object && own == key),
+        )
+    }
+
+    fn may_be_put(&self, object: ObjectId, key: &[u8], value: Option<&[u8]>) -> bool {
+        self.possible().any(|action| {
+            matches!(&**action, Action::Put { space, key: own, value: bytes, .. }
+                if space.id == object && own == key && value.is_none_or(|value| value == bytes))
+        })
+    }
+
+    /// A put or delete was done, and has a version.
+    pub(super) fn key_written(&mut self, action: &Action, floor: u64, answer: &Answer) -> Verdict {
+        let (Some(object), Some(key)) = (action.object(), action.key()) else { return Ok(()) };
+        let version = answer.version;
+        let shard = shard_of_key(object.id.0, key, self.shards);
+        ensure!(version > floor, "the version did not rise from {floor}");
+        self.version_is_new(shard, version)?;
+        let unresolved = self.unresolved(object.id, key);
+        let value = if let Action::Put { value, .. } = action { Some(value.clone()) } else { None };
+        let space = &mut self.known(object).space;
+        let state = space.keys.entry(key.to_vec()).or_default();
+        if let Some(seen) = state.events.get(&version) {
+            ensure!(seen.value == value, "another write of this version was seen before");
+        }
+        let event = Event { value, if_version: action.how().if_version };
+        let present_before = |version: u64| {
+            state.events.range(..version).next_back().map_or(0, |(version, event)| event.present(*version))
+        };
+        if !unresolved {
+            let before = present_before(version);
+            ensure!(event.value.is_some() || before != 0, "a key that was absent was deleted");
+            ensure!(event.if_version.is_none_or(|expected| expected == before), "the version before was {before}");
+            if let Some((after, next)) = state.events.range(version + 1..).next() {
+                let present = event.present(version);
+                ensure!(
+                    next.if_version.is_none_or(|expected| expected == present),
+                    "version {after} was written on condition of another version than {present}"
+                );
+            }
+        }
+        state.events.insert(version, event);
+        if answer.status == Status::Ok {
+            state.floor = state.floor.max(version);
+        }
+        Ok(())
+    }
+
+    /// A get was answered, or a write that did not take place.
+    pub(super) fn key_answer(&mut self, action: &Action, floor: u64, answer: &Answer, reply: &[u8]) -> Verdict {
+        let (Some(object), Some(key)) = (action.object(), action.key()) else { return Ok(()) };
+        let relaxed = matches!(action, Action::Get { relaxed: true, .. });
+        let strict = is_strict(object, relaxed);
+        match (answer.status, action) {
+            (Status::Ok, _) => self.showed(object.id, key, floor, answer.version, Some(reply), strict),
+            (Status::ReplyTooSmall, _) => self.showed(object.id, key, floor, answer.version, None, strict),
+            (Status::NotFound, _) => self.showed_absent(object.id, key, floor, strict),
+            (Status::VersionMismatch, _) => {
+                let expected = action.how().if_version;
+                ensure!(expected.is_some_and(|expected| expected != answer.version), "the version is the expected one");
+                match answer.version {
+                    0 => self.showed_absent(object.id, key, floor, strict),
+                    version => self.showed(object.id, key, floor, version, None, strict),
+                }
+            }
+            (Status::NoSpace | Status::NoMemory | Status::Fenced | Status::Stopping, _) => Ok(()),
+            (status, _) => Err(format!("unexpected status {status:?}")),
+        }
+    }
+
+    /// Somebody saw a version of a key, with its value or without.
+    fn showed(
+        &mut self,
+        id: ObjectId,
+        key: &[u8],
+        floor: u64,
+        version: u64,
+        value: Option<&[u8]>,
+        strict: bool,
+    ) -> Verdict {
+        ensure!(version >= floor, "an old version was shown: {floor} had been acknowledged");
+        let may_be_put = self.may_be_put(id, key, value);
+        let shard = shard_of_key(id.0, key, self.shards);
+        let state = self.key_state(id, key);
+        match (state.events.get(&version), value) {
+            (Some(event), value) => {
+                ensure!(event.value.is_some(), "a deleted version was shown");
+                ensure!(value.is_none_or(|value| event.value.as_deref() == Some(value)), "another value was shown");
+                state.floor = state.floor.max(version);
+            }
+            (None, Some(value)) => {
+                ensure!(may_be_put, "nobody wrote what was shown");
+                state.events.insert(version, Event { value: Some(value.to_vec()), if_version: None });
+                state.floor = state.floor.max(version);
+            }
+            (None, None) => ensure!(may_be_put, "nobody wrote the version that was shown"),
+        }
+        if strict {
+            self.promise_version(shard, version);
+        }
+        Ok(())
+    }
+
+    fn showed_absent(&mut self, id: ObjectId, key: &[u8], floor: u64, strict: bool) -> Verdict {
+        let may_be_deleted = self.may_be_deleted(id, key);
+        let shard = shard_of_key(id.0, key, self.shards);
+        let state = self.key_state(id, key);
+        let is_delete = |version: &u64| state.events.get(version).is_some_and(|event| event.value.is_none());
+        let deleted_later = state.events.range(floor + 1..).any(|(_, event)| event.value.is_none());
+        let deleted = floor == 0 || is_delete(&floor);
+        ensure!(deleted || deleted_later || may_be_deleted, "the key is gone, and nobody deleted it");
+        let shown = state.floor;
+        if strict && shown != 0 && shown == floor && deleted {
+            self.promise_version(shard, shown);
+        }
+        Ok(())
+    }
+
+    fn key_state(&mut self, id: ObjectId, key: &[u8]) -> &mut Key {
+        let known = self.objects.iter_mut().find(|known| known.object.id == id).expect("clients use what was opened");
+        known.space.keys.entry(key.to_vec()).or_default()
+    }
+
+    pub(super) fn scan_answer(
+        &mut self,
+        action: &Action,
+        floors: &BTreeMap<Vec<u8>, u64>,
+        answer: &Answer,
+        reply: &[u8],
+    ) -> Verdict {
+        let Action::Scan { space, shard, prefix, limit, relaxed, .. } = action else { return Ok(()) };
+        match answer.status {
+            Status::Ok => {}
+            Status::ReplyTooSmall | Status::Fenced | Status::Stopping => return Ok(()),
+            status => return Err(format!("unexpected status {status:?}")),
+        }
+        let strict = is_strict(*space, *relaxed);
+        let mut last: Option<Vec<u8>> = None;
+        let mut count = 0;
+        for pair in pairs(reply) {
+            let (key, version, value) = pair.map_err(|error| error.to_string())?;
+            ensure!(key.starts_with(prefix), "a pair outside of the prefix: {key:?}");
+            ensure!(self.is_of_shard(space.id, key, *shard), "a pair of another shard: {key:?}");
+            ensure!(last.as_deref().is_none_or(|last| last < key), "keys out of order: {key:?} after {last:?}");
+            self.absent_between(space.id, floors, last.as_deref(), Some(key), strict)?;
+            let floor = floors.get(key).copied().unwrap_or(0);
+            self.showed(space.id, key, floor, version, Some(value), strict)
+                .map_err(|what| format!("key {key:?}: {what}"))?;
+            last = Some(key.to_vec());
+            count += 1;
+        }
+        ensure!(*limit == 0 || count <= *limit, "{count} pairs are more than the limit");
+        if answer.aux & AUX_MORE == 0 {
+            self.absent_between(space.id, floors, last.as_deref(), None, strict)?;
+        }
+        Ok(())
+    }
+
+    fn is_of_shard(&self, id: ObjectId, key: &[u8], shard: ShardId) -> bool {
+        shard_of_key(id.0, key, self.shards) == shard
+    }
+
+    /// The keys that a scan passed over were absent.
+    fn absent_between(
+        &mut self,
+        id: ObjectId,
+        floors: &BTreeMap<Vec<u8>, u64>,
+        after: Option<&[u8]>,
+        before: Option<&[u8]>,
+        strict: bool,
+    ) -> Verdict {
+        for (key, floor) in floors {
+            let passed =
+                after.is_none_or(|after| after < key.as_slice()) && before.is_none_or(|before| key.as_slice() < before);
+            if passed {
+                self.showed_absent(id, key, *floor, strict).map_err(|what| format!("key {key:?}: {what}"))?;
+            }
+        }
+        Ok(())
+    }
+}

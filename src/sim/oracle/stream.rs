@@ -1,0 +1,160 @@
+//! Streams: every event has its one place, without holes, and what was shown stays.
+
+use std::collections::BTreeMap;
+
+use crate::ring::client::{Answer, events};
+use crate::ring::protocol::{AUX_MORE, Status};
+use crate::sim::action::Action;
+use crate::sim::oracle::{Oracle, Verdict, ensure, is_strict};
+use crate::types::{Durability, ObjectId};
+
+#[derive(Default)]
+pub struct Stream {
+    events: BTreeMap<u64, Vec<u8>>,
+    /// Below this everything was trimmed, and somebody was told so.
+    pub first: u64,
+    /// The highest trim that took place, whether or not its shard stopped before it was durable.
+    trimmed_max: u64,
+    /// The offset after the last event that somebody was told of.
+    pub next: u64,
+    /// The offset after the last event that was promised to be durable.
+    pub promised_next: u64,
+    /// The offset after the last event that a strict read showed.
+    pub shown_next: u64,
+}
+
+impl Stream {
+    /// Events of the recovered log, in its order. Gives what is wrong with their place.
+    pub fn replay(&mut self, offset: u64, events: &[&[u8]], may_skip: bool) -> Verdict {
+        let begins = may_skip && self.next == 0;
+        ensure!(offset == self.next || begins, "offset {offset} follows {}", self.next);
+        if begins {
+            self.first = offset;
+        }
+        self.next = offset;
+        for event in events {
+            self.events.insert(self.next, event.to_vec());
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    pub fn replay_trim(&mut self, before: u64) {
+        self.first = self.first.max(before.min(self.next));
+        self.events = self.events.split_off(&self.first);
+    }
+}
+
+impl Oracle {
+    pub(super) fn stream_written(&mut self, action: &Action, (next, first): (u64, u64), answer: &Answer) -> Verdict {
+        let Some(object) = action.object() else { return Ok(()) };
+        let durability = action.how().durability.unwrap_or(object.durability);
+        let stream = &mut self.known(object).stream;
+        match action {
+            Action::Append { events, .. } => {
+                let offset = answer.version;
+                ensure!(offset >= next, "an offset below {next}, which was acknowledged before");
+                for (number, event) in events.iter().enumerate() {
+                    let at = offset + number as u64;
+                    let seen = stream.events.insert(at, event.clone());
+                    ensure!(seen.is_none_or(|seen| seen == *event), "another event was seen at offset {at}");
+                }
+                let end = offset + events.len() as u64;
+                if answer.status == Status::Ok {
+                    stream.next = stream.next.max(end);
+                    if durability == Durability::Strict {
+                        stream.promised_next = stream.promised_next.max(end);
+                    }
+                }
+            }
+            Action::Trim { .. } => {
+                ensure!(answer.version >= first, "the first offset went back from {first}");
+                stream.trimmed_max = stream.trimmed_max.max(answer.version);
+                if answer.status == Status::Ok {
+                    stream.first = stream.first.max(answer.version);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether a trim up to `first` can have happened without anybody having been told.
+    fn may_be_trimmed(&self, id: ObjectId, first: u64) -> bool {
+        self.possible()
+            .any(|action| matches!(&**action, Action::Trim { stream, before } if stream.id == id && *before >= first))
+    }
+
+    fn may_be_appended(&self, id: ObjectId, event: &[u8]) -> bool {
+        self.possible().any(|action| {
+            matches!(&**action, Action::Append { stream, events, .. } if stream.id == id && events.iter().any(|own| own == event))
+        })
+    }
+
+    /// A read was answered, or a write that did not take place.
+    pub(super) fn stream_answer(
+        &mut self,
+        action: &Action,
+        (next, promised_next, first): (u64, u64, u64),
+        answer: &Answer,
+        reply: &[u8],
+    ) -> Verdict {
+        let Action::Read { stream: object, from, relaxed, .. } = action else {
+            let refused =
+                matches!(answer.status, Status::NoSpace | Status::NoMemory | Status::Fenced | Status::Stopping);
+            ensure!(refused, "unexpected status {:?}", answer.status);
+            return Ok(());
+        };
+        let strict = is_strict(*object, *relaxed);
+        let due = if strict { promised_next } else { next };
+        match answer.status {
+            Status::Ok => self.showed_events(action, first, due, answer, reply),
+            Status::Trimmed => {
+                let told = answer.version;
+                let stream = &self.known(*object).stream;
+                let known = stream.first.max(stream.trimmed_max);
+                ensure!(*from < told && told >= first, "{from} is not below the first offset {told}");
+                ensure!(told <= known || self.may_be_trimmed(object.id, told), "nobody trimmed up to {told}");
+                Ok(())
+            }
+            Status::TimedOut => {
+                ensure!(due <= *from, "events up to {due} had been acknowledged");
+                Ok(())
+            }
+            Status::ReplyTooSmall | Status::Busy | Status::Stopping | Status::Fenced => Ok(()),
+            status => Err(format!("unexpected status {status:?}")),
+        }
+    }
+
+    fn showed_events(&mut self, action: &Action, first: u64, due: u64, answer: &Answer, reply: &[u8]) -> Verdict {
+        let Action::Read { stream: object, from, relaxed, .. } = action else { return Ok(()) };
+        ensure!(*from >= first, "events below {first} had been trimmed");
+        let mut end = *from;
+        for event in events(reply) {
+            let (offset, bytes) = event.map_err(|error| error.to_string())?;
+            ensure!(offset == end, "a hole: offset {offset} follows {end}");
+            let may_be_appended = self.may_be_appended(object.id, bytes);
+            let stream = &mut self.known(*object).stream;
+            match stream.events.get(&offset) {
+                Some(known) => ensure!(known == bytes, "another event is at offset {offset}"),
+                None => {
+                    ensure!(may_be_appended, "nobody appended the event at offset {offset}");
+                    stream.events.insert(offset, bytes.to_vec());
+                }
+            }
+            end += 1;
+        }
+        ensure!(answer.version == end, "the answer ends at {}, its events at {end}", answer.version);
+        let complete = answer.aux & AUX_MORE == 0;
+        ensure!(!complete || end >= due, "the events end at {end}, but up to {due} had been acknowledged");
+        let stream = &mut self.known(*object).stream;
+        if end > *from {
+            stream.next = stream.next.max(end);
+            if is_strict(*object, *relaxed) {
+                stream.shown_next = stream.shown_next.max(end);
+                stream.promised_next = stream.promised_next.max(end);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! What the simulator counts, so that one that injects nothing is seen.
+
+use std::cell::Cell;
+use std::fmt;
+use std::rc::Rc;
+
+macro_rules! counts {
+    ($($variant:ident = $name:literal,)*) => {
+        /// Everything that is counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Count { $($variant,)* }
+
+        impl Count {
+            pub const ALL: &[Count] = &[$(Count::$variant,)*];
+
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Count::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+counts! {
+    Histories = "histories",
+    Lives = "lives",
+    Operations = "operations",
+    Acknowledgements = "acknowledgements",
+    Retries = "identical_retries",
+    PowerCuts = "power_cuts",
+    Kills = "kills",
+    CrashesWhileSettling = "crashes_while_settling",
+    Stops = "graceful_stops",
+    Recoveries = "recoveries",
+    InterruptedRecoveries = "interrupted_recoveries",
+    ReplayedRecords = "replayed_flight_records",
+    Cuts = "cut_tails",
+    Refusals = "refusals",
+    ExcusedLosses = "excused_losses",
+    FramesLost = "lost_in_flight",
+    FramesTorn = "torn",
+    Reordered = "reordered",
+    LostCache = "lost_cache",
+    Misdirected = "misdirected",
+    LostWrites = "lost_writes",
+    Rot = "bit_rot",
+    WriteErrors = "write_errors",
+    ReadErrors = "read_errors",
+    Stalls = "stalls",
+    Vanished = "vanished",
+    NoSpace = "no_space_answers",
+    ClientDeaths = "client_deaths",
+    HalfPublished = "half_published",
+    HostileWords = "hostile_words",
+    HostileEnded = "hostile_sessions_ended",
+}
+
+impl Count {
+    /// The kinds of faults, each of which a run of some length must have injected.
+    pub const FAULTS: &[Count] = &[
+        Count::PowerCuts,
+        Count::Kills,
+        Count::CrashesWhileSettling,
+        Count::InterruptedRecoveries,
+        Count::FramesLost,
+        Count::FramesTorn,
+        Count::Reordered,
+        Count::LostCache,
+        Count::Misdirected,
+        Count::LostWrites,
+        Count::Rot,
+        Count::WriteErrors,
+        Count::ReadErrors,
+        Count::Stalls,
+        Count::Vanished,
+        Count::NoSpace,
+        Count::ClientDeaths,
+        Count::HalfPublished,
+        Count::HostileWords,
+    ];
+}
+
+/// The counters of one history, shared by its parts.
+#[derive(Clone, Default)]
+pub struct Counts(Rc<[Cell<u64>; Count::ALL.len()]>);
+
+impl Counts {
+    pub fn add(&self, count: Count) {
+        self.add_many(count, 1);
+    }
+
+    pub fn add_many(&self, count: Count, many: u64) {
+        let cell = &self.0[count as usize];
+        cell.set(cell.get() + many);
+    }
+
+    pub fn report(&self) -> Report {
+        Report(std::array::from_fn(|at| self.0[at].get()))
+    }
+}
+
+/// Counts of one history, or the sum of many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report([u64; Count::ALL.len()]);
+
+impl Default for Report {
+    fn default() -> Self {
+        Report([0; Count::ALL.len()])
+    }
+}
+
+impl Report {
+    #[must_use]
+    pub fn get(&self, count: Count) -> u64 {
+        self.0[count as usize]
+    }
+
+    pub fn merge(&mut self, other: &Report) {
+        self.0.iter_mut().zip(other.0).for_each(|(sum, more)| *sum += more);
+    }
+
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        Count::ALL.iter().map(|count| (count.name().to_owned(), serde_json::Value::from(self.get(*count)))).collect()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for count in Count::ALL {
+            writeln!(f, "{:<24} {:>12}", count.name(), self.get(*count))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! What modelled clients do: random mixes over a few keys and streams, so that they meet.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::ring::client::{Object, Write};
+use crate::sim::action::Action;
+use crate::sim::oracle::Oracle;
+use crate::sim::profile::Profile;
+use crate::sim::random::Random;
+use crate::types::{Durability, ObjectKind, ShardId};
+
+const KEYS: u64 = 9;
+
+pub struct Workload {
+    pub random: Random,
+    /// Makes every value another one.
+    tag: u64,
+    value_bytes_max: usize,
+    shards: u32,
+}
+
+impl Workload {
+    pub fn new(random: Random, profile: &Profile) -> Workload {
+        Workload { random, tag: 0, value_bytes_max: profile.store.value_bytes_max, shards: profile.shards }
+    }
+
+    /// The next request, on one of the objects.
+    pub fn action(&mut self, oracle: &Oracle) -> Rc<Action> {
+        if self.random.chance(25) {
+            let reactor = crate::bytes::len_u32(self.random.index(oracle.reactors as usize));
+            return Rc::new(Action::Sync { reactor });
+        }
+        let object = oracle.objects[self.random.index(oracle.objects.len())].object;
+        Rc::new(match object.kind {
+            ObjectKind::Space => self.on_space(oracle, object),
+            ObjectKind::Stream => self.on_stream(oracle, object),
+        })
+    }
+
+    fn on_space(&mut self, oracle: &Oracle, space: Object) -> Action {
+        let key = self.key();
+        let relaxed = self.random.chance(300);
+        match self.random.below(100) {
+            0..45 => {
+                let how = self.how(oracle, space, &key);
+                Action::Put { space, key, value: self.value(), how }
+            }
+            45..60 => {
+                let how = self.how(oracle, space, &key);
+                Action::Delete { space, key, how }
+            }
+            60..90 => {
+                let value_bytes_max = if self.random.chance(50) { 20 } else { self.value_bytes_max };
+                Action::Get { space, key, relaxed, value_bytes_max }
+            }
+            _ => {
+                let shard = ShardId(crate::bytes::len_u32(self.random.index(self.shards as usize)));
+                let prefix = if self.random.chance(500) { Vec::new() } else { vec![b'k'] };
+                let limit = self.random.pick(&[0, 1, 3]);
+                Action::Scan { space, shard, prefix, limit, reply_bytes_max: 60_000, relaxed }
+            }
+        }
+    }
+
+    fn on_stream(&mut self, oracle: &Oracle, stream: Object) -> Action {
+        let (first, next) = oracle.extent(stream);
+        let relaxed = self.random.chance(300);
+        match self.random.below(100) {
+            0..45 => {
+                let how = Write { if_version: None, ..self.how(oracle, stream, &[]) };
+                Action::Append { stream, events: vec![self.value()], batch: false, how }
+            }
+            45..60 => {
+                let how = Write { if_version: None, ..self.how(oracle, stream, &[]) };
+                let events = (0..1 + self.random.below(4)).map(|_| self.small_value()).collect();
+                Action::Append { stream, events, batch: true, how }
+            }
+            60..90 => {
+                let from = if self.random.chance(500) { next } else { self.random.between(first / 2, next) };
+                let wait = Duration::from_nanos(self.random.pick(&[0, 0, 1_000, 400_000]));
+                Action::Read { stream, from, wait, reply_bytes_max: 60_000, relaxed }
+            }
+            _ => Action::Trim { stream, before: self.random.between(first, next + 1) },
+        }
+    }
+
+    fn key(&mut self) -> Vec<u8> {
+        let number = self.random.below(KEYS);
+        match number % 3 {
+            0 => format!("k{number}").into_bytes(),
+            1 => format!("key-{number}").into_bytes(),
+            _ => vec![b'x'; 1 + crate::bytes::index(number * 7)],
+        }
+    }
+
+    fn how(&mut self, oracle: &Oracle, object: Object, key: &[u8]) -> Write {
+        let durabilities = [Durability::Memory, Durability::Buffered, Durability::Strict];
+        let durability = self.random.chance(200).then(|| self.random.pick(&durabilities));
+        let if_version = match self.random.below(8) {
+            0 => Some(oracle.version(object, key)),
+            1 => Some(self.random.pick(&[0, 1])),
+            _ => None,
+        };
+        Write { durability, if_version }
+    }
+
+    fn small_value(&mut self) -> Vec<u8> {
+        let bytes = 8 + self.random.index(60);
+        self.value_of(bytes)
+    }
+
+    fn value(&mut self) -> Vec<u8> {
+        match self.random.below(100) {
+            0..3 => Vec::new(),
+            3..22 => {
+                let bytes = 8 + self.random.index(self.value_bytes_max - 8 + 1);
+                self.value_of(bytes)
+            }
+            _ => self.small_value(),
+        }
+    }
+
+    /// Bytes that no other value has.
+    pub fn value_of(&mut self, bytes: usize) -> Vec<u8> {
+        self.tag += 1;
+        let tag = self.tag.to_le_bytes();
+        let filler = self.random.word().to_le_bytes();
+        let mut value = Vec::with_capacity(bytes.max(8));
+        value.extend_from_slice(&tag);
+        value.extend(filler.iter().cycle().take(bytes.saturating_sub(8)));
+        value
+    }
+}

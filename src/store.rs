@@ -1,0 +1,252 @@
+//! The store of one shard: what its log means, in memory. Requests become records; reads are answered.
+
+pub mod catalog;
+mod heap;
+mod space;
+mod stream;
+mod table;
+
+use crate::buffer::Pool;
+use crate::ring::protocol::{Completion, Opcode, Status, Submission, durability_of, flag};
+use crate::types::{Durability, Lsn, ObjectId, ObjectKind};
+use crate::wal::record::{Kind, Record};
+use crate::wal::{Room, Wal};
+
+use catalog::Catalog;
+use heap::Heap;
+use space::Spaces;
+use stream::Streams;
+
+/// Bounds of one shard's store; from the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub key_bytes_max: usize,
+    pub value_bytes_max: usize,
+    /// Memory for keys and values.
+    pub memory_bytes_max: u64,
+    pub keys_max: usize,
+}
+
+/// Where a reply's bytes go: the client's memory, write-only.
+pub trait Reply {
+    /// Appends bytes, or says that they do not fit.
+    fn push(&mut self, parts: &[&[u8]]) -> bool;
+    /// Bytes appended so far.
+    fn bytes(&self) -> usize;
+}
+
+/// What came of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Answer once everything up to `after` is durable; `Lsn::NONE`: at once.
+    Answer { completion: Completion, after: Lsn },
+    /// A later stage is full: leave the request where it is.
+    Later,
+    /// A read that waits for an event.
+    Wait,
+    /// Taken; the answer comes by another way (a sync).
+    Deferred,
+}
+
+impl Outcome {
+    #[must_use]
+    pub fn status(status: Status) -> Outcome {
+        Outcome::Answer { completion: Completion { status: status as u16, ..Completion::default() }, after: Lsn::NONE }
+    }
+
+    #[must_use]
+    pub fn version(status: Status, version: u64, after: Lsn) -> Outcome {
+        Outcome::Answer { completion: Completion { status: status as u16, version, ..Completion::default() }, after }
+    }
+}
+
+/// A request with its payload, copied out of the client's memory and validated.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    pub submission: &'a Submission,
+    pub opcode: Opcode,
+    pub key: &'a [u8],
+    pub value: &'a [u8],
+}
+
+impl Request<'_> {
+    fn is_relaxed(&self) -> bool {
+        self.submission.flags & flag::RELAXED != 0
+    }
+
+    /// The version that a conditional write expects; 0 for "absent".
+    fn if_version(&self) -> Option<u64> {
+        (self.submission.flags & flag::IF_VERSION != 0).then_some(self.submission.arg0)
+    }
+}
+
+/// The stages that a request goes through after the store.
+pub struct Context<'a> {
+    pub catalog: &'a Catalog,
+    pub wal: &'a mut Wal,
+    pub pool: &'a mut Pool,
+    pub now_ns: u64,
+}
+
+/// How a write of one object is logged and acknowledged.
+#[derive(Clone, Copy)]
+struct Mode {
+    object: ObjectId,
+    durability: Durability,
+    /// A write that promises nothing, in an object that promises nothing, is not logged: unless it changes what was
+    /// logged, or a recovery would bring back what is gone.
+    logged: bool,
+    /// Reads of this object wait for durability.
+    strict_reads: bool,
+}
+
+impl Mode {
+    /// Appends a record where this write is logged. Gives its LSN, and the one that the answer waits for.
+    fn log(self, context: &mut Context<'_>, kind: Kind, version: u64, key: &[u8], value: &[u8]) -> (Lsn, Lsn) {
+        if !self.logged {
+            return (Lsn::NONE, Lsn::NONE);
+        }
+        let lsn = context.wal.append(context.pool, context.now_ns, kind, self.object, version, key, value);
+        if self.durability == Durability::Strict {
+            context.wal.want_durable();
+            return (lsn, lsn);
+        }
+        (lsn, Lsn::NONE)
+    }
+
+    /// The outcome when there is no room in the log for a record of this size.
+    fn refused(self, context: &Context<'_>, key_bytes: usize, value_bytes: usize, privileged: bool) -> Option<Outcome> {
+        if !self.logged {
+            return None;
+        }
+        match context.wal.room(context.pool, key_bytes, value_bytes, privileged) {
+            Room::Yes => None,
+            Room::Later => Some(Outcome::Later),
+            Room::NoSpace => Some(Outcome::status(Status::NoSpace)),
+            Room::Fenced => Some(Outcome::status(Status::Fenced)),
+        }
+    }
+
+    /// What a read that saw a change of `lsn` waits for.
+    fn visible_after(self, wal: &mut Wal, lsn: Lsn) -> Lsn {
+        if !self.strict_reads || lsn <= wal.durable_lsn() {
+            return Lsn::NONE;
+        }
+        wal.want_durable();
+        lsn
+    }
+}
+
+/// The store of one shard. Owned by its reactor.
+pub struct Store {
+    limits: Limits,
+    heap: Heap,
+    spaces: Spaces,
+    streams: Streams,
+    /// The next version: the epoch in the high bits, so that a version that was lost never comes back.
+    next_version: u64,
+}
+
+/// Bits of a version that count within an epoch.
+const VERSION_COUNTER_BITS: u32 = 40;
+
+impl Store {
+    #[must_use]
+    pub fn new(limits: Limits) -> Store {
+        Store {
+            limits,
+            heap: Heap::new(limits.memory_bytes_max),
+            spaces: Spaces::new(limits.keys_max),
+            streams: Streams::default(),
+            next_version: 1,
+        }
+    }
+
+    /// Versions from here on belong to this epoch. Called once, after recovery.
+    pub fn begin_epoch(&mut self, epoch: u64) {
+        self.next_version = self.next_version.max(epoch << VERSION_COUNTER_BITS).max(1);
+    }
+
+    /// Takes a record of the recovered log.
+    ///
+    /// # Errors
+    /// `NoMemory` when the memory budget is smaller than what was stored.
+    pub fn replay(&mut self, record: &Record<'_>) -> Result<(), Status> {
+        self.next_version = self.next_version.max(record.version.saturating_add(1));
+        match record.kind {
+            Kind::Put => {
+                self.spaces.put(&mut self.heap, record.object, record.key, record.value, record.version, record.lsn)
+            }
+            Kind::Delete => {
+                self.spaces.remove(&mut self.heap, record.object, record.key, record.lsn);
+                Ok(())
+            }
+            Kind::Append => {
+                self.streams.append(&mut self.heap, record.object, record.version, record.value, record.lsn)
+            }
+            Kind::AppendBatch => stream::events(record.value).enumerate().try_for_each(|(number, event)| {
+                let offset = record.version + number as u64;
+                self.streams.append(&mut self.heap, record.object, offset, event, record.lsn)
+            }),
+            Kind::Trim => {
+                self.streams.trim(&mut self.heap, record.object, record.version, record.lsn);
+                Ok(())
+            }
+            Kind::Create => Ok(()),
+        }
+    }
+
+    /// Answers a request on a space or stream, or turns it into a record.
+    pub fn apply<R: Reply>(&mut self, context: &mut Context<'_>, request: &Request<'_>, reply: &mut R) -> Outcome {
+        let id = ObjectId(request.submission.object);
+        let Some(object) = context.catalog.get(id) else { return Outcome::status(Status::UnknownObject) };
+        let on_stream = matches!(request.opcode, Opcode::Append | Opcode::AppendBatch | Opcode::Read | Opcode::Trim);
+        if on_stream != (object.kind == ObjectKind::Stream) {
+            return Outcome::status(Status::WrongKind);
+        }
+        let durability = durability_of(request.submission.flags).unwrap_or(object.durability);
+        let mode = Mode {
+            object: id,
+            durability,
+            logged: durability != Durability::Memory || object.durability != Durability::Memory,
+            strict_reads: object.durability == Durability::Strict && !request.is_relaxed(),
+        };
+        match request.opcode {
+            Opcode::Put => self.put(context, request, mode),
+            Opcode::Delete => self.delete(context, request, mode),
+            Opcode::Get => self.get(context, request, mode, reply),
+            Opcode::Scan => self.scan(context, request, mode, reply),
+            Opcode::Append => self.append(context, Kind::Append, request.value, mode),
+            Opcode::AppendBatch => self.append(context, Kind::AppendBatch, request.value, mode),
+            Opcode::Read => self.read(context, request, mode, reply),
+            Opcode::Trim => self.trim(context, request, mode),
+            Opcode::Noop | Opcode::Sync | Opcode::Open | Opcode::Catalog | Opcode::Stats => {
+                Outcome::status(Status::BadRequest)
+            }
+        }
+    }
+
+    fn next_version(&mut self) -> u64 {
+        let version = self.next_version;
+        self.next_version += 1;
+        version
+    }
+
+    /// Keys in this shard.
+    #[must_use]
+    pub fn keys(&self) -> u64 {
+        self.spaces.len() as u64
+    }
+
+    /// Events in this shard.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.streams.len()
+    }
+
+    /// Memory that keys and values take from the system.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.heap.used_bytes()
+    }
+}

@@ -1,0 +1,118 @@
+//! The catalog: which spaces and streams there are. Written by shard 0 only; every reactor has a copy.
+
+use std::collections::BTreeMap;
+
+use crate::ring::protocol::NAME_BYTES_MAX;
+use crate::types::{Durability, ObjectId, ObjectKind};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    pub id: ObjectId,
+    pub kind: ObjectKind,
+    pub durability: Durability,
+    pub name: Box<[u8]>,
+}
+
+impl Object {
+    /// Kind and durability as one word of a record or completion.
+    #[must_use]
+    pub fn attributes(&self) -> u64 {
+        self.kind as u64 | (self.durability as u64) << 8
+    }
+}
+
+/// Kind and durability out of such a word; `None` when either does not exist.
+#[must_use]
+pub fn attributes(word: u64) -> Option<(ObjectKind, Durability)> {
+    let bytes = word.to_le_bytes();
+    Some((ObjectKind::from_wire(bytes[0])?, Durability::from_wire(bytes[1])?))
+}
+
+/// The objects, by number. Numbers begin at 1 and have no gaps.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    objects: Vec<Object>,
+}
+
+impl Catalog {
+    #[must_use]
+    pub fn get(&self, id: ObjectId) -> Option<&Object> {
+        self.objects.get(id.index().checked_sub(1)?)
+    }
+
+    #[must_use]
+    pub fn find(&self, name: &[u8]) -> Option<&Object> {
+        self.objects.iter().find(|object| *object.name == *name)
+    }
+
+    #[must_use]
+    pub fn next_id(&self) -> ObjectId {
+        ObjectId(crate::bytes::len_u32(self.objects.len() + 1))
+    }
+
+    /// Adds an object. Ignores one that is there already: a copy may hear of it twice.
+    pub fn insert(&mut self, object: Object) {
+        if object.id == self.next_id() {
+            self.objects.push(object);
+        }
+    }
+
+    /// The catalog that the log of shard 0 tells, with a stand-in for every number that other records use and that it
+    /// lost (its shard was cut by `repair`): a number is never given out twice.
+    #[must_use]
+    pub fn recovered(objects: Vec<Object>, used: &BTreeMap<ObjectId, ObjectKind>) -> Catalog {
+        let mut by_id: BTreeMap<ObjectId, Object> = objects.into_iter().map(|object| (object.id, object)).collect();
+        let last = used.keys().chain(by_id.keys()).max().map_or(0, |id| id.0);
+        let mut catalog = Catalog::default();
+        for id in (1..=last).map(ObjectId) {
+            let kind = used.get(&id).copied().unwrap_or(ObjectKind::Space);
+            let name = format!("lost-{id}").into_bytes().into_boxed_slice();
+            let lost = Object { id, kind, durability: Durability::Strict, name };
+            catalog.objects.push(by_id.remove(&id).unwrap_or(lost));
+        }
+        catalog
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
+    /// The objects after number `after`, in order.
+    pub fn iter_after(&self, after: u64) -> impl Iterator<Item = &Object> {
+        self.objects.iter().skip(crate::bytes::index(after))
+    }
+}
+
+/// A name is 1-255 bytes of UTF-8 without control characters.
+#[must_use]
+pub fn name_is_valid(name: &[u8]) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && std::str::from_utf8(name).is_ok_and(|text| !text.chars().any(char::is_control))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_the_catalog_lost_is_not_given_out_again() {
+        let object = |id, name: &str| Object {
+            id: ObjectId(id),
+            kind: ObjectKind::Space,
+            durability: Durability::Buffered,
+            name: name.as_bytes().into(),
+        };
+        let used = BTreeMap::from([(ObjectId(2), ObjectKind::Stream), (ObjectId(4), ObjectKind::Stream)]);
+        let catalog = Catalog::recovered(vec![object(1, "kept"), object(3, "kept too")], &used);
+        assert_eq!(catalog.next_id(), ObjectId(5));
+        assert_eq!(catalog.find(b"kept too").unwrap().id, ObjectId(3));
+        let lost = catalog.find(b"lost-2").unwrap();
+        assert_eq!((lost.id, lost.kind), (ObjectId(2), ObjectKind::Stream));
+    }
+}

@@ -1,0 +1,269 @@
+//! Streams: events in the order of their offsets, kept in chunks so that no append ever moves them.
+
+use std::collections::VecDeque;
+
+use crate::bytes::{get_u32, index, len_u32};
+use crate::ring::protocol::{AUX_MORE, BATCH_HEADER_BYTES, Completion, EVENT_HEADER_BYTES, Status};
+use crate::store::heap::{Cell, Heap};
+use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
+use crate::types::{Lsn, ObjectId};
+use crate::wal::record::Kind;
+
+const CHUNK_EVENTS: usize = 4_096;
+/// A read's reply is bounded by this, so that one request does not hold up the others.
+const READ_BYTES_MAX: usize = 1 << 20;
+
+#[derive(Clone, Copy)]
+struct Event {
+    cell: Cell,
+    lsn: Lsn,
+    bytes: u32,
+}
+
+#[derive(Default)]
+struct Stream {
+    /// The offset of the first event that is kept.
+    first: u64,
+    /// The offset that the next event gets.
+    next: u64,
+    /// Chunk 0 begins at this offset, a multiple of `CHUNK_EVENTS`.
+    chunks_begin: u64,
+    chunks: VecDeque<Vec<Event>>,
+    /// A chunk that was emptied, for the next one needed.
+    spare: Option<Vec<Event>>,
+    trimmed_lsn: Lsn,
+    /// Something in it was logged: so is all that follows, or a recovery would find holes.
+    logged: bool,
+}
+
+impl Stream {
+    fn get(&self, offset: u64) -> Event {
+        let at = index(offset - self.chunks_begin);
+        self.chunks[at / CHUNK_EVENTS][at % CHUNK_EVENTS]
+    }
+
+    fn push(&mut self, event: Event) {
+        if self.chunks.back().is_none_or(|chunk| chunk.len() == CHUNK_EVENTS) {
+            if self.chunks.is_empty() {
+                self.chunks_begin = self.next / CHUNK_EVENTS as u64 * CHUNK_EVENTS as u64;
+            }
+            let mut chunk = self.spare.take().unwrap_or_else(|| Vec::with_capacity(CHUNK_EVENTS));
+            let missing = index(self.next) % CHUNK_EVENTS;
+            chunk.resize(missing, Event { cell: Cell::NONE, lsn: Lsn::NONE, bytes: 0 });
+            self.chunks.push_back(chunk);
+        }
+        let chunk = self.chunks.back_mut().expect("pushed above");
+        chunk.push(event);
+        self.next += 1;
+    }
+
+    fn drop_before(&mut self, heap: &mut Heap, before: u64) {
+        let before = before.min(self.next);
+        while self.first < before {
+            heap.give(self.get(self.first).cell);
+            self.first += 1;
+            if self.first.is_multiple_of(CHUNK_EVENTS as u64) {
+                let mut chunk = self.chunks.pop_front().expect("the event was in it");
+                chunk.clear();
+                self.spare = Some(chunk);
+                self.chunks_begin += CHUNK_EVENTS as u64;
+            }
+        }
+    }
+}
+
+/// The events of a batch. A batch was validated before: see `batch_is_valid`.
+pub fn events(batch: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = batch;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let bytes = get_u32(rest, 0) as usize;
+        let (event, next) = rest[BATCH_HEADER_BYTES..].split_at(bytes);
+        rest = next;
+        Some(event)
+    })
+}
+
+/// Whether a batch is one or more events that fill it exactly.
+fn batch_is_valid(batch: &[u8]) -> bool {
+    let mut at = 0;
+    while at + BATCH_HEADER_BYTES <= batch.len() {
+        at += BATCH_HEADER_BYTES + get_u32(batch, at) as usize;
+    }
+    at == batch.len() && at > 0
+}
+
+#[derive(Default)]
+pub struct Streams {
+    streams: Vec<Stream>,
+    events: u64,
+}
+
+impl Streams {
+    fn stream(&mut self, object: ObjectId) -> &mut Stream {
+        if self.streams.len() <= object.index() {
+            self.streams.resize_with(object.index() + 1, Stream::default);
+        }
+        &mut self.streams[object.index()]
+    }
+
+    pub fn len(&self) -> u64 {
+        self.events
+    }
+
+    /// Appends one event at `offset`. Offsets that the log skips stand before its first event of the stream: they were
+    /// never logged (events of a `memory` stream), and the stream begins behind them.
+    pub fn append(
+        &mut self,
+        heap: &mut Heap,
+        object: ObjectId,
+        offset: u64,
+        event: &[u8],
+        lsn: Lsn,
+    ) -> Result<(), Status> {
+        let stream = self.stream(object);
+        if offset > stream.next {
+            self.trim(heap, object, u64::MAX, Lsn::NONE);
+            let stream = self.stream(object);
+            *stream = Stream { first: offset, next: offset, trimmed_lsn: stream.trimmed_lsn, ..Stream::default() };
+        }
+        let cell = if event.is_empty() { Cell::NONE } else { heap.take(event.len()).ok_or(Status::NoMemory)? };
+        if !event.is_empty() {
+            heap.bytes_mut(cell, event.len()).copy_from_slice(event);
+        }
+        let stream = self.stream(object);
+        stream.push(Event { cell, lsn, bytes: len_u32(event.len()) });
+        stream.logged |= lsn != Lsn::NONE;
+        self.events += 1;
+        Ok(())
+    }
+
+    pub fn trim(&mut self, heap: &mut Heap, object: ObjectId, before: u64, lsn: Lsn) {
+        let stream = self.stream(object);
+        let kept = stream.first;
+        stream.drop_before(heap, before);
+        stream.trimmed_lsn = stream.trimmed_lsn.max(lsn);
+        let dropped = stream.first - kept;
+        self.events -= dropped;
+    }
+}
+
+impl Streams {
+    /// The last `count` events were logged with this LSN.
+    fn stamp(&mut self, object: ObjectId, count: u64, lsn: Lsn) {
+        let stream = self.stream(object);
+        stream.logged |= lsn != Lsn::NONE;
+        for offset in stream.next - count..stream.next {
+            let at = index(offset - stream.chunks_begin);
+            stream.chunks[at / CHUNK_EVENTS][at % CHUNK_EVENTS].lsn = lsn;
+        }
+    }
+
+    /// Takes back the last `count` events: the batch they belong to did not fit.
+    fn take_back(&mut self, heap: &mut Heap, object: ObjectId, count: u64) {
+        self.events -= count;
+        let stream = self.stream(object);
+        for _ in 0..count {
+            let chunk = stream.chunks.back_mut().expect("the events were just pushed");
+            heap.give(chunk.pop().expect("the events were just pushed").cell);
+            stream.next -= 1;
+            if index(stream.next).is_multiple_of(CHUNK_EVENTS) || chunk.is_empty() {
+                stream.chunks.pop_back();
+            }
+        }
+    }
+}
+
+impl Store {
+    pub(super) fn append(&mut self, context: &mut Context<'_>, kind: Kind, value: &[u8], mode: Mode) -> Outcome {
+        if value.len() > self.limits.value_bytes_max {
+            return Outcome::status(Status::TooLarge);
+        }
+        if kind == Kind::AppendBatch && !batch_is_valid(value) {
+            return Outcome::status(Status::BadRequest);
+        }
+        let mode = Mode { logged: mode.logged || self.streams.stream(mode.object).logged, ..mode };
+        if let Some(refused) = mode.refused(context, 0, value.len(), false) {
+            return refused;
+        }
+        let first = self.streams.stream(mode.object).next;
+        let mut count = 0;
+        let single = (kind == Kind::Append).then_some(value);
+        let batch = events(if kind == Kind::AppendBatch { value } else { &[] });
+        for event in single.into_iter().chain(batch) {
+            let added = self.streams.append(&mut self.heap, mode.object, first + count, event, Lsn::NONE);
+            if let Err(status) = added {
+                self.streams.take_back(&mut self.heap, mode.object, count);
+                return Outcome::status(status);
+            }
+            count += 1;
+        }
+        let (lsn, after) = mode.log(context, kind, first, &[], value);
+        self.streams.stamp(mode.object, count, lsn);
+        let completion = Completion { version: first, lsn: lsn.0, ..Completion::default() };
+        Outcome::Answer { completion, after }
+    }
+
+    pub(super) fn read<R: Reply>(
+        &mut self,
+        context: &mut Context<'_>,
+        request: &Request<'_>,
+        mode: Mode,
+        reply: &mut R,
+    ) -> Outcome {
+        let from = request.submission.arg0;
+        let durable = if mode.strict_reads { context.wal.durable_lsn() } else { Lsn(u64::MAX) };
+        let stream = self.streams.stream(mode.object);
+        if from < stream.first {
+            let after = mode.visible_after(context.wal, stream.trimmed_lsn);
+            return Outcome::version(Status::Trimmed, stream.first, after);
+        }
+        let (mut offset, mut more, mut needed) = (from, false, 0);
+        while offset < stream.next {
+            let event = stream.get(offset);
+            if event.lsn > durable {
+                context.wal.want_durable();
+                break;
+            }
+            let bytes = if event.bytes == 0 { &[] } else { self.heap.bytes(event.cell, event.bytes as usize) };
+            let full = reply.bytes() >= READ_BYTES_MAX;
+            if full || !reply.push(&[&event.bytes.to_le_bytes(), &[0; 4], &offset.to_le_bytes(), bytes]) {
+                more = true;
+                needed = (bytes.len() + EVENT_HEADER_BYTES) as u64;
+                break;
+            }
+            offset += 1;
+        }
+        let count = offset - from;
+        if count == 0 && more {
+            let completion = Completion { status: Status::ReplyTooSmall as u16, aux: needed, ..Completion::default() };
+            return Outcome::Answer { completion, after: Lsn::NONE };
+        }
+        if count == 0 && request.submission.arg1 > 0 {
+            return Outcome::Wait;
+        }
+        let aux = count | if more { AUX_MORE } else { 0 };
+        let completion =
+            Completion { version: offset, aux, reply_bytes: len_u32(reply.bytes()), ..Completion::default() };
+        Outcome::Answer { completion, after: Lsn::NONE }
+    }
+
+    pub(super) fn trim(&mut self, context: &mut Context<'_>, request: &Request<'_>, mode: Mode) -> Outcome {
+        let stream = self.streams.stream(mode.object);
+        let before = request.submission.arg0.min(stream.next);
+        if before <= stream.first {
+            let (first, lsn) = (stream.first, stream.trimmed_lsn);
+            return Outcome::version(Status::Ok, first, mode.visible_after(context.wal, lsn));
+        }
+        let mode = Mode { logged: mode.logged || stream.logged, ..mode };
+        if let Some(refused) = mode.refused(context, 0, 0, true) {
+            return refused;
+        }
+        let (lsn, after) = mode.log(context, Kind::Trim, before, &[], &[]);
+        self.streams.trim(&mut self.heap, mode.object, before, lsn);
+        let completion = Completion { version: before, lsn: lsn.0, ..Completion::default() };
+        Outcome::Answer { completion, after }
+    }
+}

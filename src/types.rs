@@ -1,0 +1,139 @@
+//! Types of their own for the numbers that must not be mixed up.
+
+use std::fmt;
+
+const _: () = assert!(usize::BITS == 64, "Forebay runs on 64-bit machines only");
+
+/// Log sequence number: the place of one record in the log of one shard. The first is 1; 0 means "none".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lsn(pub u64);
+
+impl Lsn {
+    pub const NONE: Lsn = Lsn(0);
+
+    #[must_use]
+    pub fn next(self) -> Lsn {
+        Lsn(self.0 + 1)
+    }
+}
+
+/// One of the independent logs of a namespace; fixed at format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardId(pub u32);
+
+impl ShardId {
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A space or a stream, by the number that the catalog gave it. The first is 1; 0 means "none".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId(pub u32);
+
+impl ObjectId {
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A byte offset on the device. Always a multiple of the block size where it names a structure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceAddress(pub u64);
+
+impl DeviceAddress {
+    #[must_use]
+    pub fn plus(self, bytes: u64) -> DeviceAddress {
+        DeviceAddress(self.0 + bytes)
+    }
+}
+
+/// A slot of the segment pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentIndex(pub u32);
+
+macro_rules! display_inner {
+    ($($name:ident),*) => { $(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+    )* };
+}
+display_inner!(Lsn, ShardId, ObjectId, DeviceAddress, SegmentIndex);
+
+/// The promise that an acknowledgement makes. Ordered: a later one promises more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Durability {
+    /// Applied in memory. Lost with the daemon.
+    Memory = 1,
+    /// In the log buffer and the flight recorder. Survives kill -9 of the daemon; on the drive within the window.
+    Buffered = 2,
+    /// Durable on the drive, with everything before it in its shard.
+    Strict = 3,
+}
+
+impl Durability {
+    #[must_use]
+    pub fn from_wire(value: u8) -> Option<Durability> {
+        match value {
+            1 => Some(Durability::Memory),
+            2 => Some(Durability::Buffered),
+            3 => Some(Durability::Strict),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Durability::Memory => "memory",
+            Durability::Buffered => "buffered",
+            Durability::Strict => "strict",
+        }
+    }
+}
+
+impl std::str::FromStr for Durability {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Durability::Memory, Durability::Buffered, Durability::Strict]
+            .into_iter()
+            .find(|d| d.name() == text)
+            .ok_or_else(|| format!("unknown durability {text:?}; use memory, buffered or strict"))
+    }
+}
+
+/// What an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ObjectKind {
+    /// Key-value pairs.
+    Space = 1,
+    /// An append-only sequence of events.
+    Stream = 2,
+}
+
+impl ObjectKind {
+    #[must_use]
+    pub fn from_wire(value: u8) -> Option<ObjectKind> {
+        match value {
+            1 => Some(ObjectKind::Space),
+            2 => Some(ObjectKind::Stream),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            ObjectKind::Space => "space",
+            ObjectKind::Stream => "stream",
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The write-ahead log of one shard: records into frames, frames into segments, the durable prefix out.
+//! Does no I/O of its own: it hands operations to the device and takes completions from it.
+
+mod append;
+pub mod blocks;
+pub mod flight;
+pub mod format;
+pub mod frame;
+pub mod inspect;
+pub mod layout;
+pub mod planted;
+pub mod record;
+pub mod recovery;
+pub mod repair;
+pub mod segment;
+pub mod superblock;
+pub mod survey;
+pub mod verify;
+mod writeout;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::buffer::Buffer;
+use crate::bytes::{index, len_u32};
+use crate::device::{DeviceError, Operation};
+use crate::types::{Lsn, SegmentIndex, ShardId};
+
+use flight::Flight;
+use layout::Layout;
+use planted::Planted;
+use segment::SegmentPool;
+
+/// Bounds and timing of one shard's log; from the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Frames under way at once. More than one hides the drive's latency; few keep frames full.
+    pub frames_in_flight_max: u32,
+    /// A buffered record waits for company at most so long.
+    pub window_interval_ns: u64,
+    /// A frame of buffered records this full goes out without waiting.
+    pub window_bytes: usize,
+    /// An idle shard states its durable LSN on the drive after so long.
+    pub watermark_interval_ns: u64,
+}
+
+/// Whether a record can be appended now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    Yes,
+    /// Not before something under way ends: leave the request where it is.
+    Later,
+    /// The namespace is full.
+    NoSpace,
+    /// The shard does not write any more.
+    Fenced,
+}
+
+/// Where the log goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub chained: ChainSegment,
+    /// Offset of the next frame in the segment.
+    pub offset: usize,
+}
+
+/// One segment of a shard's chain, as its header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChainSegment {
+    pub segment: SegmentIndex,
+    pub sequence: u64,
+    /// Kept for deletes and trims.
+    pub reserved: bool,
+}
+
+/// What a log continues from; made by recovery.
+#[derive(Clone, Debug)]
+pub struct Tail {
+    pub next_lsn: Lsn,
+    pub previous_crc: u32,
+    pub position: Option<Position>,
+    /// Segments of the chain after the present one: prepared, nothing valid in them.
+    pub prepared: Vec<ChainSegment>,
+    /// The highest durable LSN that the drive itself states.
+    pub stated_lsn: Lsn,
+}
+
+/// What never changes about a shard's log.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    pub namespace: [u8; 16],
+    pub shard: ShardId,
+    pub epoch: u64,
+    pub layout: Layout,
+}
+
+struct Prepared {
+    chained: ChainSegment,
+    durable: bool,
+}
+
+struct OpenFrame {
+    buffer: Buffer,
+    capacity: usize,
+    used: usize,
+    first_lsn: Lsn,
+    records: u32,
+    opened_ns: u64,
+}
+
+struct InFlight {
+    last_lsn: Lsn,
+    stated_lsn: Lsn,
+    flight_end: u64,
+    done: bool,
+}
+
+/// Counters since start, for `stats`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    pub records: u64,
+    pub record_bytes: u64,
+    pub frames: u64,
+    pub frame_bytes: u64,
+    pub watermarks: u64,
+    pub segments: u64,
+}
+
+/// The log of one shard. Owned by its reactor.
+pub struct Wal {
+    identity: Identity,
+    seed: u32,
+    limits: Limits,
+    position: Option<Position>,
+    prepared: VecDeque<Prepared>,
+    segments: Arc<SegmentPool>,
+    next_lsn: Lsn,
+    durable_lsn: Lsn,
+    /// The highest durable LSN stated in a frame that is durable itself.
+    stated_lsn: Lsn,
+    previous_crc: u32,
+    open: Option<OpenFrame>,
+    /// Sealed frames and segment headers that wait for the device.
+    outbox: VecDeque<Operation>,
+    in_flight: VecDeque<InFlight>,
+    /// Number of the frame at the front of `in_flight`.
+    front_number: u64,
+    submitted: u32,
+    urgent: bool,
+    idle_since_ns: u64,
+    flight: Flight,
+    fenced: Option<DeviceError>,
+    planted: Planted,
+    pub counters: Counters,
+}
+
+/// The low bits of an operation's tag: a frame's number, or the header of a prepared segment.
+const TAG_HEADER: u64 = 1 << 47;
+const TAG_MASK: u64 = (1 << 48) - 1;
+
+impl Wal {
+    /// Continues a recovered log. `flight` already stands at `tail`.
+    #[must_use]
+    pub fn new(
+        identity: Identity,
+        limits: Limits,
+        tail: Tail,
+        segments: Arc<SegmentPool>,
+        flight: Flight,
+        planted: Planted,
+    ) -> Wal {
+        let prepared = tail.prepared.iter().map(|chained| Prepared { chained: *chained, durable: true });
+        let frames = limits.frames_in_flight_max as usize;
+        Wal {
+            identity,
+            seed: record::crc_seed(&identity.namespace, identity.shard),
+            limits,
+            position: tail.position,
+            prepared: prepared.collect(),
+            segments,
+            next_lsn: tail.next_lsn,
+            durable_lsn: Lsn(tail.next_lsn.0 - 1),
+            stated_lsn: tail.stated_lsn,
+            previous_crc: tail.previous_crc,
+            open: None,
+            outbox: VecDeque::with_capacity(frames + 64),
+            in_flight: VecDeque::with_capacity(frames + 64),
+            front_number: 0,
+            submitted: 0,
+            urgent: false,
+            idle_since_ns: 0,
+            flight,
+            fenced: None,
+            planted,
+            counters: Counters::default(),
+        }
+    }
+
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.identity.shard
+    }
+
+    /// Everything up to this LSN is durable on the drive.
+    #[must_use]
+    pub fn durable_lsn(&self) -> Lsn {
+        self.durable_lsn
+    }
+
+    /// The LSN of the last record appended.
+    #[must_use]
+    pub fn last_lsn(&self) -> Lsn {
+        Lsn(self.next_lsn.0 - 1)
+    }
+
+    #[must_use]
+    pub fn fenced(&self) -> Option<DeviceError> {
+        self.fenced
+    }
+
+    /// Frames that are sealed and not yet durable.
+    #[must_use]
+    pub fn frames_in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Somebody waits for durability: what is open goes out at the next chance, not when its window is over.
+    pub fn want_durable(&mut self) {
+        self.urgent = true;
+    }
+
+    /// Stops all writing, as a device error does. What is not durable stays in doubt.
+    pub fn fence(&mut self, error: DeviceError) {
+        self.fenced.get_or_insert(error);
+    }
+
+    /// The flight recorder begins anew behind what is durable. Called once, when a replay is durable.
+    pub fn reset_flight(&mut self) {
+        self.flight.reset(self.identity.epoch, self.durable_lsn);
+    }
+
+    /// The shard that an operation's tag names.
+    #[must_use]
+    pub fn shard_of_tag(tag: u64) -> ShardId {
+        ShardId(len_u32(index(tag >> 48)))
+    }
+
+    /// Whether nothing waits for the device.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.submitted == 0 && self.outbox.is_empty()
+    }
+
+    /// Whether there is a segment to write in, or one will never be.
+    #[must_use]
+    pub fn has_segment(&self) -> bool {
+        self.position.is_some()
+            || self.prepared.front().is_some_and(|next| next.durable)
+            || (self.prepared.is_empty() && self.segments.free_count() == 0)
+    }
+
+    #[must_use]
+    pub fn segments_free(&self) -> usize {
+        self.segments.free_count()
+    }
+
+    /// Whether everything appended is durable.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.durable_lsn == self.last_lsn()
+    }
+}

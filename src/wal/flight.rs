@@ -1,0 +1,224 @@
+//! The flight recorder: every record that is not yet durable also stands in a ring in a named shared-memory file
+//! that outlives the process, before it is acknowledged. Recovery replays what lies beyond the durable log.
+//! The file is written by one daemon at a time (the device's lock sees to that) and read by the next one.
+
+use std::sync::atomic::Ordering::{self, Acquire, Relaxed, Release};
+
+use forebay_sys::shm::SharedMap;
+
+use crate::bytes::{array, get_u32, get_u64, index, put_u32, put_u64};
+use crate::types::{Lsn, ShardId};
+
+pub const MAGIC_VALUE: u64 = u64::from_le_bytes(*b"FBFLIGH1");
+/// The header; the ring follows it.
+pub const HEADER_BYTES: usize = 4_096;
+
+pub const MAGIC: usize = 0; // u64
+pub const VERSION: usize = 8; // u32, the format version
+pub const SHARD: usize = 12; // u32
+pub const NAMESPACE: usize = 16; // 16 bytes
+pub const BOOT: usize = 32; // 16 bytes, the boot id: after a reboot the file means nothing
+pub const RING_BYTES: usize = 48; // u64
+pub const EPOCH: usize = 56; // u64
+pub const HEAD: usize = 128; // u64, bytes released so far: the first record that is not durable
+pub const TAIL: usize = 192; // u64, bytes written so far
+pub const DURABLE_LSN: usize = 256; // u64
+
+/// Whose recorder a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub namespace: [u8; 16],
+    pub shard: ShardId,
+    pub boot: [u8; 16],
+}
+
+/// What an earlier daemon left behind.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    /// Encoded records, in LSN order, the first right behind `durable_lsn`.
+    pub records: Vec<u8>,
+    /// What that daemon knew to be durable on the drive.
+    pub durable_lsn: Lsn,
+}
+
+/// The recorder of one shard. Until `reset` it is detached: it holds what was found and takes nothing.
+pub struct Flight {
+    map: Option<SharedMap>,
+    owner: Owner,
+    ring_bytes: u64,
+    head: u64,
+    tail: u64,
+    attached: bool,
+}
+
+impl Flight {
+    /// A recorder over `map`; `None` keeps no record (buffered data then dies with the daemon).
+    #[must_use]
+    pub fn new(map: Option<SharedMap>, owner: Owner) -> Flight {
+        let ring_bytes = map.as_ref().map_or(0, |map| (map.len() - HEADER_BYTES) as u64);
+        Flight { map, owner, ring_bytes, head: 0, tail: 0, attached: false }
+    }
+
+    /// What an earlier daemon of this namespace and boot left, if any.
+    #[must_use]
+    pub fn contents(&self) -> Option<Contents> {
+        let map = self.map.as_ref()?;
+        let mut header = [0; 64];
+        map.read(0, &mut header).ok()?;
+        let found = Owner {
+            namespace: array(&header, NAMESPACE),
+            shard: ShardId(get_u32(&header, SHARD)),
+            boot: array(&header, BOOT),
+        };
+        let ring_bytes = get_u64(&header, RING_BYTES);
+        let known = get_u64(&header, MAGIC) == MAGIC_VALUE
+            && get_u32(&header, VERSION) == u32::from(super::layout::FORMAT_VERSION)
+            && found == self.owner
+            && ring_bytes == self.ring_bytes;
+        if !known {
+            return None;
+        }
+        let load = |at| map.atomic_u64(at).ok().map(|word| word.load(Acquire));
+        let (head, tail, durable_lsn) = (load(HEAD)?, load(TAIL)?, Lsn(load(DURABLE_LSN)?));
+        if tail < head || tail - head > ring_bytes {
+            return None;
+        }
+        let mut records = vec![0; index(tail - head)];
+        let first = records.len().min(index(ring_bytes - head % ring_bytes));
+        let (front, back) = records.split_at_mut(first);
+        map.read(HEADER_BYTES + index(head % ring_bytes), front).ok()?;
+        map.read(HEADER_BYTES, back).ok()?;
+        Some(Contents { records, durable_lsn })
+    }
+
+    /// Begins anew: nothing is recorded, all up to `durable_lsn` is on the drive. From here on it is attached.
+    pub fn reset(&mut self, epoch: u64, durable_lsn: Lsn) {
+        self.attached = true;
+        (self.head, self.tail) = (0, 0);
+        let Some(map) = &self.map else { return };
+        let mut header = [0; 64];
+        put_u64(&mut header, MAGIC, MAGIC_VALUE);
+        put_u32(&mut header, VERSION, u32::from(super::layout::FORMAT_VERSION));
+        put_u32(&mut header, SHARD, self.owner.shard.0);
+        header[NAMESPACE..NAMESPACE + 16].copy_from_slice(&self.owner.namespace);
+        header[BOOT..BOOT + 16].copy_from_slice(&self.owner.boot);
+        put_u64(&mut header, RING_BYTES, self.ring_bytes);
+        put_u64(&mut header, EPOCH, epoch);
+        // Without its magic the file means nothing, whatever moment a kill chooses.
+        map.write(0, &[0; 8]).expect("the header lies inside the map");
+        for (at, value) in [(HEAD, 0), (TAIL, 0), (DURABLE_LSN, durable_lsn.0)] {
+            store(map, at, value, Release);
+        }
+        map.write(8, &header[8..]).expect("the header lies inside the map");
+        store(map, MAGIC, MAGIC_VALUE, Release);
+    }
+
+    /// Whether `bytes` more fit.
+    #[must_use]
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.map.is_none() || self.tail - self.head + bytes as u64 <= self.ring_bytes
+    }
+
+    /// Records one encoded record. `has_room` said yes.
+    #[inline]
+    pub fn push(&mut self, record: &[u8]) {
+        let Some(map) = &self.map else { return };
+        debug_assert!(self.attached, "a recorder takes nothing before its reset");
+        let at = index(self.tail % self.ring_bytes);
+        let first = record.len().min(index(self.ring_bytes) - at);
+        map.write(HEADER_BYTES + at, &record[..first]).expect("the ring lies inside the map");
+        map.write(HEADER_BYTES, &record[first..]).expect("the ring lies inside the map");
+        self.tail += record.len() as u64;
+        store(map, TAIL, self.tail, Release);
+    }
+
+    /// Where the next record will stand; `release` takes it back once that record's frame is durable.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.tail
+    }
+
+    /// Everything before `position`, up to `durable_lsn`, is on the drive.
+    pub fn release(&mut self, position: u64, durable_lsn: Lsn) {
+        let (true, Some(map)) = (self.attached, &self.map) else { return };
+        self.head = self.head.max(position);
+        store(map, DURABLE_LSN, durable_lsn.0, Relaxed);
+        store(map, HEAD, self.head, Release);
+    }
+}
+
+fn store(map: &SharedMap, at: usize, value: u64, ordering: Ordering) {
+    map.atomic_u64(at).expect("the header lies inside the map").store(value, ordering);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::ObjectId;
+    use crate::wal::record::{self, Kind, Record};
+
+    fn owner(boot: u8) -> Owner {
+        Owner { namespace: [1; 16], shard: ShardId(0), boot: [boot; 16] }
+    }
+
+    fn encoded(lsn: u64) -> Vec<u8> {
+        let mut out = vec![0; 256];
+        let record = Record {
+            kind: Kind::Put,
+            flags: 0,
+            lsn: Lsn(lsn),
+            object: ObjectId(1),
+            version: lsn,
+            key: b"k",
+            value: &[7; 100],
+        };
+        let taken = record::encode(&mut out, 0, &record);
+        out.truncate(taken);
+        out
+    }
+
+    #[test]
+    fn what_is_not_released_is_found_again_across_the_rings_end() {
+        let map = SharedMap::anonymous(HEADER_BYTES + 4_096).unwrap();
+        let mut flight = Flight::new(Some(map), owner(1));
+        flight.reset(1, Lsn(0));
+        let mut positions = Vec::new();
+        for lsn in 1..=100 {
+            assert!(flight.has_room(encoded(lsn).len()));
+            flight.push(&encoded(lsn));
+            positions.push(flight.position());
+            if lsn > 3 {
+                flight.release(positions[positions.len() - 4], Lsn(lsn - 3));
+            }
+        }
+        let map = flight.map.take().unwrap();
+        let found = Flight::new(Some(map), owner(1)).contents().unwrap();
+        assert_eq!(found.durable_lsn, Lsn(97));
+        assert_eq!(found.records, [encoded(98), encoded(99), encoded(100)].concat());
+    }
+
+    #[test]
+    fn another_boot_or_namespace_finds_nothing() {
+        let map = SharedMap::anonymous(HEADER_BYTES + 4_096).unwrap();
+        let mut flight = Flight::new(Some(map), owner(1));
+        assert!(flight.contents().is_none(), "a fresh file means nothing");
+        flight.reset(1, Lsn(5));
+        flight.push(&encoded(6));
+        assert!(flight.contents().is_some());
+        let flight = Flight::new(flight.map.take(), owner(2));
+        assert!(flight.contents().is_none());
+    }
+
+    #[test]
+    fn a_full_ring_says_so() {
+        let map = SharedMap::anonymous(HEADER_BYTES + 4_096).unwrap();
+        let mut flight = Flight::new(Some(map), owner(1));
+        flight.reset(1, Lsn(0));
+        while flight.has_room(encoded(1).len()) {
+            flight.push(&encoded(1));
+        }
+        assert!(flight.position() > 3_900);
+        flight.release(flight.position(), Lsn(30));
+        assert!(flight.has_room(4_096));
+    }
+}

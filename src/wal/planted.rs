@@ -1,0 +1,21 @@
+//! Bugs planted on purpose, so that a test can show that the simulator finds them. None exists outside tests.
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Planted {
+    #[default]
+    None,
+    /// Frames count as durable when they are submitted.
+    AcknowledgeBeforeDurable,
+    /// A start goes on in the epoch before it.
+    SkipEpochRaise,
+    /// Recovery cuts the log at damage instead of refusing.
+    CutInsteadOfRefuse,
+}
+
+impl Planted {
+    /// Whether this bug is planted. Constant `false` outside tests, so that nothing of it is compiled.
+    #[must_use]
+    pub fn is(self, bug: Planted) -> bool {
+        cfg!(test) && self == bug
+    }
+}

@@ -1,0 +1,214 @@
+//! A record: one change, verifiable by itself, in a frame and in the flight recorder alike.
+
+use crate::bytes::{get_u16, get_u32, get_u64, len_u16, len_u32, put_u16, put_u32, put_u64};
+use crate::types::{Lsn, ObjectId, ShardId};
+
+/// Header of a record; key, value and zeros to the next multiple of 8 follow.
+pub const HEADER_BYTES: usize = 32;
+pub const CRC: usize = 0; // u32, over all from VALUE_BYTES to the end of the value, seeded by namespace and shard
+pub const VALUE_BYTES: usize = 4; // u32, of this part
+pub const LSN: usize = 8; // u64
+pub const OBJECT: usize = 16; // u32
+pub const KEY_BYTES: usize = 20; // u16
+pub const KIND: usize = 22; // u8
+pub const FLAGS: usize = 23; // u8
+pub const VERSION: usize = 24; // u64: a space's version, a stream's first offset, or what the kind says
+
+/// More parts of this record follow, each with the next LSN.
+pub const FLAG_MORE: u8 = 1;
+/// A part that continues the one before it.
+pub const FLAG_CONTINUED: u8 = 2;
+
+/// What a record changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    Put = 1,
+    Delete = 2,
+    /// One event; `version` is its offset.
+    Append = 3,
+    /// Events, each as u32 bytes and the event; `version` is the first one's offset.
+    AppendBatch = 4,
+    /// Forget the events below offset `version`.
+    Trim = 5,
+    /// A space or stream: key is its name, `version` is kind | durability << 8.
+    Create = 6,
+}
+
+impl Kind {
+    #[must_use]
+    pub fn from_wire(value: u8) -> Option<Kind> {
+        [Kind::Put, Kind::Delete, Kind::Append, Kind::AppendBatch, Kind::Trim, Kind::Create]
+            .into_iter()
+            .find(|kind| *kind as u8 == value)
+    }
+}
+
+/// A record, or one part of one that is larger than a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    pub kind: Kind,
+    pub flags: u8,
+    pub lsn: Lsn,
+    pub object: ObjectId,
+    pub version: u64,
+    pub key: &'a [u8],
+    pub value: &'a [u8],
+}
+
+/// The checksum seed that binds a record to its namespace and shard.
+#[must_use]
+pub fn crc_seed(namespace: &[u8; 16], shard: ShardId) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(namespace), &shard.0.to_le_bytes())
+}
+
+/// Bytes that a record with such a key and value takes, padding included.
+#[must_use]
+pub const fn encoded_bytes(key_bytes: usize, value_bytes: usize) -> usize {
+    (HEADER_BYTES + key_bytes + value_bytes).next_multiple_of(8)
+}
+
+/// Encodes into the front of `out`, which has room for `encoded_bytes`. Gives the bytes taken.
+pub fn encode(out: &mut [u8], seed: u32, record: &Record<'_>) -> usize {
+    let end = HEADER_BYTES + record.key.len() + record.value.len();
+    let taken = end.next_multiple_of(8);
+    put_u32(out, VALUE_BYTES, len_u32(record.value.len()));
+    put_u64(out, LSN, record.lsn.0);
+    put_u32(out, OBJECT, record.object.0);
+    put_u16(out, KEY_BYTES, len_u16(record.key.len()));
+    out[KIND] = record.kind as u8;
+    out[FLAGS] = record.flags;
+    put_u64(out, VERSION, record.version);
+    let value_at = HEADER_BYTES + record.key.len();
+    out[HEADER_BYTES..value_at].copy_from_slice(record.key);
+    out[value_at..end].copy_from_slice(record.value);
+    out[end..taken].fill(0);
+    let crc = crc32c::crc32c_append(seed, &out[VALUE_BYTES..end]);
+    put_u32(out, CRC, crc);
+    taken
+}
+
+/// The bytes that the record at the front of `bytes` takes, as its header says.
+#[must_use]
+pub fn claimed_bytes(bytes: &[u8]) -> usize {
+    encoded_bytes(usize::from(get_u16(bytes, KEY_BYTES)), get_u32(bytes, VALUE_BYTES) as usize)
+}
+
+/// Decodes the record at the front of `bytes`, with the bytes that it takes. `None`: there is no valid record.
+#[must_use]
+pub fn decode(bytes: &[u8], seed: u32) -> Option<(Record<'_>, usize)> {
+    if bytes.len() < HEADER_BYTES {
+        return None;
+    }
+    let key_bytes = usize::from(get_u16(bytes, KEY_BYTES));
+    let value_bytes = get_u32(bytes, VALUE_BYTES) as usize;
+    let end = HEADER_BYTES + key_bytes + value_bytes;
+    let taken = end.next_multiple_of(8);
+    if taken > bytes.len() || crc32c::crc32c_append(seed, &bytes[VALUE_BYTES..end]) != get_u32(bytes, CRC) {
+        return None;
+    }
+    if bytes[FLAGS] & !(FLAG_MORE | FLAG_CONTINUED) != 0 || bytes[end..taken].iter().any(|byte| *byte != 0) {
+        return None;
+    }
+    let record = Record {
+        kind: Kind::from_wire(bytes[KIND])?,
+        flags: bytes[FLAGS],
+        lsn: Lsn(get_u64(bytes, LSN)),
+        object: ObjectId(get_u32(bytes, OBJECT)),
+        version: get_u64(bytes, VERSION),
+        key: &bytes[HEADER_BYTES..HEADER_BYTES + key_bytes],
+        value: &bytes[HEADER_BYTES + key_bytes..end],
+    };
+    Some((record, taken))
+}
+
+/// Puts the parts of a large record together again. A record counts only when all of its parts are there.
+#[derive(Default)]
+pub struct Assembler {
+    key: Vec<u8>,
+    value: Vec<u8>,
+    open: bool,
+}
+
+impl Assembler {
+    /// Takes the next part in LSN order, and hands the whole record to `sink` when it is the last one. A part
+    /// without its beginning, or a beginning without its end, was never acknowledged and is passed over.
+    pub fn push(&mut self, part: &Record<'_>, sink: &mut dyn FnMut(&Record<'_>)) {
+        let (more, continued) = (part.flags & FLAG_MORE != 0, part.flags & FLAG_CONTINUED != 0);
+        if !continued {
+            self.open = more;
+            if !more {
+                sink(part);
+                return;
+            }
+            self.key.clear();
+            self.value.clear();
+            self.key.extend_from_slice(part.key);
+        } else if !self.open {
+            return;
+        }
+        self.value.extend_from_slice(part.value);
+        if !more {
+            self.open = false;
+            sink(&Record { flags: 0, key: &self.key, value: &self.value, ..*part });
+        }
+    }
+
+    /// Whether a record has begun and not ended.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample<'a>(key: &'a [u8], value: &'a [u8], flags: u8) -> Record<'a> {
+        Record { kind: Kind::Put, flags, lsn: Lsn(7), object: ObjectId(3), version: 9, key, value }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_went_in() {
+        let record = sample(b"key", b"some value", 0);
+        let mut out = vec![0xff; 128];
+        let taken = encode(&mut out, 5, &record);
+        assert_eq!(taken, encoded_bytes(3, 10));
+        assert_eq!(decode(&out, 5), Some((record, taken)));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_seen() {
+        let mut out = vec![0; 64];
+        let taken = encode(&mut out, 5, &sample(b"k", b"value", 0));
+        for bit in 0..taken * 8 {
+            let mut bad = out[..taken].to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&bad, 5), None, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn another_shard_does_not_decode_it() {
+        let mut out = vec![0; 64];
+        encode(&mut out, crc_seed(&[1; 16], ShardId(0)), &sample(b"k", b"v", 0));
+        assert!(decode(&out, crc_seed(&[1; 16], ShardId(1))).is_none());
+        assert!(decode(&out, crc_seed(&[2; 16], ShardId(0))).is_none());
+    }
+
+    #[test]
+    fn parts_become_one_record_only_when_all_are_there() {
+        let mut whole = Vec::new();
+        let mut assembler = Assembler::default();
+        let mut sink = |record: &Record<'_>| whole.push((record.key.to_vec(), record.value.to_vec()));
+        assembler.push(&sample(b"k", b"ab", FLAG_MORE), &mut sink);
+        assembler.push(&sample(b"", b"cd", FLAG_MORE | FLAG_CONTINUED), &mut sink);
+        assembler.push(&sample(b"", b"ef", FLAG_CONTINUED), &mut sink);
+        // A beginning that a crash cut off, then a whole one, then an end without a beginning.
+        assembler.push(&sample(b"lost", b"xx", FLAG_MORE), &mut sink);
+        assembler.push(&sample(b"k2", b"v", 0), &mut sink);
+        assembler.push(&sample(b"", b"yy", FLAG_CONTINUED), &mut sink);
+        assert_eq!(whole, vec![(b"k".to_vec(), b"abcdef".to_vec()), (b"k2".to_vec(), b"v".to_vec())]);
+    }
+}

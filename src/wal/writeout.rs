@@ -1,0 +1,155 @@
+//! Frames to the device, and back: what is due is handed over, the durable prefix advances over what completed.
+
+use crate::buffer::Pool;
+use crate::bytes::{index, len_u32};
+use crate::device::{Completion, Device, Operation, OperationKind};
+use crate::wal::layout::BLOCK_BYTES;
+use crate::wal::planted::Planted;
+use crate::wal::{ChainSegment, Prepared, TAG_HEADER, TAG_MASK, Wal, frame, record, segment};
+
+impl Wal {
+    /// Seals what is due and hands it to the device: at once for those who wait, while fewer than
+    /// `frames_in_flight_max` are out; buffered records when their window is over. Gives the operations handed over.
+    pub fn seal<D: Device>(&mut self, pool: &mut Pool, device: &mut D, now_ns: u64) -> u32 {
+        if self.fenced.is_some() {
+            self.give_up(pool);
+            return 0;
+        }
+        self.prepare_next(pool);
+        let mut handed = 0;
+        loop {
+            if self.submitted >= self.limits.frames_in_flight_max {
+                return handed;
+            }
+            if self.outbox.is_empty() && self.is_due(now_ns) {
+                self.seal_open(pool, 0);
+                self.urgent = false;
+            }
+            let Some(operation) = self.outbox.pop_front() else { return handed };
+            if let Err(operation) = device.submit(operation) {
+                self.outbox.push_front(operation);
+                return handed;
+            }
+            self.submitted += 1;
+            handed += 1;
+            if self.planted.is(Planted::AcknowledgeBeforeDurable) {
+                self.durable_lsn = self.in_flight.back().map_or(self.durable_lsn, |frame| frame.last_lsn);
+            }
+        }
+    }
+
+    /// A fenced shard holds no buffers that the others could use.
+    fn give_up(&mut self, pool: &mut Pool) {
+        let open = self.open.take().map(|open| open.buffer);
+        for buffer in self.outbox.drain(..).map(|operation| operation.buffer).chain(open) {
+            pool.give(buffer);
+        }
+    }
+
+    fn is_due(&self, now_ns: u64) -> bool {
+        self.open.as_ref().is_some_and(|open| {
+            open.records > 0
+                && (self.urgent
+                    || open.used >= self.limits.window_bytes
+                    || now_ns.saturating_sub(open.opened_ns) >= self.limits.window_interval_ns)
+        })
+    }
+
+    /// When this log next has something to do without being asked: a window or an idle watermark.
+    #[must_use]
+    pub fn deadline_ns(&self) -> Option<u64> {
+        if self.fenced.is_some() {
+            return None;
+        }
+        match &self.open {
+            Some(open) if open.records > 0 => Some(open.opened_ns + self.limits.window_interval_ns),
+            _ if self.in_flight.is_empty() && self.stated_lsn < self.durable_lsn => {
+                Some(self.idle_since_ns + self.limits.watermark_interval_ns)
+            }
+            _ => None,
+        }
+    }
+
+    /// States the durable LSN in a frame of its own when the shard has been idle (or stops: `clean`).
+    pub fn watermark(&mut self, pool: &mut Pool, now_ns: u64, clean: bool) {
+        let idle = self.open.is_none() && self.in_flight.is_empty() && self.stated_lsn < self.durable_lsn;
+        let waited = now_ns.saturating_sub(self.idle_since_ns) >= self.limits.watermark_interval_ns;
+        if !idle || !(waited || clean) || self.fenced.is_some() || pool.available() == 0 {
+            return;
+        }
+        if self.remaining_bytes(true) < BLOCK_BYTES {
+            if !self.prepared.front().is_some_and(|next| next.durable) {
+                return;
+            }
+            self.open_for(pool, record::HEADER_BYTES, now_ns);
+        } else {
+            self.open_frame(pool, now_ns);
+        }
+        self.seal_open(pool, frame::FLAG_WATERMARK | if clean { frame::FLAG_CLEAN } else { 0 });
+        self.counters.watermarks += 1;
+    }
+
+    /// Readies the next segment: its header is durable before it is needed. When only the reserve is left, the
+    /// shard takes one segment of it, once.
+    fn prepare_next(&mut self, pool: &mut Pool) {
+        if !self.prepared.is_empty() || pool.available() == 0 {
+            return;
+        }
+        let reserved = !self.segments.has_ordinary();
+        let taken = match reserved {
+            false => self.segments.take(),
+            true if self.in_reserve() => None,
+            true => self.segments.take_reserved(),
+        };
+        let Some(segment) = taken else { return };
+        let sequence = self.position.as_ref().map_or(1, |position| position.chained.sequence + 1);
+        let address = self.identity.layout.segment_address(segment);
+        let mut buffer = pool.take().expect("counted above");
+        let header = segment::Header {
+            namespace: self.identity.namespace,
+            address,
+            shard: self.identity.shard,
+            sequence,
+            epoch: self.identity.epoch,
+            reserved,
+        };
+        segment::encode(&mut buffer[..segment::HEADER_BYTES], &header);
+        let chained = ChainSegment { segment, sequence, reserved };
+        self.prepared.push_back(Prepared { chained, durable: false });
+        self.outbox.push_front(Operation {
+            tag: self.tag(0) | TAG_HEADER,
+            kind: OperationKind::WriteDurable,
+            address,
+            bytes: len_u32(segment::HEADER_BYTES),
+            buffer,
+        });
+    }
+
+    /// Takes one completion of this shard. The durable prefix advances over frames that are done, in order.
+    pub fn complete(&mut self, pool: &mut Pool, completion: Completion, now_ns: u64) {
+        self.submitted -= 1;
+        self.idle_since_ns = now_ns;
+        pool.give(completion.operation.buffer);
+        if let Err(error) = completion.result {
+            let (shard, address) = (self.identity.shard, completion.operation.address);
+            tracing::error!(%shard, %address, %error, "a write failed: the shard stops writing");
+            self.fence(error);
+            return;
+        }
+        let tag = completion.operation.tag & TAG_MASK;
+        if tag & TAG_HEADER != 0 {
+            if let Some(next) = self.prepared.back_mut() {
+                next.durable = true;
+            }
+            return;
+        }
+        self.in_flight[index(tag - self.front_number)].done = true;
+        while self.in_flight.front().is_some_and(|frame| frame.done) {
+            let frame = self.in_flight.pop_front().expect("seen above");
+            self.front_number += 1;
+            self.durable_lsn = self.durable_lsn.max(frame.last_lsn);
+            self.stated_lsn = self.stated_lsn.max(frame.stated_lsn);
+            self.flight.release(frame.flight_end, frame.last_lsn);
+        }
+    }
+}

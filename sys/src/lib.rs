@@ -1,0 +1,12 @@
+//! Every line of Forebay that the compiler cannot check, behind safe types. Imports nothing of ours.
+
+#[cfg(feature = "server")]
+pub mod alloc;
+pub mod cpu;
+#[cfg(feature = "server")]
+pub mod dma;
+pub mod net;
+pub mod shm;
+pub mod spsc;
+#[cfg(feature = "server")]
+pub mod uring;

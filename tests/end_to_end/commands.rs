@@ -1,0 +1,193 @@
+//! The command line as a user types it, against a daemon that it started.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Output, Stdio};
+
+use forebay::ring::protocol::stats::NAMES;
+use serde_json::Value;
+
+use crate::daemon::{Daemon, PATIENCE, Place};
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).expect("it is text")
+}
+
+/// What a command printed; it must succeed.
+fn run(place: &Place, arguments: &[&str]) -> String {
+    stdout(&place.forebay(arguments).output().expect("the program starts")).trim_end().to_owned()
+}
+
+/// The objects that a command printed, one a line.
+fn json(place: &Place, arguments: &[&str]) -> Vec<Value> {
+    let text = run(place, &[arguments, &["--json"]].concat());
+    text.lines().map(|line| serde_json::from_str(line).expect("each line is an object")).collect()
+}
+
+/// The one line of an error; the exit code must be 1.
+fn refused(place: &Place, arguments: &[&str]) -> String {
+    let output = place.forebay(arguments).output().expect("the program starts");
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+    let text = String::from_utf8(output.stderr).expect("it is text");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+fn with_input(mut command: Command, input: &[u8]) -> Output {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program starts");
+    child.stdin.take().expect("it is piped").write_all(input).expect("it is read");
+    child.wait_with_output().expect("it ends")
+}
+
+fn formatted(name: &str) -> Place {
+    let place = Place::new(name).configured(2, "");
+    let device = place.device();
+    let device = device.to_str().expect("the path is text");
+    let format = ["format", device, "--capacity", "32MiB", "--segment-bytes", "1MiB", "--shards", "3"];
+    assert!(run(&place, &format).contains("3 shards"));
+    place
+}
+
+#[test]
+fn format_refuses_what_holds_data() {
+    let place = formatted("cli-format");
+    let device = place.device();
+    let device = device.to_str().expect("the path is text");
+    let format = ["format", device, "--capacity", "32MiB", "--segment-bytes", "1MiB", "--shards", "3"];
+    assert!(refused(&place, &format).contains("--force"));
+    let made = json(&place, &[&format[..], &["--force"]].concat());
+    assert_eq!((&made[0]["shards"], &made[0]["segment_bytes"]), (&Value::from(3), &Value::from(1 << 20)));
+}
+
+#[test]
+fn spaces_by_command() {
+    let place = formatted("cli-spaces");
+    let mut daemon = Daemon::start(&place);
+    drop(daemon.connect(&place));
+    let version: u64 = run(&place, &["put", "orders", "4711", "paid", "--create=strict"]).parse().expect("a version");
+    assert_eq!(run(&place, &["get", "orders", "4711"]), "paid");
+    let got = json(&place, &["get", "orders", "4711"]);
+    assert_eq!((&got[0]["version"], &got[0]["value"]), (&Value::from(version), &Value::from("paid")));
+    assert!(refused(&place, &["put", "orders", "4711", "x", "--if-version", "0"]).contains("version"));
+    let expected = version.to_string();
+    let next = json(&place, &["put", "orders", "4711", "sent", "--if-version", &expected, "--durability", "buffered"]);
+    assert!(next[0]["version"].as_u64().expect("a version") > version);
+    let value = [0_u8, 255, 10, 13];
+    let put = with_input(place.forebay(&["put", "orders", "binary", "-"]), &value);
+    assert!(put.status.success());
+    assert_eq!(run(&place, &["get", "orders", "62696e617279", "--hex"]), "00ff0a0d");
+    for number in 0..20 {
+        run(&place, &["put", "orders", &format!("k{number:02}"), "v"]);
+    }
+    assert_eq!(run(&place, &["scan", "orders", "--prefix", "k1", "--keys-only"]).lines().count(), 10);
+    assert_eq!(run(&place, &["scan", "orders", "--begin", "k05", "--end", "k08"]), "k05\tv\nk06\tv\nk07\tv");
+    let pairs = json(&place, &["scan", "orders", "--prefix", "47"]);
+    assert_eq!((&pairs[0]["key"], &pairs[0]["value"]), (&Value::from("4711"), &Value::from("sent")));
+    run(&place, &["delete", "orders", "k05"]);
+    refused(&place, &["delete", "orders", "k05"]);
+    refused(&place, &["get", "orders", "k05"]);
+    assert!(refused(&place, &["get", "nothing", "key"]).contains("--create"));
+    assert!(refused(&place, &["tail", "orders"]).contains("not a stream"));
+}
+
+#[test]
+fn streams_by_command() {
+    let place = formatted("cli-streams");
+    let mut daemon = Daemon::start(&place);
+    drop(daemon.connect(&place));
+    assert_eq!(run(&place, &["append", "events", "zero", "one", "--create=buffered"]), "0");
+    let lines = with_input(place.forebay(&["append", "events", "--lines"]), b"two\nthree\n");
+    assert_eq!(stdout(&lines).trim_end(), "2");
+    assert_eq!(run(&place, &["read", "events", "--from", "1", "--limit", "2"]), "one\ntwo");
+    let read = json(&place, &["read", "events"]);
+    assert_eq!((read.len(), &read[3]["offset"], &read[3]["event"]), (4, &Value::from(3), &Value::from("three")));
+
+    let mut tail = place.forebay(&["tail", "events", "--offsets", "--from", "3"]);
+    let mut tail = tail.stdout(Stdio::piped()).spawn().expect("the program starts");
+    let mut followed = BufReader::new(tail.stdout.take().expect("it is piped")).lines();
+    let mut next = || followed.next().expect("there is a line").expect("it is text");
+    assert_eq!(next(), "3\tthree");
+    for number in 4..10 {
+        run(&place, &["append", "events", "more"]);
+        assert_eq!(next(), format!("{number}\tmore"));
+    }
+    run(&place, &["trim", "events", "8"]);
+    assert_eq!(run(&place, &["read", "events", "--offsets"]), "8\tmore\n9\tmore");
+    assert!(refused(&place, &["read", "events", "--from", "2"]).contains("begins at offset 8"));
+    run(&place, &["sync"]);
+    assert_eq!(json(&place, &["sync"])[0]["synced"], true);
+
+    // A reader that goes away ends what writes to it, without a word.
+    drop(followed);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let ended = loop {
+        run(&place, &["append", "events", "nobody reads"]);
+        if let Some(status) = tail.try_wait().expect("the child is ours") {
+            break status;
+        }
+        assert!(std::time::Instant::now() < deadline, "tail does not notice that its reader is gone");
+    };
+    assert!(ended.success(), "{ended:?}");
+}
+
+#[test]
+fn stats_by_command() {
+    let place = formatted("cli-stats");
+    let mut daemon = Daemon::start(&place);
+    drop(daemon.connect(&place));
+    let text = run(&place, &["stats"]);
+    assert_eq!(text.lines().count(), NAMES.len());
+    assert!(text.lines().all(|line| line.split_whitespace().count() == 3), "a name and a column a reactor: {text}");
+    let reactors = json(&place, &["stats"]);
+    assert_eq!(reactors.len(), 2);
+    assert_eq!(reactors[0]["shards"].as_u64().zip(reactors[1]["shards"].as_u64()), Some((2, 1)));
+}
+
+#[test]
+fn one_daemon_a_device_and_a_socket() {
+    let place = formatted("cli-daemons");
+    let mut first = Daemon::start(&place);
+    drop(first.connect(&place));
+    run(&place, &["put", "space", "key", "value", "--create=buffered"]);
+    // The same device.
+    let other = place.path("other-socket");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+    command.args(["serve", "--socket"]).arg(&other);
+    let mut second = Daemon::run(&place, command);
+    assert_eq!(second.wait().code(), Some(1));
+    assert!(second.log().contains("locked by another process"), "{}", second.log());
+    // The same socket, with a device of its own.
+    let elsewhere = Place::new("cli-elsewhere");
+    elsewhere.format(32, 1);
+    let mut third = Daemon::run(&elsewhere, place.forebay(&["serve"]));
+    assert_eq!(third.wait().code(), Some(1));
+    assert!(third.log().contains("another daemon listens"), "{}", third.log());
+    // The first one noticed nothing; killed, it leaves a socket that the next one takes over.
+    assert_eq!(run(&place, &["get", "space", "key"]), "value");
+    first.kill();
+    assert!(place.socket().exists());
+    assert!(refused(&place, &["get", "space", "key"]).contains("forebay serve"));
+    let mut next = Daemon::start(&place);
+    drop(next.connect(&place));
+    assert_eq!(run(&place, &["get", "space", "key"]), "value");
+    assert!(next.log().contains("taking over the socket"));
+    assert_eq!(next.stop().code(), Some(0), "{}", next.log());
+    assert!(!place.socket().exists(), "a daemon that stops takes its socket along");
+    assert!(next.log().contains("everything acknowledged is on the drive"));
+}
+
+#[test]
+fn the_example_of_a_client_runs() {
+    // Cargo builds the examples of a package before its tests, next to the program.
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_forebay"));
+    let example = program.parent().expect("it lies in a directory").join("examples/client");
+    if !example.exists() {
+        println!("skipped: {} was not built; `cargo test` builds it, `cargo test --test` does not", example.display());
+        return;
+    }
+    let place = formatted("cli-example");
+    let mut daemon = Daemon::start(&place);
+    drop(daemon.connect(&place));
+    let text = stdout(&Command::new(example).arg(place.socket()).output().expect("the example starts"));
+    assert!(text.contains("order 4711: sent") && text.contains("1000: the last one"), "{text}");
+}

@@ -1,0 +1,185 @@
+//! A daemon as a process, in a place of its own that is gone at the end.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use forebay::appliance::prepare::{FormatOptions, format_device};
+use forebay::config::Config;
+use forebay::ring::client::{Client, ClientError, ConnectOptions};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Nothing here takes so long. What does is a hang.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Files of one test: a device, a socket, flight recorders, logs.
+pub struct Place {
+    directory: PathBuf,
+    flights: PathBuf,
+    config: String,
+}
+
+impl Place {
+    pub fn new(name: &str) -> Place {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let unique = format!("forebay-{name}-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(&unique);
+        fs::create_dir_all(&directory).expect("the temporary directory is writable");
+        let in_memory = Path::new("/dev/shm").join(&unique);
+        let flights = if fs::create_dir(&in_memory).is_ok() { in_memory } else { directory.clone() };
+        let place = Place { directory, flights, config: String::new() };
+        place.configured(1, "")
+    }
+
+    /// A small appliance with so many reactors. `more` are lines of TOML, each as "section.key = value".
+    pub fn configured(mut self, reactors: u32, more: &str) -> Place {
+        let flights = self.flights.display();
+        self.config = format!(
+            "device.hugepages = false\nformat.segment_bytes = \"1MiB\"\nreactors.count = {reactors}\n\
+             reactors.spin = \"50us\"\nwal.frame_bytes_max = \"64KiB\"\nwal.window_interval = \"20ms\"\n\
+             limits.value_bytes_max = \"256KiB\"\nlimits.memory_bytes_max = \"64MiB\"\nlimits.keys_max = 10000\n\
+             limits.waiting_reads_max = 16\nrings.arena_bytes = \"2MiB\"\nrings.arena_bytes_max = \"8MiB\"\n\
+             rings.sq_entries = 64\nrings.cq_entries = 128\nflight.directory = \"{flights}\"\n{more}"
+        );
+        fs::write(self.path("config.toml"), &self.config).expect("the place is writable");
+        self
+    }
+
+    /// The same configuration, for an appliance in this process.
+    pub fn config(&self) -> Config {
+        Config::load(&self.path("config.toml")).expect("the configuration is valid")
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("socket")
+    }
+
+    pub fn device(&self) -> PathBuf {
+        self.path("device")
+    }
+
+    /// An empty namespace in a file.
+    pub fn format(&self, capacity_mib: u64, shards: u32) {
+        let capacity_bytes = Some(capacity_mib << 20);
+        let options = FormatOptions { capacity_bytes, segment_bytes: 1 << 20, shards, force: true };
+        format_device(&self.device(), &options, &mut |_, _| {}).expect("the file can be formatted");
+    }
+
+    /// A subcommand that talks to the daemon of this place.
+    pub fn forebay(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+        command.args(arguments).arg("--socket").arg(self.socket()).stdin(Stdio::null()).env_remove("RUST_LOG");
+        command
+    }
+
+    /// A connection to an appliance that listens.
+    pub fn connect(&self) -> Client {
+        Client::connect(&self.socket(), &ConnectOptions::default()).expect("the appliance listens")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        _ = fs::remove_dir_all(&self.directory);
+        _ = fs::remove_dir_all(&self.flights);
+    }
+}
+
+/// `forebay serve`. Killed when it is dropped.
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Starts it and does not wait until it is ready.
+    pub fn start(place: &Place) -> Daemon {
+        Daemon::run(place, place.forebay(&["serve"]))
+    }
+
+    /// Starts it by a command of the test's own.
+    pub fn run(place: &Place, mut command: Command) -> Daemon {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let log = place.path(&format!("log-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        let file = File::create(&log).expect("the place is writable");
+        command.arg("--config").arg(place.path("config.toml")).arg("--device").arg(place.device());
+        let child = command.stdout(Stdio::null()).stderr(file).spawn().expect("the program starts");
+        Daemon { child, log }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("the log is readable")
+    }
+
+    /// A number that the log names as `name=number`.
+    pub fn logged(&self, name: &str) -> Option<u64> {
+        let log = self.log();
+        let (_, rest) = log.split_once(&format!(" {name}="))?;
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    }
+
+    /// A connection, as soon as it listens.
+    pub fn connect(&mut self, place: &Place) -> Client {
+        self.connect_with(place, &ConnectOptions { spin: Duration::ZERO, ..ConnectOptions::default() })
+    }
+
+    pub fn connect_with(&mut self, place: &Place, options: &ConnectOptions) -> Client {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Client::connect(&place.socket(), options) {
+                Ok(client) => return client,
+                Err(ClientError::NoDaemon { .. } | ClientError::Disconnected) if Instant::now() < deadline => {
+                    let ended = self.child.try_wait().expect("the child is ours");
+                    assert!(ended.is_none(), "the daemon ended: {ended:?}");
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// SIGKILL, and the end of the process.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the child is ours");
+        self.child.wait().expect("the child is ours");
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn stop(&mut self) -> ExitStatus {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a child has a process id");
+        kill_process(pid, Signal::TERM).expect("the child is ours");
+        self.wait()
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child is ours") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the daemon does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the daemon's log:\n{}", fs::read_to_string(&self.log).unwrap_or_default());
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The program from end to end: daemon and clients as they are used, with what kills, fills and attacks them.
+#![cfg(all(test, feature = "server"))]
+
+mod commands;
+mod daemon;
+mod history;
+mod hostile;
+mod kill;
+mod operations;
+mod trouble;
