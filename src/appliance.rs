@@ -18,10 +18,10 @@ use forebay_sys::net::WakeSet;
 
 use crate::buffer::Pool;
 use crate::config::{Config, Spin};
-use crate::device::Tier;
 use crate::device::any::AnyDevice;
 use crate::device::blocks::BlockReader;
 use crate::device::open::OpenDevice;
+use crate::device::{Device, Tier};
 use crate::error::{Error, Result};
 use crate::reactor::{Address, Clock, Order, Place, Reactor, Shard};
 use crate::ring::server::{Access, Listener, ListenerOptions};
@@ -240,7 +240,16 @@ fn start_reactors(
         {
             notes.push(warning.to_owned());
         }
-        let device = device.device(Some(&region.span()))?;
+        let opened = device;
+        let device = opened.device(Some(&region.span()))?;
+        let tier = device.geometry().tier;
+        if tier != opened.tier() {
+            notes.push(format!(
+                "reactor {number}: {} instead of {}: no locked memory for one more io_uring; raise `ulimit -l`",
+                tier.name(),
+                opened.tier().name()
+            ));
+        }
         let pool = Pool::new(region, sizes.frame_bytes);
         let wakes = WakeSet::new()?;
         wakes.add(addresses[number].sessions.bell())?;

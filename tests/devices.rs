@@ -71,16 +71,7 @@ impl Scratch {
     }
 
     fn serve(&self, device: &str) -> Daemon {
-        let mut child = self.command(&["serve", "--device", device]).stderr(Stdio::piped()).spawn().expect("it starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("it is piped"));
-        let mut log = String::new();
-        while !log.contains("ready") {
-            let bytes = lines.read_line(&mut log).expect("the log is UTF-8");
-            assert!(bytes > 0, "the daemon ended: {log}");
-        }
-        // What it says later must not fill the pipe.
-        std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
-        Daemon(child)
+        Daemon::ready(self.command(&["serve", "--device", device]))
     }
 }
 
@@ -93,6 +84,20 @@ impl Drop for Scratch {
 struct Daemon(Child);
 
 impl Daemon {
+    /// Starts it and waits until it says that it is ready.
+    fn ready(mut command: Command) -> Daemon {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut log = String::new();
+        while !log.contains("ready") {
+            let bytes = lines.read_line(&mut log).expect("the log is UTF-8");
+            assert!(bytes > 0, "the daemon ended: {log}");
+        }
+        // What it says later must not fill the pipe.
+        std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
+        Daemon(child)
+    }
+
     fn stop(mut self) {
         let pid = rustix::process::Pid::from_child(&self.0);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
@@ -383,6 +388,31 @@ fn a_cut_gives_up_what_it_says_and_no_more() {
         }
         let listed = scratch.done(&["scan", "accounts"]);
         assert_eq!(listed.matches("new-").count(), 3 * (life + 1), "{listed}");
+        daemon.stop();
+    }
+    scratch.done(&["verify", &device]);
+}
+
+#[test]
+fn little_locked_memory_is_slower_and_no_failure() {
+    let tools = ["prlimit", "setpriv"].map(|tool| Command::new(tool).arg("--version").output().is_ok());
+    if tools != [true, true] {
+        eprintln!("skipped: it takes util-linux's prlimit and setpriv");
+        return;
+    }
+    let scratch = Scratch::new();
+    let device = scratch.formatted("namespace");
+    // How much the kernel charges for a ring differs; each limit must do, whatever part of the rings fits in.
+    for limit_bytes in ["0", "20000", "40000", "80000"] {
+        let mut command = Command::new("prlimit");
+        // Root is held to no limit while it has the capability.
+        let no_capability = ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"];
+        let root = rustix::process::geteuid().is_root();
+        command.arg(format!("--memlock={limit_bytes}")).args(no_capability.iter().filter(|_| root));
+        command.args([env!("CARGO_BIN_EXE_forebay"), "serve", "--device", &device]);
+        command.args(["--config", &scratch.path("test.toml"), "--socket", &scratch.path("socket")]);
+        let daemon = Daemon::ready(command);
+        scratch.done(&["put", "--create", "accounts", limit_bytes, "kept"]);
         daemon.stop();
     }
     scratch.done(&["verify", &device]);

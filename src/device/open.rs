@@ -145,25 +145,27 @@ impl OpenDevice {
         }
     }
 
-    /// One device for one reactor. `span` is the region of the buffers that it will be given.
+    /// One device for one reactor. `span` is the region of the buffers that it will be given. Where the kernel has no
+    /// locked memory left for one more ring, this one writes blocking: its geometry says so.
     ///
     /// # Errors
-    /// What the kernel says when there is no room for one more ring.
+    /// What the kernel says when there is no room for one more ring or descriptor.
     pub fn device(&self, span: Option<&DmaSpan>) -> Result<AnyDevice> {
-        Ok(match &self.backing {
-            Backing::Memory(disk) => AnyDevice::Memory(MemoryDevice::new(disk, self.geometry.operations_max)),
-            Backing::File { file, path, .. } if self.geometry.tier == Tier::FileBlocking => {
-                let file = file.try_clone().map_err(|error| explain(&error).context(path.display()))?;
-                AnyDevice::Blocking(BlockingDevice::new(file, self.geometry))
-            }
-            Backing::File { path, .. } => {
-                let uring = self.uring(self.geometry, span);
-                AnyDevice::Uring(uring.map_err(|error| {
-                    Error::new(format!("{}: io_uring: {error}", path.display()))
-                        .remedy("raise `ulimit -n` and `ulimit -l`")
-                })?)
-            }
-        })
+        match &self.backing {
+            Backing::Memory(disk) => Ok(AnyDevice::Memory(MemoryDevice::new(disk, self.geometry.operations_max))),
+            Backing::File { file, .. } if self.geometry.tier == Tier::FileBlocking => self.blocking(file),
+            Backing::File { file, path, .. } => match self.uring(self.geometry, span) {
+                Ok(device) => Ok(AnyDevice::Uring(device)),
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOMEM) => self.blocking(file),
+                Err(error) => Err(Error::new(format!("{}: io_uring: {error}", path.display()))
+                    .remedy("raise `ulimit -n` and `ulimit -l`")),
+            },
+        }
+    }
+
+    fn blocking(&self, file: &File) -> Result<AnyDevice> {
+        let file = file.try_clone().map_err(|error| explain(&error).context(self.name()))?;
+        Ok(AnyDevice::Blocking(BlockingDevice::new(file, Geometry { tier: Tier::FileBlocking, ..self.geometry })))
     }
 
     fn uring(&self, geometry: Geometry, span: Option<&DmaSpan>) -> io::Result<UringDevice> {
