@@ -1,13 +1,19 @@
-//! An io_uring on one file or block device, which owns the buffers of whatever is under way.
+//! An io_uring on one file or device, which owns the buffers of whatever is under way: `Uring` for reads and writes,
+//! `nvme::NvmeUring` for NVMe commands.
+
+pub mod nvme;
+mod transfer;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-use io_uring::types::Fixed;
-use io_uring::{IoUring, opcode};
+use io_uring::squeue::EntryMarker;
+use io_uring::{IoUring, cqueue};
 
 use crate::dma::{DmaBuffer, DmaSpan};
+
+pub use transfer::{Transfer, Uring};
 
 /// The kernel takes at most this much in one registered buffer.
 const REGISTERED_BYTES_MAX: usize = 1 << 30;
@@ -32,32 +38,45 @@ pub struct UringOptions<'a> {
     pub span: Option<&'a DmaSpan>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transfer {
-    Read,
-    Write,
-    /// RWF_DSYNC: durable when it completes.
-    WriteDsync,
-}
-
-/// A transfer that ended, with what it owned.
+/// An operation that ended, with what it owned.
 #[derive(Debug)]
 pub struct Ended<T> {
     pub buffer: DmaBuffer,
     pub context: T,
-    /// The bytes transferred, or an errno.
+    /// What the kernel answered: not negative, or an errno.
     pub result: Result<u32, i32>,
 }
 
 struct Slot<T> {
     buffer: DmaBuffer,
     context: T,
+    /// Entries of this operation that have not ended.
+    left: u32,
+    /// The first answer that is not 0.
+    result: Result<u32, i32>,
+}
+
+/// What the kernel answered to one entry, as an operation counts it.
+pub(crate) trait Answer: cqueue::EntryMarker {
+    fn parts(&self) -> (u64, i32);
+}
+
+impl Answer for cqueue::Entry {
+    fn parts(&self) -> (u64, i32) {
+        (self.user_data(), self.result())
+    }
+}
+
+impl Answer for cqueue::Entry32 {
+    fn parts(&self) -> (u64, i32) {
+        (self.user_data(), self.result())
+    }
 }
 
 /// The ring. A buffer that was submitted belongs to it until `poll` gives it back; dropping the ring waits for all.
-pub struct Uring<T> {
-    ring: IoUring,
-    /// The place of a transfer is its `user_data`.
+struct Ring<T, S: EntryMarker, C: Answer> {
+    ring: IoUring<S, C>,
+    /// The place of an operation is the `user_data` of its entries.
     slots: Vec<Option<Slot<T>>>,
     free: Vec<u32>,
     span: Option<DmaSpan>,
@@ -69,13 +88,11 @@ pub struct Uring<T> {
     _file: File,
 }
 
-impl<T> Uring<T> {
-    /// A ring for as many as `entries` transfers at once. Registers the file, and the buffers where memlock allows it.
-    ///
-    /// # Errors
-    /// What the kernel said: EPERM or ENOSYS where io_uring is switched off, ENOMEM for want of locked memory.
-    pub fn new(file: File, entries: u32, options: &UringOptions<'_>) -> io::Result<Uring<T>> {
-        let ring = build(entries, options)?;
+impl<T, S: EntryMarker, C: Answer> Ring<T, S, C> {
+    /// A ring for as many as `operations` at once, of up to `entries_each`. Registers the file, and the buffers where
+    /// memlock allows it.
+    fn new(file: File, operations: u32, entries_each: u32, options: &UringOptions<'_>) -> io::Result<Ring<T, S, C>> {
+        let ring = build(operations.saturating_mul(entries_each), options)?;
         ring.submitter().register_files(&[file.as_raw_fd()])?;
         let mut note = None;
         let span = options.span.filter(|span| match register(&ring, span) {
@@ -85,10 +102,10 @@ impl<T> Uring<T> {
                 false
             }
         });
-        Ok(Uring {
+        Ok(Ring {
             ring,
-            slots: (0..entries).map(|_| None).collect(),
-            free: (0..entries).rev().collect(),
+            slots: (0..operations).map(|_| None).collect(),
+            free: (0..operations).rev().collect(),
             span: span.cloned(),
             iopoll: options.iopoll,
             kick_again: false,
@@ -97,68 +114,26 @@ impl<T> Uring<T> {
         })
     }
 
-    /// What was asked for and could not be had, for people.
-    #[must_use]
-    pub fn note(&self) -> Option<&str> {
-        self.note.as_deref()
-    }
-
-    /// Transfers under way.
-    #[must_use]
-    pub fn in_flight(&self) -> u32 {
+    fn in_flight(&self) -> u32 {
         let slots = self.slots.len() - self.free.len();
         u32::try_from(slots).unwrap_or(u32::MAX)
     }
 
-    /// Queues a transfer of the first `bytes` of `buffer`, at `offset` of the file. `kick` starts it.
-    ///
-    /// # Errors
-    /// The buffer and the context come back when `entries` transfers are under way.
-    ///
-    /// # Panics
-    /// When `bytes` is more than the buffer has.
-    pub fn submit(
-        &mut self,
-        transfer: Transfer,
-        offset: u64,
-        bytes: u32,
-        mut buffer: DmaBuffer,
-        context: T,
-    ) -> Result<(), (DmaBuffer, T)> {
-        assert!(bytes as usize <= buffer.len(), "a transfer of {bytes} B from a buffer of {} B", buffer.len());
+    /// Gives the operation a place for `entries` entries. The buffer's address does not change while it has one.
+    fn claim(&mut self, buffer: DmaBuffer, context: T, entries: u32) -> Result<u32, (DmaBuffer, T)> {
         let Some(place) = self.free.pop() else { return Err((buffer, context)) };
-        let registered = self.registered(&buffer);
-        let address = buffer.as_mut_ptr();
-        self.slots[place as usize] = Some(Slot { buffer, context });
-        let flags = if transfer == Transfer::WriteDsync { libc::RWF_DSYNC } else { 0 };
-        let entry = match (transfer, registered) {
-            (Transfer::Read, Some(index)) => {
-                opcode::ReadFixed::new(Fixed(0), address, bytes, index).offset(offset).build()
-            }
-            (Transfer::Read, None) => opcode::Read::new(Fixed(0), address, bytes).offset(offset).build(),
-            (_, Some(index)) => {
-                opcode::WriteFixed::new(Fixed(0), address, bytes, index).offset(offset).rw_flags(flags).build()
-            }
-            (_, None) => opcode::Write::new(Fixed(0), address, bytes).offset(offset).rw_flags(flags).build(),
-        };
-        let entry = entry.user_data(u64::from(place));
-        // SAFETY: the entry names `bytes` bytes of a buffer that its slot owns until its completion is reaped, and the
-        // file that this ring keeps open.
-        let pushed = unsafe { self.ring.submission().push(&entry) };
-        pushed.expect("the submission queue has at least as many entries as there are slots");
-        Ok(())
+        self.slots[place as usize] = Some(Slot { buffer, context, left: entries, result: Ok(0) });
+        Ok(place)
     }
 
-    /// Starts all that was submitted: one system call, or none when there is nothing to start.
-    pub fn kick(&mut self) {
+    fn kick(&mut self) {
         self.kick_again = false;
         if !self.ring.submission().is_empty() {
             self.kick_again = !self.enter() || !self.ring.submission().is_empty();
         }
     }
 
-    /// One transfer that ended. Enters the kernel only where something waits there.
-    pub fn poll(&mut self) -> Option<Ended<T>> {
+    fn poll(&mut self) -> Option<Ended<T>> {
         if let Some(ended) = self.reap() {
             return Some(ended);
         }
@@ -171,11 +146,23 @@ impl<T> Uring<T> {
     }
 
     fn reap(&mut self) -> Option<Ended<T>> {
-        let entry = self.ring.completion().next()?;
-        let place = u32::try_from(entry.user_data()).expect("user_data is the place of a slot");
-        let Slot { buffer, context } = self.slots[place as usize].take().expect("a slot completes once");
-        self.free.push(place);
-        Some(Ended { buffer, context, result: u32::try_from(entry.result()).map_err(|_| -entry.result()) })
+        loop {
+            let (place, answer) = self.ring.completion().next()?.parts();
+            let place = u32::try_from(place).expect("user_data is the place of a slot");
+            let entry = &mut self.slots[place as usize];
+            let slot = entry.as_mut().expect("a slot stays until its last entry has ended");
+            slot.left -= 1;
+            let answer = u32::try_from(answer).map_err(|_| -answer);
+            if slot.result == Ok(0) {
+                slot.result = answer;
+            }
+            if slot.left == 0
+                && let Some(Slot { buffer, context, result, .. }) = entry.take()
+            {
+                self.free.push(place);
+                return Some(Ended { buffer, context, result });
+            }
+        }
     }
 
     /// Hands the queue to the kernel, and lets it post what has ended. False when it should be tried again.
@@ -199,7 +186,7 @@ impl<T> Uring<T> {
     }
 }
 
-impl<T> Drop for Uring<T> {
+impl<T, S: EntryMarker, C: Answer> Drop for Ring<T, S, C> {
     /// Waits for all that is under way, so that no memory is given back while the drive may still write to it.
     fn drop(&mut self) {
         while self.in_flight() > 0 {
@@ -220,8 +207,8 @@ fn passes(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::EINTR))
 }
 
-fn build(entries: u32, options: &UringOptions<'_>) -> io::Result<IoUring> {
-    let mut builder = IoUring::builder();
+fn build<S: EntryMarker, C: Answer>(entries: u32, options: &UringOptions<'_>) -> io::Result<IoUring<S, C>> {
+    let mut builder = IoUring::<S, C>::builder();
     if options.iopoll {
         builder.setup_iopoll();
     }
@@ -242,7 +229,7 @@ fn build(entries: u32, options: &UringOptions<'_>) -> io::Result<IoUring> {
     }
 }
 
-fn register(ring: &IoUring, span: &DmaSpan) -> io::Result<()> {
+fn register<S: EntryMarker, C: Answer>(ring: &IoUring<S, C>, span: &DmaSpan) -> io::Result<()> {
     let pieces: Vec<libc::iovec> = (0..span.bytes())
         .step_by(REGISTERED_BYTES_MAX)
         .map(|offset| libc::iovec {
@@ -251,122 +238,6 @@ fn register(ring: &IoUring, span: &DmaSpan) -> io::Result<()> {
         })
         .collect();
     // SAFETY: the pieces lie inside the span's mapping, which the ring keeps mapped by its copy of the span. The kernel
-    // reads and writes there only for transfers, each of which owns its buffer.
+    // reads and writes there only for operations, each of which owns its buffer.
     unsafe { ring.submitter().register_buffers(&pieces) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dma::{DmaRegion, Pages};
-    use std::path::PathBuf;
-
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str, bytes: u64) -> (Scratch, File) {
-            let path = std::env::temp_dir().join(format!("forebay-uring-{name}-{}", std::process::id()));
-            let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
-            file.set_len(bytes).unwrap();
-            (Scratch(path), file)
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_file(&self.0);
-        }
-    }
-
-    fn ring(file: &File, entries: u32, task_run: TaskRun, span: Option<&DmaSpan>) -> Option<Uring<usize>> {
-        let options = UringOptions { iopoll: false, task_run, span };
-        match Uring::new(file.try_clone().unwrap(), entries, &options) {
-            Ok(ring) => Some(ring),
-            Err(error) => {
-                eprintln!("skipped: io_uring is refused here: {error}");
-                None
-            }
-        }
-    }
-
-    fn wait(ring: &mut Uring<usize>) -> Ended<usize> {
-        loop {
-            if let Some(ended) = ring.poll() {
-                return ended;
-            }
-        }
-    }
-
-    #[test]
-    fn every_way_to_run_completions_writes_and_reads_back_registered_or_not() {
-        for task_run in [TaskRun::Interrupt, TaskRun::Cooperative, TaskRun::Deferred] {
-            for registered in [false, true] {
-                let (_scratch, file) = Scratch::new(&format!("{task_run:?}-{registered}"), 1 << 16);
-                let region = DmaRegion::allocate(3 * 4096, Pages::Ordinary).unwrap();
-                let span = region.span();
-                let mut buffers = region.split(4096);
-                let Some(mut ring) = ring(&file, 2, task_run, registered.then_some(&span)) else { return };
-                let mut buffer = buffers.pop().unwrap();
-                buffer.fill(0x5a);
-                ring.submit(Transfer::WriteDsync, 8192, 4096, buffer, 7).unwrap();
-                ring.kick();
-                let written = wait(&mut ring);
-                assert_eq!((written.result, written.context, ring.in_flight()), (Ok(4096), 7, 0));
-                ring.submit(Transfer::Read, 8192, 4096, buffers.pop().unwrap(), 8).unwrap();
-                ring.kick();
-                let read = wait(&mut ring);
-                assert_eq!((read.result, read.context), (Ok(4096), 8));
-                assert_eq!(read.buffer[..], written.buffer[..]);
-            }
-        }
-    }
-
-    #[test]
-    fn a_full_ring_gives_the_buffer_back() {
-        let (_scratch, file) = Scratch::new("full", 1 << 16);
-        let mut buffers = DmaRegion::allocate(4 * 4096, Pages::Ordinary).unwrap().split(4096);
-        let Some(mut ring) = ring(&file, 2, TaskRun::Cooperative, None) else { return };
-        for context in 0..2 {
-            ring.submit(Transfer::Read, 0, 4096, buffers.pop().unwrap(), context).unwrap();
-        }
-        let (buffer, context) = ring.submit(Transfer::Read, 0, 4096, buffers.pop().unwrap(), 9).unwrap_err();
-        assert_eq!((buffer.index(), context, ring.in_flight()), (1, 9, 2));
-        ring.kick();
-        wait(&mut ring);
-        ring.submit(Transfer::Read, 0, 4096, buffer, 9).unwrap();
-    }
-
-    #[test]
-    fn failures_and_short_reads_are_told_apart() {
-        let (scratch, file) = Scratch::new("failures", 4096 + 100);
-        let mut buffers = DmaRegion::allocate(4 * 4096, Pages::Ordinary).unwrap().split(4096);
-        let Some(mut short) = ring(&file, 2, TaskRun::Cooperative, None) else { return };
-        short.submit(Transfer::Read, 4096, 4096, buffers.pop().unwrap(), 0).unwrap();
-        short.kick();
-        assert_eq!(wait(&mut short).result, Ok(100));
-        let read_only = File::open(&scratch.0).unwrap();
-        let mut refused = ring(&read_only, 2, TaskRun::Cooperative, None).unwrap();
-        refused.submit(Transfer::Write, 0, 4096, buffers.pop().unwrap(), 0).unwrap();
-        refused.kick();
-        assert_eq!(wait(&mut refused).result, Err(libc::EBADF));
-    }
-
-    #[test]
-    fn dropping_a_ring_waits_for_what_is_under_way() {
-        let (scratch, file) = Scratch::new("drop", 0);
-        let region = DmaRegion::allocate(32 << 16, Pages::Ordinary).unwrap();
-        let span = region.span();
-        let Some(mut ring) = ring(&file, 32, TaskRun::Cooperative, Some(&span)) else { return };
-        for (i, mut buffer) in region.split(1 << 16).into_iter().enumerate() {
-            buffer.fill(u8::try_from(i + 1).unwrap());
-            ring.submit(Transfer::WriteDsync, (i as u64) << 16, 1 << 16, buffer, i).unwrap();
-        }
-        ring.kick();
-        drop(ring);
-        let bytes = std::fs::read(&scratch.0).unwrap();
-        assert_eq!(bytes.len(), 32 << 16);
-        for (i, piece) in bytes.chunks(1 << 16).enumerate() {
-            assert!(piece.iter().all(|b| usize::from(*b) == i + 1), "write {i} was not over");
-        }
-    }
 }
