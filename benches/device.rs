@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use forebay::buffer::Pool;
 use forebay::device::open::{OpenOptions, open};
 use forebay::device::{Device, Operation, OperationKind, prepare};
-use forebay::types::DeviceAddress;
+use forebay::types::{DeviceAddress, TierChoice};
 use forebay_sys::dma::{DmaRegion, Pages};
 use forebay_sys::uring::{TaskRun, Transfer, Uring, UringOptions};
 
@@ -76,9 +76,9 @@ fn main() -> Result<(), Failure> {
 fn round(args: &Args) -> Result<Vec<(String, Figures)>, Failure> {
     let mut all = Vec::new();
     for depth in [1, 32] {
-        for (name, force_blocking) in [("device", false), ("blocking RWF_DSYNC", true)] {
-            if depth == 1 || !force_blocking {
-                all.push((format!("qd{depth:02} {name}"), device(args, depth, force_blocking)?));
+        for (name, tier) in [("device", TierChoice::Auto), ("blocking RWF_DSYNC", TierChoice::Blocking)] {
+            if depth == 1 || tier == TierChoice::Auto {
+                all.push((format!("qd{depth:02} {name}"), device(args, depth, tier)?));
             }
         }
         for task_run in [TaskRun::Interrupt, TaskRun::Cooperative, TaskRun::Deferred] {
@@ -128,8 +128,8 @@ fn address(number: usize) -> u64 {
     number as u64 % (FILE_BYTES / u64::from(BLOCK_BYTES)) * u64::from(BLOCK_BYTES)
 }
 
-fn device(args: &Args, depth: usize, force_blocking: bool) -> Result<Figures, Failure> {
-    let opened = open(&args.path, &OpenOptions { force_blocking, ..OpenOptions::default() })?;
+fn device(args: &Args, depth: usize, tier: TierChoice) -> Result<Figures, Failure> {
+    let opened = open(&args.path, &OpenOptions { tier, ..OpenOptions::default() })?;
     let region = DmaRegion::allocate(depth * BLOCK_BYTES as usize, Pages::Ordinary)?;
     let span = region.span();
     let device = std::cell::RefCell::new(opened.device(Some(&span))?);

@@ -21,7 +21,7 @@ pub use socket::{default_for_client, default_for_daemon};
 pub use units::{ByteSize, Nanos, Spin};
 
 use crate::error::{Error, Result};
-use crate::types::Durability;
+use crate::types::{Durability, TierChoice};
 
 /// All that can be configured, by section of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -47,8 +47,8 @@ pub struct Device {
     pub path: Option<PathBuf>,
     /// Take DMA memory from hugepages where there are any. Without them ordinary memory is used, with a warning.
     pub hugepages: bool,
-    /// Use `pwritev2(RWF_DSYNC)` even where io_uring works. Slow; for containers that misreport io_uring.
-    pub force_blocking: bool,
+    /// "auto", or the way to the drive that must be taken: "passthrough", "uring", "blocking".
+    pub tier: TierChoice,
 }
 
 /// What `format` lays down. Fixed for the life of the data.
@@ -179,7 +179,7 @@ pub enum Level {
 
 impl Default for Device {
     fn default() -> Self {
-        Device { path: None, hugepages: true, force_blocking: false }
+        Device { path: None, hugepages: true, tier: TierChoice::Auto }
     }
 }
 
@@ -330,8 +330,8 @@ impl Config {
         if !self.flight_recorder() {
             warnings.push("flight.directory is empty: buffered writes do not survive kill -9 of the daemon");
         }
-        if self.device.force_blocking {
-            warnings.push("device.force_blocking is set: every device write blocks its reactor");
+        if self.device.tier == TierChoice::Blocking {
+            warnings.push("device.tier is \"blocking\": every device write blocks its reactor");
         }
         warnings
     }

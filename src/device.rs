@@ -5,8 +5,11 @@ pub mod blocking;
 pub mod blocks;
 pub mod drive;
 pub mod memory;
+pub mod nvme;
+pub mod nvme_status;
 pub mod occupant;
 pub mod open;
+pub mod passthrough;
 pub mod prepare;
 #[cfg(test)]
 mod scratch;
@@ -14,6 +17,7 @@ pub mod uring;
 
 use crate::buffer::Buffer;
 use crate::types::DeviceAddress;
+use nvme_status::NvmeStatus;
 
 /// The block of every device here: what O_DIRECT can always transfer, and what drives write whole.
 pub const BLOCK_BYTES: u32 = 4096;
@@ -26,6 +30,8 @@ const EINVAL: i32 = 22;
 /// How a device is reached, best first; always reported, see docs/architecture.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tier {
+    /// NVMe commands through io_uring, to a namespace of a controller that the kernel owns.
+    Passthrough { polled: bool },
     /// io_uring on a block device, O_DIRECT; `polled` where the queue really polls.
     Block { polled: bool },
     /// io_uring on a preallocated file, O_DIRECT.
@@ -40,6 +46,8 @@ impl Tier {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Tier::Passthrough { polled: true } => "passthrough (NVMe commands by io_uring, IOPOLL)",
+            Tier::Passthrough { polled: false } => "passthrough (NVMe commands by io_uring, interrupts)",
             Tier::Block { polled: true } => "block (io_uring, O_DIRECT, IOPOLL)",
             Tier::Block { polled: false } => "block (io_uring, O_DIRECT, interrupts)",
             Tier::File => "file (io_uring, O_DIRECT)",
@@ -96,13 +104,15 @@ pub struct Completion {
     pub result: Result<(), DeviceError>,
 }
 
-/// Why an operation failed: an errno, or a short transfer.
+/// Why an operation failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceError {
     Errno(i32),
     Short {
         bytes: u32,
     },
+    /// What the drive answered.
+    Nvme(NvmeStatus),
     /// The device is gone.
     Vanished,
 }
@@ -127,6 +137,7 @@ impl std::fmt::Display for DeviceError {
         match self {
             DeviceError::Errno(errno) => write!(f, "{}", std::io::Error::from_raw_os_error(*errno)),
             DeviceError::Short { bytes } => write!(f, "short transfer of {bytes} B"),
+            DeviceError::Nvme(status) => status.fmt(f),
             DeviceError::Vanished => f.write_str("the device is gone"),
         }
     }

@@ -137,3 +137,18 @@ impl ObjectKind {
         }
     }
 }
+
+/// Which way to a drive to take; the best that works when left to itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, clap::ValueEnum), serde(rename_all = "lowercase"))]
+pub enum TierChoice {
+    /// The best that works.
+    #[default]
+    Auto,
+    /// NVMe commands through io_uring; no other.
+    Passthrough,
+    /// Reads and writes through io_uring.
+    Uring,
+    /// `pwritev2(RWF_DSYNC)`. Slow; for containers that misreport io_uring.
+    Blocking,
+}

@@ -146,7 +146,7 @@ fn missing_directory_empty_and_too_small() {
     std::fs::write(&small, vec![0; 64 << 10]).expect("the directory is writable");
     for (device, cause) in [
         (&missing, "No such file"),
-        (&directory, "neither a file nor a block device"),
+        (&directory, "neither a file, a block device, nor an NVMe namespace"),
         (&empty, "too small: 0 B"),
         (&small, "too small"),
     ] {

@@ -68,7 +68,7 @@ impl Embedded {
     }
 
     fn on(config: Config, device_path: &Path, temporary: Option<Temporary>) -> Result<Embedded> {
-        let options = OpenOptions { force_blocking: config.device.force_blocking, ..OpenOptions::default() };
+        let options = OpenOptions { tier: config.device.tier, ..OpenOptions::default() };
         let device = open(device_path, &options)?;
         let socket = match &temporary {
             Some(temporary) => temporary.directory.join("socket"),

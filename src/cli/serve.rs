@@ -7,6 +7,7 @@ use forebay::appliance::{Appliance, Started};
 use forebay::config::{self, Config, Spin};
 use forebay::device::open::{OpenOptions, open};
 use forebay::error::Error;
+use forebay::types::TierChoice;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -32,9 +33,9 @@ pub struct Args {
     /// Where the flight recorder stands; "" for none.
     #[arg(long, value_name = "DIRECTORY")]
     flight_directory: Option<PathBuf>,
-    /// Write with blocking calls even where io_uring works.
-    #[arg(long)]
-    force_blocking: bool,
+    /// The way to the drive; auto takes the best that works.
+    #[arg(long, value_enum, value_name = "TIER")]
+    tier: Option<TierChoice>,
     /// Check the configuration, print what memory it needs, and end.
     #[arg(long)]
     check: bool,
@@ -43,7 +44,7 @@ pub struct Args {
 impl Args {
     fn apply(self, config: &mut Config) {
         config.device.path = self.device.or(config.device.path.take());
-        config.device.force_blocking |= self.force_blocking;
+        config.device.tier = self.tier.unwrap_or(config.device.tier);
         if !self.cores.is_empty() {
             config.reactors.cores = self.cores;
             config.reactors.count = None;
@@ -78,7 +79,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
 fn serve(context: &Context, path: &Path, socket: &Path) -> Result<(), Error> {
     start_log(context.config.log.level);
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let options = OpenOptions { force_blocking: context.config.device.force_blocking, ..OpenOptions::default() };
+    let options = OpenOptions { tier: context.config.device.tier, ..OpenOptions::default() };
     let device = open(path, &options)?;
     for warning in context.config.warnings() {
         tracing::warn!("{warning}");

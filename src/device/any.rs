@@ -2,12 +2,13 @@
 
 use super::blocking::BlockingDevice;
 use super::memory::MemoryDevice;
+use super::passthrough::PassthroughDevice;
 use super::uring::UringDevice;
 use super::{Completion, Device, Geometry, Operation};
 
 /// One of the devices. Made by `OpenDevice::device`, one for every reactor.
-#[expect(clippy::large_enum_variant, reason = "one for each reactor, never moved on the write path")]
 pub enum AnyDevice {
+    Passthrough(PassthroughDevice),
     Uring(UringDevice),
     Blocking(BlockingDevice),
     Memory(MemoryDevice),
@@ -16,6 +17,7 @@ pub enum AnyDevice {
 macro_rules! each {
     ($any:expr, $device:ident => $call:expr) => {
         match $any {
+            AnyDevice::Passthrough($device) => $call,
             AnyDevice::Uring($device) => $call,
             AnyDevice::Blocking($device) => $call,
             AnyDevice::Memory($device) => $call,

@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{major, minor};
 
+/// What a segment of a command holds at least: a page of memory, where no two of a buffer are neighbours.
+const PAGE_BYTES: u32 = 4096;
+
 /// The properties of a block queue that decide how a write becomes durable, and how its end is seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drive {
@@ -16,6 +19,10 @@ pub struct Drive {
     /// The queue was made for polling.
     pub polls: bool,
     pub logical_block_bytes: u32,
+    /// What the kernel sends the drive in one command, at most.
+    pub transfer_bytes_max: u32,
+    /// A partition, not the whole drive.
+    pub partition: bool,
 }
 
 impl Drive {
@@ -34,13 +41,26 @@ impl Drive {
         let disk = if sysfs.join("queue").is_dir() { sysfs.as_path() } else { sysfs.parent()? };
         let attribute =
             |name: &str| Some(std::fs::read_to_string(disk.join("queue").join(name)).ok()?.trim().to_owned());
+        let number = |name: &str, unit_bytes: u32| {
+            let count = attribute(name).and_then(|text| text.parse::<u32>().ok());
+            count.map_or(u32::MAX, |count| count.saturating_mul(unit_bytes))
+        };
         Some(Drive {
             name: disk.file_name()?.to_string_lossy().into_owned(),
             volatile_cache: attribute("write_cache").is_none_or(|cache| cache != "write through"),
             fua: attribute("fua").is_some_and(|fua| fua == "1"),
             polls: attribute("io_poll").is_some_and(|polls| polls == "1"),
             logical_block_bytes: attribute("logical_block_size")?.parse().ok()?,
+            transfer_bytes_max: number("max_hw_sectors_kb", 1024).min(number("max_segments", PAGE_BYTES)),
+            partition: sysfs.join("partition").exists(),
         })
+    }
+
+    /// The generic character device of the same NVMe namespace; None when this is none, or a part of one.
+    #[must_use]
+    pub fn generic(&self) -> Option<PathBuf> {
+        let numbers = self.name.strip_prefix("nvme").filter(|_| !self.partition)?;
+        Some(PathBuf::from(format!("/dev/ng{numbers}")))
     }
 
     /// One command makes one write durable: the drive has no volatile cache, or writes through it.

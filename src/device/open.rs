@@ -1,6 +1,6 @@
 //! Opening a path: what it is, whether it may be used, and the best way to reach it.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -14,10 +14,11 @@ use super::any::AnyDevice;
 use super::blocking::BlockingDevice;
 use super::drive::Drive;
 use super::memory::{MemoryDevice, MemoryDisk};
+use super::passthrough::Generic;
 use super::uring::{UringDevice, WritePath};
 use super::{BLOCK_BYTES, Device, DeviceError, Geometry, Operation, OperationKind, Tier};
 use crate::error::{Error, Result};
-use crate::types::DeviceAddress;
+use crate::types::{DeviceAddress, TierChoice};
 
 /// How long the first read may take before the tier is given up.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,8 +35,8 @@ pub struct OpenOptions {
     pub operations_max: u32,
     /// For tools that only look. Several of them may, but none beside a daemon.
     pub read_only: bool,
-    /// Do not try io_uring.
-    pub force_blocking: bool,
+    /// The way to take.
+    pub tier: TierChoice,
     /// How long to wait for the lock of a process that lives: it may be about to end. For one that was killed this waits
     /// longer: the kernel holds its lock until the last write under way has ended, and reading before that could miss it.
     pub lock_wait: Duration,
@@ -43,7 +44,7 @@ pub struct OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> OpenOptions {
-        OpenOptions { operations_max: 64, read_only: false, force_blocking: false, lock_wait: Duration::from_secs(3) }
+        OpenOptions { operations_max: 64, read_only: false, tier: TierChoice::Auto, lock_wait: Duration::from_secs(3) }
     }
 }
 
@@ -55,7 +56,14 @@ pub struct OpenDevice {
 }
 
 enum Backing {
-    File { file: File, write_path: WritePath, drive: Option<Drive>, path: PathBuf },
+    /// `generic` is another way to the same namespace; `file` holds the lock of both.
+    File {
+        file: File,
+        write_path: WritePath,
+        drive: Option<Drive>,
+        generic: Option<Generic>,
+        path: PathBuf,
+    },
     Memory(MemoryDisk),
 }
 
@@ -79,10 +87,12 @@ impl OpenDevice {
     fn open(path: &Path, options: &OpenOptions) -> Result<OpenDevice> {
         let metadata = std::fs::metadata(path).map_err(|error| explain(&error))?;
         let block = metadata.file_type().is_block_device();
+        if let Some(block) = block_of_generic(&metadata) {
+            return OpenDevice::open(&block, options);
+        }
         if !block && !metadata.is_file() {
-            return Err(
-                Error::new("neither a file nor a block device").remedy("name one, or make a file with `format`")
-            );
+            return Err(Error::new("neither a file, a block device, nor an NVMe namespace")
+                .remedy("name one, or make a file with `format`"));
         }
         let (mut file, direct) = open_file(path, options, block)?;
         lock(&file, options)?;
@@ -97,7 +107,7 @@ impl OpenDevice {
             operations_max: options.operations_max,
             tier: Tier::FileBlocking,
         };
-        let backing = Backing::File { file, write_path, drive, path: path.to_owned() };
+        let backing = Backing::File { file, write_path, drive, generic: None, path: path.to_owned() };
         let mut device = OpenDevice { backing, geometry, notes: Vec::new() };
         device.choose_tier(block, direct, options)?;
         Ok(device)
@@ -133,6 +143,12 @@ impl OpenDevice {
     pub fn durability(&self) -> String {
         let Backing::File { write_path, drive, .. } = &self.backing else { return "none: memory".to_owned() };
         let how = match (self.geometry.tier, write_path) {
+            (Tier::Passthrough { .. }, WritePath::Through)
+                if drive.as_ref().is_some_and(|drive| !drive.volatile_cache) =>
+            {
+                "a plain write"
+            }
+            (Tier::Passthrough { .. }, _) => "FUA on the write",
             (Tier::FileBlocking, _) => "pwritev2(RWF_DSYNC)",
             (_, WritePath::Through) => "RWF_DSYNC",
             (_, WritePath::ThenFlush) => "write, then fdatasync",
@@ -154,8 +170,8 @@ impl OpenDevice {
         match &self.backing {
             Backing::Memory(disk) => Ok(AnyDevice::Memory(MemoryDevice::new(disk, self.geometry.operations_max))),
             Backing::File { file, .. } if self.geometry.tier == Tier::FileBlocking => self.blocking(file),
-            Backing::File { file, path, .. } => match self.uring(self.geometry, span) {
-                Ok(device) => Ok(AnyDevice::Uring(device)),
+            Backing::File { file, path, .. } => match self.ring(self.geometry, span) {
+                Ok(device) => Ok(device),
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::NOMEM) => self.blocking(file),
                 Err(error) => Err(Error::new(format!("{}: io_uring: {error}", path.display()))
                     .remedy("raise `ulimit -n` and `ulimit -l`")),
@@ -168,34 +184,34 @@ impl OpenDevice {
         Ok(AnyDevice::Blocking(BlockingDevice::new(file, Geometry { tier: Tier::FileBlocking, ..self.geometry })))
     }
 
-    fn uring(&self, geometry: Geometry, span: Option<&DmaSpan>) -> io::Result<UringDevice> {
-        let Backing::File { file, write_path, .. } = &self.backing else {
-            return Err(io::ErrorKind::Unsupported.into());
-        };
-        UringDevice::new(file.try_clone()?, geometry, *write_path, span)
+    /// A device of a tier that goes through io_uring.
+    fn ring(&self, geometry: Geometry, span: Option<&DmaSpan>) -> io::Result<AnyDevice> {
+        match (&self.backing, geometry.tier) {
+            (Backing::File { generic: Some(generic), .. }, Tier::Passthrough { .. }) => {
+                Ok(AnyDevice::Passthrough(generic.device(geometry, span)?))
+            }
+            (Backing::File { file, write_path, .. }, _) => {
+                Ok(AnyDevice::Uring(UringDevice::new(file.try_clone()?, geometry, *write_path, span)?))
+            }
+            (Backing::Memory(_), _) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// Takes the first tier whose first read succeeds, and notes why the better ones did not.
     fn choose_tier(&mut self, block: bool, direct: bool, options: &OpenOptions) -> Result<()> {
-        let polls = matches!(&self.backing, Backing::File { drive: Some(drive), .. } if drive.polls);
         let mut tiers = Vec::new();
-        if options.force_blocking {
+        if options.tier == TierChoice::Blocking {
             self.notes.push("io_uring was not tried: blocking writes were asked for".to_owned());
         } else if !direct {
             self.notes
                 .push("no io_uring: this file system has no O_DIRECT, so writes pass through its cache".to_owned());
         } else if block {
-            if polls {
-                tiers.push(Tier::Block { polled: true });
-            } else {
-                self.notes.push("no IOPOLL: the queue has no polled hardware queues (queue/io_poll is 0)".to_owned());
-            }
-            tiers.push(Tier::Block { polled: false });
-        } else {
+            tiers = self.block_tiers(options);
+        } else if options.tier != TierChoice::Passthrough {
             tiers.push(Tier::File);
         }
         for tier in tiers {
-            match self.uring(Geometry { tier, ..self.geometry }, None) {
+            match self.ring(Geometry { tier, ..self.geometry }, None) {
                 Err(error) => self.notes.push(format!("no {}: io_uring: {error}", tier.name())),
                 Ok(device) => match probe(device) {
                     Ok(()) => {
@@ -206,12 +222,56 @@ impl OpenDevice {
                 },
             }
         }
+        if matches!(options.tier, TierChoice::Passthrough | TierChoice::Uring) {
+            let why = if self.notes.is_empty() { "it is no NVMe namespace".to_owned() } else { self.notes.join("; ") };
+            return Err(Error::new(format!("the tier that was asked for cannot be had: {why}"))
+                .remedy("use --tier auto, which takes the best that works"));
+        }
         let device = self.device(None)?;
         probe(device).map_err(|error| {
             Error::new(format!("the first block cannot be read: {error}"))
                 .remedy("look for errors of the drive in `dmesg`")
         })
     }
+
+    /// The tiers to try on a block device, best first. Finds its generic device.
+    fn block_tiers(&mut self, options: &OpenOptions) -> Vec<Tier> {
+        let Backing::File { drive, generic, .. } = &mut self.backing else { return Vec::new() };
+        let polls = drive.as_ref().is_some_and(|drive| drive.polls);
+        if !polls {
+            self.notes.push("no IOPOLL: the queue has no polled hardware queues (queue/io_poll is 0)".to_owned());
+        }
+        let path = drive.as_ref().and_then(Drive::generic).filter(|_| options.tier != TierChoice::Uring);
+        if let (Some(path), Some(drive)) = (path, drive) {
+            match Generic::open(&path, drive, options.read_only) {
+                Ok(found) => *generic = Some(found),
+                Err(why) => self.notes.push(format!("no passthrough: {why}")),
+            }
+        }
+        let ways = [
+            polled_first(polls, |polled| Tier::Passthrough { polled }),
+            polled_first(polls, |polled| Tier::Block { polled }),
+        ];
+        let allowed = [generic.is_some(), options.tier != TierChoice::Passthrough];
+        ways.into_iter().zip(allowed).filter(|(_, allowed)| *allowed).flat_map(|(way, _)| way).collect()
+    }
+}
+
+fn polled_first(polls: bool, tier: impl Fn(bool) -> Tier) -> Vec<Tier> {
+    if polls { vec![tier(true), tier(false)] } else { vec![tier(false)] }
+}
+
+/// The block device of a `/dev/ngXnY`: both are the same namespace, and only the block device can be locked against
+/// mounting.
+fn block_of_generic(metadata: &Metadata) -> Option<PathBuf> {
+    if !metadata.file_type().is_char_device() {
+        return None;
+    }
+    let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+    let link = std::fs::read_link(format!("/sys/dev/char/{major}:{minor}")).ok()?;
+    let numbers = link.file_name()?.to_str()?.strip_prefix("ng")?;
+    let block = PathBuf::from(format!("/dev/nvme{numbers}"));
+    block.exists().then_some(block)
 }
 
 /// Opens with O_DIRECT where that is possible (false: it is not), and exclusively when it is a block device.

@@ -6,8 +6,8 @@ use super::*;
 use crate::device::scratch::{Scratch, operation, pool, run};
 
 const DEFAULT: OpenOptions =
-    OpenOptions { operations_max: 4, read_only: false, force_blocking: false, lock_wait: Duration::ZERO };
-const BLOCKING: OpenOptions = OpenOptions { force_blocking: true, ..DEFAULT };
+    OpenOptions { operations_max: 4, read_only: false, tier: TierChoice::Auto, lock_wait: Duration::ZERO };
+const BLOCKING: OpenOptions = OpenOptions { tier: TierChoice::Blocking, ..DEFAULT };
 
 fn refused(path: &Path, options: &OpenOptions) -> String {
     match open(path, options) {
@@ -21,7 +21,7 @@ fn both_ways(scratch: &Scratch, test: impl Fn(&OpenDevice)) {
     for options in [DEFAULT, BLOCKING] {
         let device = open(scratch.path(), &options).unwrap();
         eprintln!("{}: {}; {:?}", device.tier().name(), device.durability(), device.notes());
-        assert_eq!(options.force_blocking, device.notes().iter().any(|note| note.contains("asked for")));
+        assert_eq!(options.tier == TierChoice::Blocking, device.notes().iter().any(|note| note.contains("asked for")));
         test(&device);
     }
 }
@@ -99,8 +99,8 @@ fn a_file_truncated_under_us_is_a_short_transfer() {
 #[test]
 fn a_device_opened_to_look_refuses_to_write() {
     let scratch = Scratch::file(1 << 20);
-    for force_blocking in [false, true] {
-        let opened = open(scratch.path(), &OpenOptions { read_only: true, force_blocking, ..DEFAULT }).unwrap();
+    for tier in [TierChoice::Auto, TierChoice::Blocking] {
+        let opened = open(scratch.path(), &OpenOptions { read_only: true, tier, ..DEFAULT }).unwrap();
         let (mut pool, mut device) = (pool(2, 4096), opened.device(None).unwrap());
         assert_eq!(run(&mut device, operation(&mut pool, OperationKind::Read, 0, 4096)).result, Ok(()));
         let write = run(&mut device, operation(&mut pool, OperationKind::WriteDurable, 0, 4096));
@@ -145,8 +145,10 @@ fn what_cannot_be_used_is_named_with_its_remedy() {
     let missing = Scratch::name();
     let error = refused(missing.path(), &DEFAULT);
     assert!(error.contains(missing.path().to_str().unwrap()) && error.contains("forebay format"), "{error}");
-    assert!(refused(&std::env::temp_dir(), &DEFAULT).contains("neither a file nor a block device"));
-    assert!(refused(Path::new("/dev/null"), &DEFAULT).contains("neither a file nor a block device"));
+    assert!(refused(&std::env::temp_dir(), &DEFAULT).contains("neither a file, a block device, nor an NVMe namespace"));
+    assert!(
+        refused(Path::new("/dev/null"), &DEFAULT).contains("neither a file, a block device, nor an NVMe namespace")
+    );
     assert!(refused(Scratch::file(100).path(), &DEFAULT).contains("too small: 100 B"));
     // Read-only even for root: a file of the kernel's without a write operation.
     let read_only = Path::new("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size");

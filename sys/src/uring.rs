@@ -15,9 +15,6 @@ use crate::dma::{DmaBuffer, DmaSpan};
 
 pub use transfer::{Transfer, Uring};
 
-/// The kernel takes at most this much in one registered buffer.
-const REGISTERED_BYTES_MAX: usize = 1 << 30;
-
 /// When the kernel's part of a completion runs on the thread that polls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskRun {
@@ -80,6 +77,8 @@ struct Ring<T, S: EntryMarker, C: Answer> {
     slots: Vec<Option<Slot<T>>>,
     free: Vec<u32>,
     span: Option<DmaSpan>,
+    /// The span is registered in pieces of this size.
+    piece_bytes: usize,
     iopoll: bool,
     /// The last doorbell was not taken whole (out of memory for a moment); `poll` rings it again.
     kick_again: bool,
@@ -89,13 +88,19 @@ struct Ring<T, S: EntryMarker, C: Answer> {
 }
 
 impl<T, S: EntryMarker, C: Answer> Ring<T, S, C> {
-    /// A ring for as many as `operations` at once, of up to `entries_each`. Registers the file, and the buffers where
-    /// memlock allows it.
-    fn new(file: File, operations: u32, entries_each: u32, options: &UringOptions<'_>) -> io::Result<Ring<T, S, C>> {
+    /// A ring for as many as `operations` at once, of up to `entries_each`. Registers the file, and the buffers, in
+    /// pieces of `piece_bytes`, where memlock allows it.
+    fn new(
+        file: File,
+        operations: u32,
+        entries_each: u32,
+        piece_bytes: usize,
+        options: &UringOptions<'_>,
+    ) -> io::Result<Ring<T, S, C>> {
         let ring = build(operations.saturating_mul(entries_each), options)?;
         ring.submitter().register_files(&[file.as_raw_fd()])?;
         let mut note = None;
-        let span = options.span.filter(|span| match register(&ring, span) {
+        let span = options.span.filter(|span| match register(&ring, span, piece_bytes) {
             Ok(()) => true,
             Err(error) => {
                 note = Some(format!("buffers are not registered with io_uring ({error}); raise `ulimit -l`"));
@@ -107,6 +112,7 @@ impl<T, S: EntryMarker, C: Answer> Ring<T, S, C> {
             slots: (0..operations).map(|_| None).collect(),
             free: (0..operations).rev().collect(),
             span: span.cloned(),
+            piece_bytes,
             iopoll: options.iopoll,
             kick_again: false,
             note,
@@ -177,12 +183,17 @@ impl<T, S: EntryMarker, C: Answer> Ring<T, S, C> {
         }
     }
 
-    /// The registered buffer that covers `buffer` whole.
-    fn registered(&self, buffer: &DmaBuffer) -> Option<u16> {
+    /// Where the buffer begins in the registered span.
+    fn span_offset(&self, buffer: &DmaBuffer) -> Option<usize> {
         let span = self.span.as_ref().filter(|span| buffer.is_within(span))?;
-        let first = buffer.as_ptr().addr() - span.address().addr();
-        let (index, last) = (first / REGISTERED_BYTES_MAX, (first + buffer.len() - 1) / REGISTERED_BYTES_MAX);
-        if index == last { u16::try_from(index).ok() } else { None }
+        Some(buffer.as_ptr().addr() - span.address().addr())
+    }
+
+    /// The registered piece that holds `bytes` bytes at this offset of the span whole.
+    fn registered(&self, span_offset: usize, bytes: u32) -> Option<u16> {
+        let last = span_offset + (bytes as usize).max(1) - 1;
+        let index = span_offset / self.piece_bytes;
+        if index == last / self.piece_bytes { u16::try_from(index).ok() } else { None }
     }
 }
 
@@ -229,12 +240,12 @@ fn build<S: EntryMarker, C: Answer>(entries: u32, options: &UringOptions<'_>) ->
     }
 }
 
-fn register<S: EntryMarker, C: Answer>(ring: &IoUring<S, C>, span: &DmaSpan) -> io::Result<()> {
+fn register<S: EntryMarker, C: Answer>(ring: &IoUring<S, C>, span: &DmaSpan, piece_bytes: usize) -> io::Result<()> {
     let pieces: Vec<libc::iovec> = (0..span.bytes())
-        .step_by(REGISTERED_BYTES_MAX)
+        .step_by(piece_bytes)
         .map(|offset| libc::iovec {
             iov_base: span.address().wrapping_add(offset).cast(),
-            iov_len: REGISTERED_BYTES_MAX.min(span.bytes() - offset),
+            iov_len: piece_bytes.min(span.bytes() - offset),
         })
         .collect();
     // SAFETY: the pieces lie inside the span's mapping, which the ring keeps mapped by its copy of the span. The kernel

@@ -47,6 +47,10 @@ const NVME_IOCTL_ADMIN_CMD: libc::Ioctl = 0xc048_4e41;
 /// `_IOWR('N', 0x80, struct nvme_uring_cmd)`
 const NVME_URING_CMD_IO: u32 = 0xc048_4e80;
 
+/// Buffers are registered in pieces of this size. Kernels before 6.8 count the segments of a command from its start to
+/// the end of the registered piece, and refuse more than the drive takes, often 127: 64 pages are few enough.
+pub const PIECE_BYTES: u32 = 256 << 10;
+
 /// A command as the NVMe base specification numbers its dwords. Data pointer and length are added when it is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NvmeCommand {
@@ -115,7 +119,7 @@ impl<T> NvmeUring<T> {
     /// # Errors
     /// What the kernel said: EINVAL before Linux 5.19, ENOMEM for want of locked memory.
     pub fn new(device: File, operations: u32, parts_max: u32, options: &UringOptions<'_>) -> io::Result<NvmeUring<T>> {
-        Ok(NvmeUring { ring: Ring::new(device, operations, parts_max, options)?, parts_max })
+        Ok(NvmeUring { ring: Ring::new(device, operations, parts_max, PIECE_BYTES as usize, options)?, parts_max })
     }
 
     /// What was asked for and could not be had, for people.
@@ -145,13 +149,14 @@ impl<T> NvmeUring<T> {
     ) -> Result<(), (DmaBuffer, T)> {
         let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
         assert!((1..=self.parts_max).contains(&count), "an operation of {count} commands");
-        let registered = self.ring.registered(&buffer);
         let (address, buffer_bytes) = (buffer.as_mut_ptr() as u64, buffer.len());
+        let span_offset = self.ring.span_offset(&buffer);
         let place = self.ring.claim(buffer, context, count)?;
         let mut pushed = 0;
         for Part { command, offset, bytes } in parts.take(count as usize) {
             let end = offset.checked_add(bytes as usize);
             assert!(end.is_some_and(|end| end <= buffer_bytes), "{bytes} B at {offset} of {buffer_bytes} B");
+            let registered = span_offset.and_then(|at| self.ring.registered(at + offset, bytes));
             let entry = opcode::UringCmd80::new(Fixed(0), NVME_URING_CMD_IO)
                 .cmd(command.kernel(address + offset as u64, bytes, 0).bytes())
                 .buf_index(registered)
@@ -198,7 +203,7 @@ mod tests {
     fn a_command_has_the_kernels_layout() {
         let command = NvmeCommand { opcode: 1, nsid: 2, cdw10: 10, cdw11: 11, cdw12: 12 };
         let bytes = command.kernel(0x1122_3344_5566_7788, 4096, 7).bytes();
-        let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         assert_eq!((bytes[0], word(4), word(24), word(28)), (1, 2, 0x5566_7788, 0x1122_3344));
         assert_eq!((word(36), word(40), word(44), word(48), word(64)), (4096, 10, 11, 12, 7));
         assert!(bytes[68..].iter().all(|byte| *byte == 0));

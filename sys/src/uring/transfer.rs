@@ -17,6 +17,9 @@ pub enum Transfer {
     WriteDsync,
 }
 
+/// The kernel takes at most this much in one registered buffer.
+const PIECE_BYTES: usize = 1 << 30;
+
 /// A ring for reads and writes of one file or block device. A buffer that was submitted belongs to it until `poll`
 /// gives it back; dropping the ring waits for all.
 pub struct Uring<T>(Ring<T, squeue::Entry, cqueue::Entry>);
@@ -27,7 +30,7 @@ impl<T> Uring<T> {
     /// # Errors
     /// What the kernel said: EPERM or ENOSYS where io_uring is switched off, ENOMEM for want of locked memory.
     pub fn new(file: File, entries: u32, options: &UringOptions<'_>) -> io::Result<Uring<T>> {
-        Ok(Uring(Ring::new(file, entries, 1, options)?))
+        Ok(Uring(Ring::new(file, entries, 1, PIECE_BYTES, options)?))
     }
 
     /// What was asked for and could not be had, for people.
@@ -58,7 +61,7 @@ impl<T> Uring<T> {
         context: T,
     ) -> Result<(), (DmaBuffer, T)> {
         assert!(bytes as usize <= buffer.len(), "a transfer of {bytes} B from a buffer of {} B", buffer.len());
-        let registered = self.0.registered(&buffer);
+        let registered = self.0.span_offset(&buffer).and_then(|at| self.0.registered(at, bytes));
         let address = buffer.as_mut_ptr();
         let place = self.0.claim(buffer, context, 1)?;
         let flags = if transfer == Transfer::WriteDsync { libc::RWF_DSYNC } else { 0 };

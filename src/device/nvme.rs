@@ -1,0 +1,240 @@
+//! What an NVMe controller says of itself and of a namespace. Bytes and bits as in the NVM Express Base Specification
+//! 2.1 (Identify: figures 313 and 312) and the NVM Command Set Specification 1.1 (Identify Namespace: figure 114).
+
+use std::fs::File;
+use std::io;
+
+use forebay_sys::uring::nvme::{NvmeCommand, admin_read, namespace_id};
+
+use super::BLOCK_BYTES;
+use super::nvme_status::NvmeStatus;
+use crate::bytes::{get_u16, get_u64};
+
+/// Admin command opcodes (Base Specification, figure 89).
+const IDENTIFY: u8 = 0x06;
+const GET_FEATURES: u8 = 0x0a;
+const GET_LOG_PAGE: u8 = 0x02;
+
+/// Identify: controller or namespace structure (CNS, figure 309).
+const CNS_NAMESPACE: u32 = 0x00;
+const CNS_CONTROLLER: u32 = 0x01;
+const IDENTIFY_BYTES: usize = 4096;
+
+/// Feature 06h, Volatile Write Cache; bit 0 of the answer: it is enabled.
+const FEATURE_WRITE_CACHE: u32 = 0x06;
+
+/// Log page 02h, SMART / Health Information.
+const LOG_SMART: u32 = 0x02;
+const SMART_BYTES: u16 = 512;
+/// For the log of the whole controller.
+const ALL_NAMESPACES: u32 = 0xffff_ffff;
+
+/// MDTS counts in the smallest memory page of the controller, which is 4 KiB on every machine that Linux runs NVMe on.
+const PAGE_BYTES: u32 = 4096;
+
+/// A namespace, with what decides how it is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    pub id: u32,
+    pub blocks: u64,
+    pub block_bytes: u32,
+    /// Bytes of metadata with every block. Only 0 can be used.
+    pub metadata_bytes: u16,
+    /// There is a volatile write cache, and it is on: a write is durable only with FUA or after a flush.
+    pub volatile_cache: bool,
+    /// The largest transfer of one command.
+    pub transfer_bytes_max: u32,
+    /// What the drive writes whole when power fails (AWUPF).
+    pub atomic_write_bytes: u32,
+    pub serial: String,
+    pub model: String,
+}
+
+impl Namespace {
+    /// Asks the controller behind a `/dev/ngXnY`. Blocks for a few admin commands.
+    ///
+    /// # Errors
+    /// It is no NVMe device, or it refuses: the status in words.
+    pub fn identify(device: &File) -> io::Result<Namespace> {
+        let id = namespace_id(device)?;
+        let controller = identify(device, CNS_CONTROLLER, 0)?;
+        let namespace = identify(device, CNS_NAMESPACE, id)?;
+        let command = NvmeCommand { opcode: GET_FEATURES, cdw10: FEATURE_WRITE_CACHE, ..NvmeCommand::default() };
+        // Only root may ask; whoever may not has to take it that the cache is on.
+        let cache_on =
+            admin_read(device, command, &mut []).is_ok_and(|answer| answer.is_ok_and(|dword| dword & 1 == 0));
+        Ok(Namespace::parse(id, &controller, &namespace, !cache_on))
+    }
+
+    fn parse(id: u32, controller: &[u8], namespace: &[u8], cache_on: bool) -> Namespace {
+        // FLBAS: bits 3:0 and 6:5 are the number of the LBA format in use; its descriptor has 4 bytes.
+        let format = usize::from(namespace[26] & 0x0f | (namespace[26] & 0x60) >> 1);
+        let descriptor = 128 + 4 * format;
+        let block_bytes = 1_u32.checked_shl(u32::from(namespace[descriptor + 2])).unwrap_or(0);
+        // MDTS: a power of two of pages; 0 means no limit.
+        let transfer_bytes_max = match controller[77] {
+            0 => u32::MAX,
+            power => PAGE_BYTES.checked_shl(u32::from(power)).filter(|bytes| *bytes > 0).unwrap_or(u32::MAX),
+        };
+        // VWC bit 0: a volatile write cache is present.
+        let cache_present = controller[525] & 1 != 0;
+        // AWUPF counts blocks, from 0; NAWUPF replaces it where the namespace has its own (NSFEAT bit 1).
+        let own = namespace[24] & 2 != 0 && get_u16(namespace, 36) != 0;
+        let atomic_blocks = 1 + u32::from(if own { get_u16(namespace, 36) } else { get_u16(controller, 528) });
+        Namespace {
+            id,
+            blocks: get_u64(namespace, 0),
+            block_bytes,
+            metadata_bytes: get_u16(namespace, descriptor),
+            volatile_cache: cache_present && cache_on,
+            transfer_bytes_max,
+            atomic_write_bytes: atomic_blocks.saturating_mul(block_bytes),
+            serial: ascii(&controller[4..24]),
+            model: ascii(&controller[24..64]),
+        }
+    }
+
+    /// Why this namespace cannot be used, and what to do; None when it can.
+    #[must_use]
+    pub fn unusable(&self) -> Option<String> {
+        if !(512..=BLOCK_BYTES).contains(&self.block_bytes) || !self.block_bytes.is_power_of_two() {
+            return Some(format!("blocks of {} B; format it with 512 B or 4 KiB blocks", self.block_bytes));
+        }
+        (self.metadata_bytes > 0).then(|| {
+            format!("{} B of metadata with every block; format it without (`nvme format --ms=0`)", self.metadata_bytes)
+        })
+    }
+}
+
+/// What the drive says of its health.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Bit by bit as in `Health::warnings`.
+    pub critical_warning: u8,
+    pub temperature_kelvin: u16,
+    pub spare_percent: u8,
+    pub used_percent: u8,
+}
+
+impl Health {
+    /// Reads the SMART log. Blocks for an admin command.
+    ///
+    /// # Errors
+    /// Only root may, or the controller refuses.
+    pub fn read(device: &File) -> io::Result<Health> {
+        let mut log = [0; SMART_BYTES as usize];
+        // NUMD, the number of dwords from 0, stands in bits 31:16.
+        let cdw10 = (u32::from(SMART_BYTES) / 4 - 1) << 16 | LOG_SMART;
+        admin(
+            device,
+            NvmeCommand { opcode: GET_LOG_PAGE, nsid: ALL_NAMESPACES, cdw10, ..NvmeCommand::default() },
+            &mut log,
+        )?;
+        Ok(Health {
+            critical_warning: log[0],
+            temperature_kelvin: get_u16(&log, 1),
+            spare_percent: log[3],
+            used_percent: log[5],
+        })
+    }
+
+    /// The critical warnings in words (SMART log, byte 0).
+    #[must_use]
+    pub fn warnings(&self) -> Vec<&'static str> {
+        const WORDS: [&str; 6] = [
+            "spare capacity is below its threshold",
+            "temperature is beyond its threshold",
+            "reliability is degraded",
+            "the media is read-only",
+            "the backup of volatile memory has failed",
+            "the persistent memory region is read-only",
+        ];
+        let set = |bit: &usize| self.critical_warning >> bit & 1 != 0;
+        (0..WORDS.len()).filter(set).map(|bit| WORDS[bit]).collect()
+    }
+
+    #[must_use]
+    pub fn temperature_celsius(&self) -> i32 {
+        i32::from(self.temperature_kelvin) - 273
+    }
+}
+
+fn identify(device: &File, cns: u32, nsid: u32) -> io::Result<Vec<u8>> {
+    let mut data = vec![0; IDENTIFY_BYTES];
+    admin(device, NvmeCommand { opcode: IDENTIFY, nsid, cdw10: cns, ..NvmeCommand::default() }, &mut data)?;
+    Ok(data)
+}
+
+fn admin(device: &File, command: NvmeCommand, data: &mut [u8]) -> io::Result<u32> {
+    let answer = admin_read(device, command, data)?;
+    answer.map_err(|status| io::Error::other(NvmeStatus(status).to_string()))
+}
+
+/// Text of a fixed field: padded with spaces, and not to be trusted.
+fn ascii(field: &[u8]) -> String {
+    let text: String = field.iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { ' ' }).collect();
+    text.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bytes::{put_u16, put_u64};
+
+    fn structures() -> (Vec<u8>, Vec<u8>) {
+        let (mut controller, mut namespace) = (vec![0; IDENTIFY_BYTES], vec![0; IDENTIFY_BYTES]);
+        controller[4..24].copy_from_slice(b"SERIAL-1            ");
+        controller[24..28].copy_from_slice(b"A\0\x1bB");
+        controller[77] = 5;
+        controller[525] = 0x07;
+        put_u16(&mut controller, 528, 7);
+        put_u64(&mut namespace, 0, 1 << 20);
+        // The second LBA format is in use: 4 KiB.
+        namespace[26] = 1;
+        (namespace[128 + 2], namespace[132 + 2]) = (9, 12);
+        (controller, namespace)
+    }
+
+    #[test]
+    fn identify_is_read_as_the_specification_has_it() {
+        let (controller, mut namespace) = structures();
+        let found = Namespace::parse(3, &controller, &namespace, true);
+        let expected = Namespace {
+            id: 3,
+            blocks: 1 << 20,
+            block_bytes: 4096,
+            metadata_bytes: 0,
+            volatile_cache: true,
+            transfer_bytes_max: 128 << 10,
+            atomic_write_bytes: 8 * 4096,
+            serial: "SERIAL-1".to_owned(),
+            model: "A  B".to_owned(),
+        };
+        assert_eq!((found.unusable(), found), (None, expected));
+        assert!(!Namespace::parse(3, &controller, &namespace, false).volatile_cache);
+        namespace[24] = 2;
+        put_u16(&mut namespace, 36, 1);
+        assert_eq!(Namespace::parse(3, &controller, &namespace, true).atomic_write_bytes, 2 * 4096);
+    }
+
+    #[test]
+    fn no_answer_of_a_controller_makes_it_panic() {
+        let (mut controller, mut namespace) = structures();
+        controller[77] = 0;
+        assert_eq!(Namespace::parse(1, &controller, &namespace, true).transfer_bytes_max, u32::MAX);
+        controller.fill(0xff);
+        namespace.fill(0xff);
+        let found = Namespace::parse(1, &controller, &namespace, true);
+        assert!(found.unusable().unwrap().contains("blocks of"), "{found:?}");
+        let (controller, mut namespace) = structures();
+        put_u16(&mut namespace, 132, 8);
+        assert!(Namespace::parse(1, &controller, &namespace, true).unusable().unwrap().contains("8 B of metadata"));
+    }
+
+    #[test]
+    fn warnings_are_words() {
+        let health = Health { critical_warning: 0b1010, temperature_kelvin: 300, ..Health::default() };
+        assert_eq!(health.warnings(), ["temperature is beyond its threshold", "the media is read-only"]);
+        assert_eq!(health.temperature_celsius(), 27);
+    }
+}
