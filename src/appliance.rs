@@ -5,6 +5,7 @@ mod flights;
 pub mod offline;
 pub mod prepare;
 pub mod recover;
+mod scratch;
 mod sizes;
 
 use std::path::Path;

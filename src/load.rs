@@ -6,6 +6,7 @@ mod draft;
 #[cfg(test)]
 mod fake;
 mod fio_options;
+mod footprint;
 mod generators;
 mod histogram;
 mod job;

@@ -6,16 +6,13 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use forebay::appliance::embedded::Embedded;
-use forebay::config::{ByteSize, Config};
+use forebay::config::Config;
 use forebay::error::Error;
 use forebay::load::{self, LoadOptions, Report};
 use forebay::ring::client::{Client, ConnectOptions};
 
 use super::context::{Context, Failure};
 use super::progress::Progress;
-
-/// The size of the temporary device where the configuration names none.
-const TEMPORARY_BYTES: ByteSize = ByteSize::gib(1);
 
 /// Run a job file, in fio's format, and report as fio does.
 ///
@@ -113,9 +110,10 @@ fn embedded(
     let mut embedded = match &args.device {
         Some(device) => Embedded::on_device(config, device, &mut progress)?,
         None => {
-            let capacity = config.format.capacity.unwrap_or(TEMPORARY_BYTES).0;
+            let frames_at_once = u64::from(config.format.shards) * u64::from(config.wal.frames_in_flight_max);
+            let log_bytes = load::parse(text, name)?.log_bytes(frames_at_once);
             let mut due = Progress::new();
-            Embedded::temporary(config, capacity, &mut |line| due.show(|| line.to_owned()))?
+            Embedded::temporary(config, log_bytes, &mut |line| due.show(|| line.to_owned()))?
         }
     };
     if args.keep {

@@ -99,7 +99,7 @@ impl fmt::Display for ClientError {
 
 fn remedy_of(status: Status) -> Option<&'static str> {
     Some(match status {
-        Status::NoSpace => "delete or trim what is old, or use a larger device",
+        Status::NoSpace => "it stays full for writes, space is not reclaimed yet; use a larger device",
         Status::NoMemory => "delete or trim what is old, or raise the daemon's memory budget",
         Status::TooLarge => "split it, or raise the daemon's limits",
         Status::UnknownObject => "create it first, or look at the names in the catalog",
