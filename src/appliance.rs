@@ -102,7 +102,9 @@ impl Appliance {
                 .push(format!("{reactors} reactors instead of {}: there are {shards} shards", config.reactors.count()));
         }
         let sizes = sizes::Sizes::of(config, shards, reactors);
-        sizes.check(&superblock)?;
+        if let Some(cause) = config.segment_too_small(superblock.layout.segment_bytes) {
+            return Err(Error::new(cause).context(device.name()));
+        }
         let flights = flights::open(config, &superblock, sizes.pool_bytes())?;
         let settings =
             Settings { wal: sizes.wal_limits(config), store: sizes.store_limits(config), planted: Planted::None };

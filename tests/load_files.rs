@@ -61,7 +61,8 @@ fn what_a_job_is_known_to_write_has_room() {
 #[test]
 fn a_device_that_fills_up_says_that_it_stays_full() {
     let file = std::env::temp_dir().join(format!("forebay-load-{}.toml", std::process::id()));
-    fs::write(&file, "[format]\ncapacity = \"200MiB\"\nsegment_bytes = \"16MiB\"\n").expect("the temporary directory is writable");
+    fs::write(&file, "[format]\ncapacity = \"200MiB\"\nsegment_bytes = \"16MiB\"\n")
+        .expect("the temporary directory is writable");
     let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
     command.args(["load", "-", "--config"]).arg(&file).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");

@@ -6,8 +6,7 @@ use rustix::fs::statvfs;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::wal::layout::{HEAD_BYTES, SEGMENTS_PER_SHARD_MIN, TAIL_BYTES};
-use crate::wal::segment;
+use crate::wal::layout::Layout;
 
 /// Space is given out in segments and not reclaimed. Small ones leave little unused in each shard when all are taken.
 const SEGMENT_BYTES: u64 = 16 << 20;
@@ -53,15 +52,14 @@ impl Scratch {
 
 /// At most what the configuration says, and enough for a record of the largest value.
 fn segment_bytes(config: &Config) -> u64 {
-    let record_bytes = config.frames_per_record_max() * config.wal.frame_bytes_max.0 + segment::HEADER_BYTES as u64;
-    config.format.segment_bytes.0.min(SEGMENT_BYTES.max(record_bytes).max(2 * config.wal.frame_bytes_max.0))
+    config.format.segment_bytes.0.min(SEGMENT_BYTES.max(config.segment_bytes_min()))
 }
 
 /// Every shard holds one segment that it writes in, one that is prepared and one that is kept for deletes. The ends of
 /// segments that a frame did not fit are a small share more.
 fn capacity_bytes(shards: u32, segment_bytes: u64, log_bytes: u64) -> u64 {
-    let segments = (log_bytes + log_bytes / 32).div_ceil(segment_bytes) + SEGMENTS_PER_SHARD_MIN * u64::from(shards);
-    HEAD_BYTES + TAIL_BYTES + segments * segment_bytes
+    let segments = (log_bytes + log_bytes / 32).div_ceil(segment_bytes);
+    Layout::device_bytes_min(segment_bytes, shards) + segments * segment_bytes
 }
 
 #[cfg(test)]
@@ -80,8 +78,7 @@ mod tests {
         assert!(segment_bytes(&config) >= 2 * config.wal.frame_bytes_max.0);
         config.wal.frame_bytes_max = ByteSize::mib(1);
         config.limits.value_bytes_max = ByteSize::mib(16);
-        let largest = config.frames_per_record_max() * config.wal.frame_bytes_max.0;
-        assert!(segment_bytes(&config) >= largest + segment::HEADER_BYTES as u64);
+        assert_eq!(config.segment_too_small(segment_bytes(&config)), None);
     }
 
     #[test]

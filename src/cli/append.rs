@@ -11,7 +11,7 @@ use forebay::ring::protocol::VALUE_BYTES_MAX;
 use serde_json::json;
 
 use super::bytes;
-use super::context::{Context, Failure, WriteArgs};
+use super::context::{Context, Failure, WriteArgs, check_value};
 
 /// Lines that share one request.
 const BATCH_EVENTS_MAX: usize = 64;
@@ -47,6 +47,7 @@ struct Appended {
 
 impl Appended {
     fn batch(&mut self, client: &mut Client, stream: Object, events: &[Vec<u8>], how: Write) -> Result<(), Failure> {
+        events.iter().try_for_each(|event| check_value(client, event))?;
         let slices: Vec<&[u8]> = events.iter().map(Vec::as_slice).collect();
         let first = match slices.as_slice() {
             [] => return Ok(()),

@@ -80,9 +80,9 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     };
     let json = context.json || args.output_format == OutputFormat::Json;
     print(&report, json, args.output, context)?;
-    match report.failed() {
-        false => Ok(()),
-        true => Err(Error::new("the load did not end well").remedy("the report says which job, and why").into()),
+    match report.cause() {
+        None => Ok(()),
+        Some(cause) => Err(Error::new(format!("the load did not end well: {cause}")).into()),
     }
 }
 

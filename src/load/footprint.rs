@@ -46,11 +46,14 @@ impl Job {
     /// Writes of all threads, where a count or a rate bounds them.
     fn writes_max(&self) -> Option<u64> {
         let counted = self.operations_max.filter(|_| !self.time_based);
-        let scheduled = self.rate_iops.zip(self.runtime).map(|(rate, runtime)| {
-            milliseconds(runtime + self.ramp_time).saturating_mul(u64::from(rate)) / 1_000 + 1
-        });
+        let scheduled = self
+            .rate_iops
+            .zip(self.runtime)
+            .map(|(rate, runtime)| milliseconds(runtime + self.ramp_time).saturating_mul(u64::from(rate)) / 1_000 + 1);
         let operations = [counted, scheduled].into_iter().flatten().min()?;
-        Some(operations.saturating_mul(u64::from(self.numjobs)).saturating_mul(u64::from(100 - self.read_percent)) / 100)
+        Some(
+            operations.saturating_mul(u64::from(self.numjobs)).saturating_mul(u64::from(100 - self.read_percent)) / 100,
+        )
     }
 
     /// Keys or events that may have to be written before a job can read.
@@ -72,9 +75,7 @@ impl Job {
         let in_flight = u64::from(self.iodepth) * u64::from(self.numjobs);
         match (strict, slow || self.sync_every.is_some()) {
             (_, true) => self.record_bytes() + FRAME_OVERHEAD_BYTES,
-            (true, false) => {
-                self.record_bytes() + FRAME_OVERHEAD_BYTES / (in_flight / frames_at_once.max(1)).max(1)
-            }
+            (true, false) => self.record_bytes() + FRAME_OVERHEAD_BYTES / (in_flight / frames_at_once.max(1)).max(1),
             (false, false) => batched(self.record_bytes()),
         }
     }
@@ -91,7 +92,6 @@ fn milliseconds(time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::load::parse;
 
     const MIB: u64 = 1 << 20;
