@@ -92,7 +92,13 @@ impl Appliance {
         let mut blocks = block_reader(device)?;
         let superblock = Superblock::load(&mut blocks, device.geometry().capacity_bytes)
             .map_err(|error| error.context(device.name()))?;
-        let found = survey::survey(&mut blocks, &superblock, &mut |_, _| {});
+        let mut told = begun;
+        let found = survey::survey(&mut blocks, &superblock, &mut |done, total| {
+            if told.elapsed() >= Duration::from_secs(1) {
+                told = std::time::Instant::now();
+                progress(&format!("recovering: {done} of {total} segment headers read"));
+            }
+        });
         recover::check_survey(&found)?;
         let shards = superblock.layout.shards;
         let reactors = config.reactors.count().min(shards);

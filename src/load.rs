@@ -31,6 +31,7 @@ mod worker;
 
 pub use job::{Job, JobFile};
 pub use parse::parse;
+pub use progress::while_shown;
 pub use report::{JobReport, Report};
 pub use run::{LoadOptions, run};
 pub use stats::Failure;

@@ -8,7 +8,11 @@ use std::process::{Command, Output, Stdio};
 /// Runs a job that is read from standard input.
 fn load(job: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
-    command.args(["load", "-", "--json"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["load", "-", "--output-format=json+"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program starts");
     child.stdin.take().expect("it is piped").write_all(job.as_bytes()).expect("it is read");
     child.wait_with_output().expect("it ends")
@@ -56,6 +60,7 @@ fn what_a_job_is_known_to_write_has_room() {
     let job = "[fill]\nrw=randwrite\nspace=s\nkeys=64\nvalue_size=256k\nsize=700m\niodepth=8\nnorandommap\n";
     let report = run_well("fill", job);
     assert_eq!(report["jobs"][0]["write"]["total_ios"], 2_800);
+    assert!(report["jobs"][0]["write"]["clat_ns"]["bins"].is_object(), "json+ has the bins");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::bytes;
 use super::context::{Context, Failure, WriteArgs, check_value};
+use super::progress::Progress;
 
 /// Lines that share one request.
 const BATCH_EVENTS_MAX: usize = 64;
@@ -90,6 +91,7 @@ fn append_lines(
     hex: bool,
     how: Write,
 ) -> Result<(), Failure> {
+    let mut progress = Progress::new();
     let mut input = BufReader::with_capacity(BATCH_BYTES_MAX, io::stdin());
     let mut batch: Vec<Vec<u8>> = Vec::new();
     let mut batch_bytes = 0;
@@ -101,6 +103,7 @@ fn append_lines(
             appended.batch(client, stream, &batch, how)?;
             batch.clear();
             batch_bytes = 0;
+            progress.show(|| format!("{} events appended", appended.events));
         }
     }
     appended.batch(client, stream, &batch, how)

@@ -26,7 +26,7 @@ pub struct Args {
     /// Start the embedded appliance on this file or block device, which `forebay format` has prepared.
     #[arg(long, value_name = "PATH")]
     device: Option<PathBuf>,
-    /// The report: for people, or JSON with fio's names. --json is short for json.
+    /// The report: for people, JSON with fio's names, or that with its latency bins. --json is short for json.
     #[arg(long, value_enum, default_value_t = OutputFormat::Normal)]
     output_format: OutputFormat,
     /// Write the report to a file instead of standard output.
@@ -44,6 +44,8 @@ pub struct Args {
 enum OutputFormat {
     Normal,
     Json,
+    #[value(name = "json+")]
+    JsonPlus,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -51,6 +53,12 @@ enum When {
     Auto,
     Always,
     Never,
+}
+
+impl OutputFormat {
+    fn as_json(self) -> OutputFormat {
+        if self == OutputFormat::Normal { OutputFormat::Json } else { self }
+    }
 }
 
 impl When {
@@ -78,8 +86,8 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         (Some(socket), None) => load::run(&text, &name, &options, |connect| Client::connect(&socket, connect))?,
         (None, _) => embedded(&args, context, &text, &name, &mut options)?,
     };
-    let json = context.json || args.output_format == OutputFormat::Json;
-    print(&report, json, args.output, context)?;
+    let format = if context.json { args.output_format.as_json() } else { args.output_format };
+    print(&report, format, args.output, context)?;
     match report.cause() {
         None => Ok(()),
         Some(cause) => Err(Error::new(format!("the load did not end well: {cause}")).into()),
@@ -131,7 +139,8 @@ fn embedded(
     embedded.stop()?;
     embedded.start(&mut progress)?;
     let mut client = Client::connect(embedded.socket(), &ConnectOptions::default())?;
-    report.verify_after_restart(&mut client)?;
+    let what = "verify: reading everything back after stop and recovery";
+    load::while_shown(what, options.progress, || report.verify_after_restart(&mut client))?;
     drop(client);
     embedded.stop()?;
     Ok(report)
@@ -147,13 +156,16 @@ fn place(config: &mut Config, options: &mut LoadOptions) {
     }
 }
 
-fn print(report: &Report, json: bool, output: Option<PathBuf>, context: &mut Context) -> Result<(), Failure> {
-    if json {
+fn print(report: &Report, format: OutputFormat, output: Option<PathBuf>, context: &mut Context) -> Result<(), Failure> {
+    if format != OutputFormat::Normal {
         for warning in &report.warnings {
             _ = writeln!(io::stderr(), "forebay: {warning}");
         }
     }
-    let text = if json { format!("{:#}\n", report.to_json(false)) } else { report.to_string() };
+    let text = match format {
+        OutputFormat::Normal => report.to_string(),
+        json => format!("{:#}\n", report.to_json(json == OutputFormat::JsonPlus)),
+    };
     match output {
         Some(path) => fs::write(&path, text)
             .map_err(|error| Error::from(error).context(format_args!("write {}", path.display())).into()),
