@@ -5,6 +5,7 @@ mod flights;
 pub mod offline;
 pub mod prepare;
 pub mod recover;
+mod scratch;
 mod sizes;
 
 use std::path::Path;
@@ -91,7 +92,13 @@ impl Appliance {
         let mut blocks = block_reader(device)?;
         let superblock = Superblock::load(&mut blocks, device.geometry().capacity_bytes)
             .map_err(|error| error.context(device.name()))?;
-        let found = survey::survey(&mut blocks, &superblock, &mut |_, _| {});
+        let mut told = begun;
+        let found = survey::survey(&mut blocks, &superblock, &mut |done, total| {
+            if told.elapsed() >= Duration::from_secs(1) {
+                told = std::time::Instant::now();
+                progress(&format!("recovering: {done} of {total} segment headers read"));
+            }
+        });
         recover::check_survey(&found)?;
         let shards = superblock.layout.shards;
         let reactors = config.reactors.count().min(shards);
@@ -101,7 +108,9 @@ impl Appliance {
                 .push(format!("{reactors} reactors instead of {}: there are {shards} shards", config.reactors.count()));
         }
         let sizes = sizes::Sizes::of(config, shards, reactors);
-        sizes.check(&superblock)?;
+        if let Some(cause) = config.segment_too_small(superblock.layout.segment_bytes) {
+            return Err(Error::new(cause).context(device.name()));
+        }
         let flights = flights::open(config, &superblock, sizes.pool_bytes())?;
         let settings =
             Settings { wal: sizes.wal_limits(config), store: sizes.store_limits(config), planted: Planted::None };

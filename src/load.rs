@@ -6,6 +6,7 @@ mod draft;
 #[cfg(test)]
 mod fake;
 mod fio_options;
+mod footprint;
 mod generators;
 mod histogram;
 mod job;
@@ -30,6 +31,7 @@ mod worker;
 
 pub use job::{Job, JobFile};
 pub use parse::parse;
+pub use progress::while_shown;
 pub use report::{JobReport, Report};
 pub use run::{LoadOptions, run};
 pub use stats::Failure;

@@ -90,6 +90,11 @@ fn what_is_not_understood_is_exit_code_2() {
         (&["scan", "s", "--prefix", "a", "--end", "b"], "cannot be used with"),
         (&["append", "s"], "<EVENTS>"),
         (&["get", "--hex", "s", "zz"], "\"zz\" is not hexadecimal; write pairs of digits"),
+        (&["sim", "--seeds", "0"], "invalid value '0' for '--seeds <COUNT>': 0 is not in 1.."),
+        (&["format", "/nonexistent", "--capacity", "1MiB"], "--capacity is 1MiB, too small for 3 segments of 64MiB"),
+        (&["format", "/nonexistent", "--shards", "0"], "--shards is 0; use a value from 1 to 1024"),
+        (&["format", "/nonexistent", "--segment-bytes", "2GiB"], "--segment-bytes is 2GiB; use a value from 1MiB"),
+        (&["serve", "--reactors", "0"], "--reactors is 0; use a value from 1"),
     ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -143,7 +148,28 @@ fn the_socket_of_the_configuration_is_used() {
 fn a_value_that_is_too_large_is_refused_before_it_is_in_memory() {
     let output = run(&["put", "s", "k", "--file", "/dev/zero"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(error_line(&output).contains("holds more than 16777216 B; split it"));
+    assert!(
+        error_line(&output)
+            .contains("holds more than 16777216 B (16 MiB), the most that any value or event may have; split it")
+    );
+}
+
+#[test]
+fn a_path_that_is_no_device_says_what_to_name() {
+    for arguments in [["format", "/proc/self/mem"].as_slice(), &["verify", "/proc/self/mem"], &["verify", "/dev/null"]]
+    {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let line = error_line(&output);
+        assert!(line.contains("; name "), "{arguments:?}: {line}");
+    }
+}
+
+#[test]
+fn a_socket_path_that_is_too_long_says_so() {
+    let path = format!("/tmp/{}", "x".repeat(110));
+    let line = error_line(&run(&["sync", "--socket", &path]));
+    assert!(line.contains("at most 107 bytes, choose a shorter one"), "{line}");
 }
 
 #[test]

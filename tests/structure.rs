@@ -49,7 +49,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     // Only in tests: a whole reactor in one thread, and a daemon without one.
     ("reactor::tests", &["appliance", "reactor", "buffer", "device", "ring", "store", "sys", "wal"]),
     ("load::fake", &["ring", "sys"]),
-    ("config", &["ring::protocol"]),
+    // Of the log only what a size has to hold: one rule for the smallest device.
+    ("config", &["ring::protocol", "wal::layout"]),
     ("metrics", &["ring::protocol"]),
     ("bytes", &["types"]),
     ("error", &[]),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::appliance::prepare::{FormatOptions, format_device};
+use crate::appliance::scratch::Scratch;
 use crate::appliance::{Appliance, Started, flights};
 use crate::config::Config;
 use crate::device::open::{OpenDevice, OpenOptions, open};
@@ -26,11 +27,13 @@ struct Temporary {
 }
 
 impl Embedded {
-    /// Formats a file of `capacity_bytes` in a temporary place, and starts. `progress` gets lines for a person.
+    /// Formats a file in a temporary place, of `format.capacity` or with room for `log_bytes` of log, and starts.
+    /// `progress` gets lines for a person.
     ///
     /// # Errors
     /// No room for the file, or what a start may fail of.
-    pub fn temporary(mut config: Config, capacity_bytes: u64, progress: &mut dyn FnMut(&str)) -> Result<Embedded> {
+    pub fn temporary(mut config: Config, log_bytes: u64, progress: &mut dyn FnMut(&str)) -> Result<Embedded> {
+        let scratch = Scratch::plan(&config, log_bytes, &std::env::temp_dir())?;
         let directory = std::env::temp_dir().join(format!("forebay-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir(&directory)
             .map_err(|error| Error::new(format!("make {}: {error}", directory.display())).remedy("set TMPDIR"))?;
@@ -40,8 +43,8 @@ impl Embedded {
             config.flight.directory.clone_from(&directory);
         }
         let options = FormatOptions {
-            capacity_bytes: Some(capacity_bytes),
-            segment_bytes: config.format.segment_bytes.0,
+            capacity_bytes: Some(scratch.capacity_bytes),
+            segment_bytes: scratch.segment_bytes,
             shards: config.format.shards,
             force: false,
         };

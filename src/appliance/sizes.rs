@@ -2,8 +2,6 @@
 
 use crate::bytes::index;
 use crate::config::Config;
-use crate::error::{Error, Result};
-use crate::wal::superblock::Superblock;
 use crate::{reactor, store, wal};
 
 pub struct Sizes {
@@ -12,8 +10,6 @@ pub struct Sizes {
     buffers: usize,
     shards: u32,
     value_bytes_max: usize,
-    /// What a record of the largest value takes of a segment, in whole frames.
-    record_bytes_max: usize,
 }
 
 impl Sizes {
@@ -21,27 +17,12 @@ impl Sizes {
         let frame_bytes = index(config.wal.frame_bytes_max.0);
         let value_bytes_max = index(config.limits.value_bytes_max.0);
         let buffers = index(config.buffers_per_reactor(shards, reactors));
-        let record_bytes_max = index(config.frames_per_record_max()) * frame_bytes;
-        Sizes { frame_bytes, buffers, shards, value_bytes_max, record_bytes_max }
+        Sizes { frame_bytes, buffers, shards, value_bytes_max }
     }
 
     /// DMA memory of one reactor; a shard's flight recorder holds as much, for it may have all of it in flight.
     pub fn pool_bytes(&self) -> usize {
         self.buffers * self.frame_bytes
-    }
-
-    /// # Errors
-    /// When a record of the largest size does not fit a segment of this namespace.
-    pub fn check(&self, superblock: &Superblock) -> Result<()> {
-        let room = index(superblock.layout.segment_bytes) - wal::segment::HEADER_BYTES;
-        if self.record_bytes_max > room {
-            return Err(Error::new(format!(
-                "a value of limits.value_bytes_max ({} B) with frames of {} B does not fit a segment of {} B",
-                self.value_bytes_max, self.frame_bytes, superblock.layout.segment_bytes
-            ))
-            .remedy("lower limits.value_bytes_max or wal.frame_bytes_max, or format with larger --segment-bytes"));
-        }
-        Ok(())
     }
 
     pub fn wal_limits(&self, config: &Config) -> wal::Limits {

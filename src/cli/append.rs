@@ -11,7 +11,8 @@ use forebay::ring::protocol::VALUE_BYTES_MAX;
 use serde_json::json;
 
 use super::bytes;
-use super::context::{Context, Failure, WriteArgs};
+use super::context::{Context, Failure, WriteArgs, check_value};
+use super::progress::Progress;
 
 /// Lines that share one request.
 const BATCH_EVENTS_MAX: usize = 64;
@@ -47,6 +48,7 @@ struct Appended {
 
 impl Appended {
     fn batch(&mut self, client: &mut Client, stream: Object, events: &[Vec<u8>], how: Write) -> Result<(), Failure> {
+        events.iter().try_for_each(|event| check_value(client, event))?;
         let slices: Vec<&[u8]> = events.iter().map(Vec::as_slice).collect();
         let first = match slices.as_slice() {
             [] => return Ok(()),
@@ -89,6 +91,7 @@ fn append_lines(
     hex: bool,
     how: Write,
 ) -> Result<(), Failure> {
+    let mut progress = Progress::new();
     let mut input = BufReader::with_capacity(BATCH_BYTES_MAX, io::stdin());
     let mut batch: Vec<Vec<u8>> = Vec::new();
     let mut batch_bytes = 0;
@@ -100,6 +103,7 @@ fn append_lines(
             appended.batch(client, stream, &batch, how)?;
             batch.clear();
             batch_bytes = 0;
+            progress.show(|| format!("{} events appended", appended.events));
         }
     }
     appended.batch(client, stream, &batch, how)

@@ -49,9 +49,13 @@ pub fn read_source(path: &Path) -> Result<Vec<u8>, Failure> {
     };
     read.map_err(|error| Error::from(error).context(format_args!("read {}", path.display())))?;
     if bytes.len() > VALUE_BYTES_MAX {
-        return Err(Error::new(format!("{} holds more than {VALUE_BYTES_MAX} B", path.display()))
-            .remedy("split it over several keys or events")
-            .into());
+        return Err(Error::new(format!(
+            "{} holds more than {VALUE_BYTES_MAX} B (16 MiB), the most that any value or event \
+                                       may have",
+            path.display()
+        ))
+        .remedy("split it over several keys or events")
+        .into());
     }
     Ok(bytes)
 }

@@ -94,6 +94,17 @@ impl Context {
         Ok(Context { config, json: globals.json, out, socket: globals.socket })
     }
 
+    /// Checks the configuration that options have changed. `flags` are those that were given, each with the key that
+    /// it sets: an error names what the user wrote.
+    pub fn check(&self, flags: &[(bool, &str, &str)]) -> Result<(), Failure> {
+        let named = |error: Error| {
+            let given = flags.iter().filter(|(given, ..)| *given);
+            let message = given.fold(error.to_string(), |message, (_, key, flag)| message.replace(key, flag));
+            Failure::Usage(Error::new(message))
+        };
+        self.config.check().map_err(named)
+    }
+
     /// The socket of the daemon to talk to.
     pub fn client_socket(&self) -> PathBuf {
         let named = self.socket.as_ref().or(self.config.rings.socket.as_ref());
@@ -118,6 +129,28 @@ impl Context {
         let stream = client.open_stream(name, create).map_err(|error| missing("stream", name, error))?;
         Ok((client, stream))
     }
+}
+
+/// Refuses a key that the daemon would not take, and says why.
+pub fn check_key(client: &Client, key: &[u8]) -> Result<(), Failure> {
+    if key.is_empty() {
+        return Err(Failure::Usage(Error::new("the key is empty").remedy("name one of at least 1 byte")));
+    }
+    check_bytes("the key", key.len(), client.key_bytes_max(), "limits.key_bytes_max")
+}
+
+/// Refuses a value or event that the daemon would not take, and says why.
+pub fn check_value(client: &Client, value: &[u8]) -> Result<(), Failure> {
+    check_bytes("the value", value.len(), client.value_bytes_max(), "limits.value_bytes_max")
+}
+
+fn check_bytes(what: &str, bytes: usize, bytes_max: usize, limit: &str) -> Result<(), Failure> {
+    if bytes <= bytes_max {
+        return Ok(());
+    }
+    Err(Error::new(format!("{what} has {bytes} B, and the daemon takes at most {bytes_max} B ({limit})"))
+        .remedy(format!("split it, or raise {limit} in the daemon's configuration"))
+        .into())
 }
 
 fn missing(kind: &str, name: &str, error: ClientError) -> Failure {

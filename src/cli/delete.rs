@@ -8,7 +8,7 @@ use forebay::types::Durability;
 use serde_json::json;
 
 use super::bytes;
-use super::context::{Context, Failure};
+use super::context::{Context, Failure, check_key};
 
 /// Remove a key.
 ///
@@ -33,6 +33,7 @@ pub struct Args {
 pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     let key = bytes::decode(args.key, args.hex)?;
     let (mut client, space) = context.space(&args.space, None)?;
+    check_key(&client, &key)?;
     let how = Write { durability: args.durability, if_version: args.if_version };
     if !client.delete(space, &key, how)? {
         return Err(Error::new(format!("{:?} has no such key", args.space)).into());

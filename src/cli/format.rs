@@ -32,6 +32,14 @@ pub struct Args {
 }
 
 impl Args {
+    fn flags(&self) -> [(bool, &'static str, &'static str); 3] {
+        [
+            (self.capacity.is_some(), "format.capacity", "--capacity"),
+            (self.shards.is_some(), "format.shards", "--shards"),
+            (self.segment_bytes.is_some(), "format.segment_bytes", "--segment-bytes"),
+        ]
+    }
+
     fn apply(&self, config: &mut Config) {
         let format = &mut config.format;
         format.capacity = self.capacity.or(format.capacity);
@@ -42,7 +50,7 @@ impl Args {
 
 pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     args.apply(&mut context.config);
-    context.config.check().map_err(Failure::Usage)?;
+    context.check(&args.flags())?;
     let chosen = &context.config.format;
     let options = FormatOptions {
         capacity_bytes: chosen.capacity.map(|capacity| capacity.0),
@@ -56,6 +64,10 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     })
     .map_err(|error| error.context("format"))?;
     let layout = made.layout;
+    if let Some(warning) = context.config.segment_too_small(layout.segment_bytes) {
+        // The data is safe, and the device may be meant for another configuration.
+        eprintln!("forebay: warning: {warning}");
+    }
     let uuid = uuid::Uuid::from_bytes(made.namespace);
     if context.json {
         return context.out.json(&json!({

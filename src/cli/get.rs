@@ -6,7 +6,7 @@ use forebay::error::Error;
 use serde_json::{Map, Value};
 
 use super::bytes;
-use super::context::{Context, Failure};
+use super::context::{Context, Failure, check_key};
 
 /// Print a key's value, byte for byte.
 ///
@@ -25,6 +25,7 @@ pub struct Args {
 pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     let key = bytes::decode(args.key, args.hex)?;
     let (mut client, space) = context.space(&args.space, None)?;
+    check_key(&client, &key)?;
     let Some((version, value)) = client.get(space, &key)? else {
         return Err(Error::new(format!("{:?} has no such key", args.space)).into());
     };

@@ -6,16 +6,13 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use forebay::appliance::embedded::Embedded;
-use forebay::config::{ByteSize, Config};
+use forebay::config::Config;
 use forebay::error::Error;
 use forebay::load::{self, LoadOptions, Report};
 use forebay::ring::client::{Client, ConnectOptions};
 
 use super::context::{Context, Failure};
 use super::progress::Progress;
-
-/// The size of the temporary device where the configuration names none.
-const TEMPORARY_BYTES: ByteSize = ByteSize::gib(1);
 
 /// Run a job file, in fio's format, and report as fio does.
 ///
@@ -29,7 +26,7 @@ pub struct Args {
     /// Start the embedded appliance on this file or block device, which `forebay format` has prepared.
     #[arg(long, value_name = "PATH")]
     device: Option<PathBuf>,
-    /// The report: for people, or JSON with fio's names. --json is short for json.
+    /// The report: for people, JSON with fio's names, or that with its latency bins. --json is short for json.
     #[arg(long, value_enum, default_value_t = OutputFormat::Normal)]
     output_format: OutputFormat,
     /// Write the report to a file instead of standard output.
@@ -47,6 +44,8 @@ pub struct Args {
 enum OutputFormat {
     Normal,
     Json,
+    #[value(name = "json+")]
+    JsonPlus,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -54,6 +53,12 @@ enum When {
     Auto,
     Always,
     Never,
+}
+
+impl OutputFormat {
+    fn as_json(self) -> OutputFormat {
+        if self == OutputFormat::Normal { OutputFormat::Json } else { self }
+    }
 }
 
 impl When {
@@ -81,11 +86,11 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         (Some(socket), None) => load::run(&text, &name, &options, |connect| Client::connect(&socket, connect))?,
         (None, _) => embedded(&args, context, &text, &name, &mut options)?,
     };
-    let json = context.json || args.output_format == OutputFormat::Json;
-    print(&report, json, args.output, context)?;
-    match report.failed() {
-        false => Ok(()),
-        true => Err(Error::new("the load did not end well").remedy("the report says which job, and why").into()),
+    let format = if context.json { args.output_format.as_json() } else { args.output_format };
+    print(&report, format, args.output, context)?;
+    match report.cause() {
+        None => Ok(()),
+        Some(cause) => Err(Error::new(format!("the load did not end well: {cause}")).into()),
     }
 }
 
@@ -113,9 +118,10 @@ fn embedded(
     let mut embedded = match &args.device {
         Some(device) => Embedded::on_device(config, device, &mut progress)?,
         None => {
-            let capacity = config.format.capacity.unwrap_or(TEMPORARY_BYTES).0;
+            let frames_at_once = u64::from(config.format.shards) * u64::from(config.wal.frames_in_flight_max);
+            let log_bytes = load::parse(text, name)?.log_bytes(frames_at_once);
             let mut due = Progress::new();
-            Embedded::temporary(config, capacity, &mut |line| due.show(|| line.to_owned()))?
+            Embedded::temporary(config, log_bytes, &mut |line| due.show(|| line.to_owned()))?
         }
     };
     if args.keep {
@@ -133,7 +139,8 @@ fn embedded(
     embedded.stop()?;
     embedded.start(&mut progress)?;
     let mut client = Client::connect(embedded.socket(), &ConnectOptions::default())?;
-    report.verify_after_restart(&mut client)?;
+    let what = "verify: reading everything back after stop and recovery";
+    load::while_shown(what, options.progress, || report.verify_after_restart(&mut client))?;
     drop(client);
     embedded.stop()?;
     Ok(report)
@@ -149,13 +156,16 @@ fn place(config: &mut Config, options: &mut LoadOptions) {
     }
 }
 
-fn print(report: &Report, json: bool, output: Option<PathBuf>, context: &mut Context) -> Result<(), Failure> {
-    if json {
+fn print(report: &Report, format: OutputFormat, output: Option<PathBuf>, context: &mut Context) -> Result<(), Failure> {
+    if format != OutputFormat::Normal {
         for warning in &report.warnings {
             _ = writeln!(io::stderr(), "forebay: {warning}");
         }
     }
-    let text = if json { format!("{:#}\n", report.to_json(false)) } else { report.to_string() };
+    let text = match format {
+        OutputFormat::Normal => report.to_string(),
+        json => format!("{:#}\n", report.to_json(json == OutputFormat::JsonPlus)),
+    };
     match output {
         Some(path) => fs::write(&path, text)
             .map_err(|error| Error::from(error).context(format_args!("write {}", path.display())).into()),

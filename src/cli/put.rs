@@ -7,7 +7,7 @@ use forebay::ring::client::Write;
 use serde_json::json;
 
 use super::bytes;
-use super::context::{Context, Failure, WriteArgs};
+use super::context::{Context, Failure, WriteArgs, check_key, check_value};
 
 /// Write a key of a space; prints its new version.
 #[derive(Debug, clap::Args)]
@@ -40,6 +40,8 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         (None, value) => bytes::decode(value.unwrap_or_default(), args.hex)?,
     };
     let (mut client, space) = context.space(&args.space, args.write.created_with(&context.config))?;
+    check_key(&client, &key)?;
+    check_value(&client, &value)?;
     let how = Write { durability: args.write.durability, if_version: args.if_version };
     let version = client.put(space, &key, &value, how)?;
     if context.json {

@@ -42,6 +42,14 @@ pub struct Args {
 }
 
 impl Args {
+    fn flags(&self) -> [(bool, &'static str, &'static str); 3] {
+        [
+            (self.reactors.is_some(), "reactors.count", "--reactors"),
+            (!self.cores.is_empty(), "reactors.cores", "--cores"),
+            (self.flight_directory.is_some(), "flight.directory", "--flight-directory"),
+        ]
+    }
+
     fn apply(self, config: &mut Config) {
         config.device.path = self.device.or(config.device.path.take());
         config.device.tier = self.tier.unwrap_or(config.device.tier);
@@ -58,9 +66,9 @@ impl Args {
 }
 
 pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
-    let check = args.check;
+    let (check, flags) = (args.check, args.flags());
     args.apply(&mut context.config);
-    context.config.check().map_err(Failure::Usage)?;
+    context.check(&flags)?;
     if check {
         return print_memory(context);
     }

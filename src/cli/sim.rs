@@ -20,7 +20,7 @@ pub struct Args {
     #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "from"])]
     seed: Option<u64>,
     /// Run so many seeds.
-    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// Begin with this seed.
     #[arg(long, value_name = "SEED", default_value_t = 1)]

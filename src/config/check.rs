@@ -7,6 +7,7 @@ use super::{ByteSize, Config, Nanos};
 use crate::ring::protocol::{
     KEY_BYTES_MAX, REACTORS_MAX, RING_ENTRIES_MAX, RING_ENTRIES_MIN, SHARDS_MAX, VALUE_BYTES_MAX,
 };
+use crate::wal::layout::{Layout, SEGMENTS_PER_SHARD_MIN};
 
 /// Every structure on the drive and every arena is a multiple of this.
 const BLOCK: ByteSize = ByteSize::kib(4);
@@ -64,12 +65,14 @@ impl Config {
         problems.blocks("format.segment_bytes", format.segment_bytes);
         problems.range("format.shards", format.shards, 1..=SHARDS_MAX);
         if let Some(capacity) = format.capacity {
-            let least = format.segment_bytes.0.saturating_mul(2 * u64::from(format.shards) + 1);
+            let least = Layout::device_bytes_min(format.segment_bytes.0, format.shards);
             problems.unless(capacity.0 >= least, "format.capacity", || {
                 format!(
-                    "is {capacity}, too small for two segments a shard and the superblocks; use at least {}, fewer \
-                     shards or smaller segments",
-                    ByteSize(least)
+                    "is {capacity}, too small for {SEGMENTS_PER_SHARD_MIN} segments of {} for each of {} shards; use \
+                     at least {}MiB, fewer shards or smaller segments",
+                    format.segment_bytes,
+                    format.shards,
+                    least.div_ceil(1 << 20)
                 )
             });
         }

@@ -2,6 +2,7 @@
 
 use super::{ByteSize, Config};
 use crate::ring::protocol::segment;
+use crate::wal::layout::BLOCK_BYTES;
 
 /// One part of the memory that an appliance needs at most.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,30 @@ impl Config {
     #[must_use]
     pub fn frames_per_record_max(&self) -> u64 {
         self.limits.value_bytes_max.0.div_ceil(self.wal.frame_bytes_max.0 - FRAME_OVERHEAD_BYTES) + 2
+    }
+
+    /// Why a namespace with segments of this size cannot be served with these limits, and what to do; `None` where it
+    /// can: a record of the largest value has to fit a segment, beside the segment's header.
+    #[must_use]
+    pub fn segment_too_small(&self, segment_bytes: u64) -> Option<String> {
+        let needed = self.segment_bytes_min();
+        (needed > segment_bytes).then(|| {
+            format!(
+                "`serve` refuses segments of {} with limits.value_bytes_max = \"{}\" and wal.frame_bytes_max = \"{}\": \
+                 they need {} KiB; lower one of both in the configuration that it is started with, or format with larger \
+                 --segment-bytes",
+                ByteSize(segment_bytes),
+                self.limits.value_bytes_max,
+                self.wal.frame_bytes_max,
+                needed.div_ceil(1 << 10)
+            )
+        })
+    }
+
+    /// The smallest segment that holds a record of the largest value.
+    #[must_use]
+    pub fn segment_bytes_min(&self) -> u64 {
+        self.frames_per_record_max() * self.wal.frame_bytes_max.0 + BLOCK_BYTES as u64
     }
 
     /// Frame buffers of one reactor: one large record and the header of a segment, and for every shard the frames in

@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::wal::layout::Layout;
 
 fn parse(text: &str) -> Result<Config> {
     Config::parse(text, Path::new("f.toml"))
@@ -121,7 +122,7 @@ fn bounds_across_fields() {
             "[format]\nsegment_bytes = \"1MiB\"\n[wal]\nframe_bytes_max = \"1MiB\"",
             "at most half of format.segment_bytes",
         ),
-        ("[format]\ncapacity = \"64MiB\"", "use at least 576MiB"),
+        ("[format]\ncapacity = \"64MiB\"", "use at least 769MiB, fewer shards"),
         ("[rings]\nsq_entries = 2048", "use at least rings.sq_entries (2048)"),
         ("[rings]\nsq_entries = 100", "use a power of two, such as 128"),
         ("[rings]\narena_bytes = \"1MiB\"", "twice the largest key and value"),
@@ -133,6 +134,22 @@ fn bounds_across_fields() {
     ] {
         let errors = errors(text);
         assert!(errors.iter().any(|error| error.contains(message)), "{text}: {errors:#?}");
+    }
+}
+
+#[test]
+fn the_least_capacity_is_one_that_can_be_laid_out() {
+    for (shards, segment_mib) in [(1, 1), (4, 64), (16, 256), (1_024, 1)] {
+        let mut config = Config::default();
+        config.wal.frame_bytes_max = ByteSize::kib(64);
+        (config.format.shards, config.format.segment_bytes) = (shards, ByteSize::mib(segment_mib));
+        let least = Layout::device_bytes_min(config.format.segment_bytes.0, shards);
+        config.format.capacity = Some(ByteSize(least));
+        config.check().unwrap();
+        Layout::plan(least, config.format.segment_bytes.0, shards).unwrap();
+        config.format.capacity = Some(ByteSize(least - 4_096));
+        assert!(config.check().unwrap_err().to_string().contains("format.capacity"));
+        Layout::plan(least - 4_096, config.format.segment_bytes.0, shards).unwrap_err();
     }
 }
 

@@ -377,7 +377,7 @@ fn explain(error: &io::Error) -> Error {
         Some(Errno::BUSY) => {
             Error::new(format!("in use: {error}")).remedy("unmount it, and detach what holds it (`lsblk` shows both)")
         }
-        _ => cause,
+        _ => cause.remedy("name a file on a disk, or a block device (`lsblk` lists them)"),
     }
 }
 

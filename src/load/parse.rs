@@ -21,7 +21,7 @@ pub fn parse(text: &str, name: &str) -> Result<JobFile> {
     let mut jobs = Vec::with_capacity(drafts.len());
     let mut group = 0;
     for (place, draft) in drafts.iter().enumerate() {
-        if drafts[..place].iter().any(|earlier| earlier.name == draft.name) {
+        if !draft.name.is_empty() && drafts[..place].iter().any(|earlier| earlier.name == draft.name) {
             let cause = format!("a job [{}] stands above already; give each job its own name", draft.name);
             findings.errors.push((draft.line, cause));
         }
@@ -64,13 +64,17 @@ fn read_sections(text: &str, findings: &mut Findings) -> (Vec<(String, String)>,
             continue;
         }
         if let Some(section) = content.strip_prefix('[') {
-            let Some(section) = section.strip_suffix(']').map(str::trim).filter(|name| !name.is_empty()) else {
+            let closed = section.strip_suffix(']').map(str::trim).filter(|name| !name.is_empty());
+            if closed.is_none() {
                 findings.errors.push((line, format!("{content:?} is not a section; write [name]")));
-                continue;
-            };
-            in_global = Some(section == "global");
-            if section != "global" {
-                drafts.push(global.for_job(section, line));
+            }
+            // What follows is meant for this section all the same: its errors are told, those of its absence are not.
+            let name = closed.unwrap_or_else(|| section.trim_end_matches(']').trim());
+            in_global = Some(name == "global");
+            if name != "global" {
+                let mut draft = global.for_job(name, line);
+                draft.broken |= closed.is_none();
+                drafts.push(draft);
             }
             continue;
         }

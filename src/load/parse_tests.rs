@@ -121,6 +121,15 @@ fn contradictions_are_refused() {
 }
 
 #[test]
+fn a_header_that_is_not_closed_hides_no_later_error() {
+    let message = errors("[a\niodepth=many\n[b]\nrw=sideways\n[\nbs=x\n");
+    let lines: Vec<&str> = message.lines().collect();
+    let expected = ["t.fio: 5 errors", "line 1: \"[a\"", "line 2: iodepth", "line 4: ", "line 5: \"[\"", "line 6: bs"];
+    assert_eq!(lines.len(), expected.len(), "{message}");
+    assert!(lines.iter().zip(expected).all(|(line, part)| line.contains(part)), "{message}");
+}
+
+#[test]
 fn no_text_makes_it_panic() {
     let good = "[global]\nbs=4k/50:8k\n[a]\nrw=randwrite\nkeys=10\nbssplit=4k/60:64k/40\npercentile_list=50:99\n";
     for cut in 0..good.len() {

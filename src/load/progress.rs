@@ -3,6 +3,7 @@
 use super::units::{latency_unit, short_bytes, short_count};
 use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// What a thread tells of itself while it runs, twice a second.
@@ -41,6 +42,27 @@ pub fn watch(names: &str, lives: &[Live], shown: bool, done: impl Fn() -> bool) 
     }
 }
 
+/// Does `work`; while it takes, says once a second on stderr what takes so long, if `shown`.
+pub fn while_shown<T>(what: &str, shown: bool, work: impl FnOnce() -> T) -> T {
+    let (over, ended) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut seconds = 0;
+            while shown && ended.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
+                seconds += 1;
+                // Nobody may be reading; that is no reason to stop.
+                let _ = write!(std::io::stderr(), "\r{what}: {seconds} s\x1b[K");
+            }
+            if seconds > 0 {
+                let _ = write!(std::io::stderr(), "\r\x1b[K");
+            }
+        });
+        // The sender is dropped when the work is over, however it ends.
+        let _over = over;
+        work()
+    })
+}
+
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
 fn line(names: &str, percent: u64, (operations, bytes): (u64, u64), elapsed: Duration, p99_ns: u64) -> String {
     let seconds = elapsed.as_secs_f64();
@@ -56,6 +78,13 @@ fn line(names: &str, percent: u64, (operations, bytes): (u64, u64), elapsed: Dur
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_is_done_shown_or_not() {
+        let begin = Instant::now();
+        assert_eq!((while_shown("work", false, || 1), while_shown("work", true, || 2)), (1, 2));
+        assert!(begin.elapsed() < Duration::from_secs(1), "it waits for the next line");
+    }
 
     #[test]
     fn the_line_holds_rates_of_the_last_second() {

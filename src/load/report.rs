@@ -1,7 +1,7 @@
 //! The result of a job file, as text in the manner of fio.
 
 use super::histogram::{Direction, Latency};
-use super::job::Job;
+use super::job::{Job, Target};
 use super::ledger::Ledger;
 use super::stats::{Failure, Stats};
 use super::units::{latency_unit, short_bytes, short_bytes_decimal, short_count};
@@ -41,7 +41,19 @@ impl Report {
     /// True when a job ended with an error, or something that was read back is not what was written.
     #[must_use]
     pub fn failed(&self) -> bool {
-        self.jobs.iter().any(|job| job.failure.is_some()) || self.verdicts.iter().any(|verdict| verdict.wrong > 0)
+        self.cause().is_some()
+    }
+
+    /// The first thing that went wrong, in a line; `None` when all went well.
+    #[must_use]
+    pub fn cause(&self) -> Option<String> {
+        let job = self.jobs.iter().find_map(|job| Some(format!("job [{}]: {}", job.job.name, job.failure.as_ref()?)));
+        let wrong = || {
+            let verdict = self.verdicts.iter().find(|verdict| verdict.wrong > 0)?;
+            let Target { kind, name } = &verdict.target;
+            Some(format!("{} {name:?}: {} of {} writes are wrong", kind.name(), verdict.wrong, verdict.checked))
+        };
+        job.or_else(wrong)
     }
 
     /// Reads everything back once more that jobs with `verify` wrote, after the appliance was stopped and recovered.

@@ -8,7 +8,7 @@ use super::pace::Pace;
 use super::parse::parse;
 use super::pipeline::{DEPTH, connect_options};
 use super::prepare::{Prepared, WALK_BYTES, prepare};
-use super::progress::{Live, watch};
+use super::progress::{Live, watch, while_shown};
 use super::report::{JobReport, Report};
 use super::source::Source;
 use super::stats::{Failure, Stats};
@@ -86,7 +86,8 @@ where
     fn group(&self, group: u32, report: &mut Report) {
         let mut threads = Vec::new();
         for (place, job) in (0..).zip(&self.file.jobs).filter(|(_, job)| job.group == group) {
-            let prepared = self.prepare(job, place);
+            let what = format!("{}: looking for what it reads, writing what is missing", job.name);
+            let prepared = while_shown(&what, self.options.progress, || self.prepare(job, place));
             for clone in 0..job.numjobs {
                 let writer = mix(self.nonce ^ mix(place << 32 | u64::from(clone)));
                 let (prepared, failure) = match &prepared {
@@ -199,8 +200,9 @@ where
             }
         }
         for target in targets {
-            let verdict =
-                self.service_client().and_then(|mut client| verify(&mut client, target, &report.ledgers, false));
+            let what = format!("verify: reading back {} {}", target.kind.name(), target.name);
+            let read_back = || verify(&mut self.service_client()?, target, &report.ledgers, false);
+            let verdict = while_shown(&what, self.options.progress, read_back);
             let failure = match &verdict {
                 Ok(verdict) if verdict.wrong == 0 => None,
                 Ok(verdict) => Some(Failure::new(Failure::WRONG_DATA, format!("verify: {} wrong", verdict.wrong))),

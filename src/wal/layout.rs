@@ -50,7 +50,7 @@ impl Layout {
             return Err(Error::new(format!("{shards} shards are not in 1..1024")).remedy("use --shards 4"));
         }
         let capacity_bytes = device_bytes / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
-        let needed = HEAD_BYTES + TAIL_BYTES + u64::from(shards) * SEGMENTS_PER_SHARD_MIN * segment_bytes;
+        let needed = Layout::device_bytes_min(segment_bytes, shards);
         if capacity_bytes < needed {
             return Err(Error::new(format!(
                 "the device has {device_bytes} B, but {shards} shards with segments of {segment_bytes} B need {needed} B"
@@ -62,6 +62,13 @@ impl Layout {
             Error::new(format!("{segments} segments are too many")).remedy("use larger --segment-bytes")
         })?;
         Ok(Layout { capacity_bytes, segment_bytes, segments, shards })
+    }
+
+    /// The smallest device for so many shards with segments of this size.
+    #[must_use]
+    pub fn device_bytes_min(segment_bytes: u64, shards: u32) -> u64 {
+        let segments = u64::from(shards) * SEGMENTS_PER_SHARD_MIN;
+        segments.saturating_mul(segment_bytes).saturating_add(HEAD_BYTES + TAIL_BYTES)
     }
 
     /// Two superblock copies near the front, two near the end.

@@ -60,6 +60,60 @@ fn format_refuses_what_holds_data() {
 }
 
 #[test]
+fn format_warns_of_what_serve_would_refuse() {
+    let place = Place::new("cli-small");
+    let device = place.device();
+    let device = device.to_str().expect("the path is text");
+    let format = |more: &[&str]| {
+        let arguments =
+            ["format", device, "--capacity", "32MiB", "--segment-bytes", "1MiB", "--shards", "1", "--force"];
+        let output = place.forebay(&[&arguments[..], more].concat()).output().expect("the program starts");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).expect("it is text")
+    };
+    let warning = format(&[]);
+    assert!(warning.contains("warning") && warning.contains("limits.value_bytes_max"), "{warning}");
+    let serve = place.forebay(&["serve", "--device", device]).output().expect("the program starts");
+    let refusal = String::from_utf8(serve.stderr).expect("it is text");
+    assert!(!serve.status.success() && refusal.contains("--segment-bytes"), "{refusal}");
+    let config = place.path("config.toml");
+    assert_eq!(format(&["--config", config.to_str().expect("the path is text")]), "");
+}
+
+#[test]
+fn what_a_daemon_does_not_take_is_said_with_its_limit() {
+    let place = Place::new("cli-limits").configured(1, "limits.objects_max = 2\nlimits.sessions_max = 4\n");
+    place.format(32, 1);
+    let mut daemon = Daemon::start(&place);
+    drop(daemon.connect(&place));
+    run(&place, &["put", "one", "k", "v", "--create"]);
+    run(&place, &["append", "two", "e", "--create"]);
+    assert!(refused(&place, &["put", "three", "k", "v", "--create"]).contains("limits.objects_max"));
+    for name in ["", "a\nb", &"n".repeat(256)] {
+        let line = refused(&place, &["put", name, "k", "v", "--create"]);
+        assert!(line.contains("1 to 255 bytes of UTF-8 without control characters"), "{line}");
+    }
+    let large = place.path("large");
+    std::fs::write(&large, vec![7; (256 << 10) + 1]).expect("the place is writable");
+    let large = large.to_str().expect("the path is text");
+    for arguments in [["put", "one", "k", "--file", large].as_slice(), &["append", "two", "--file", large]] {
+        let line = refused(&place, arguments);
+        assert!(line.contains("262145 B, and the daemon takes at most 262144 B (limits.value_bytes_max)"), "{line}");
+    }
+    let empty = place.forebay(&["get", "one", ""]).output().expect("the program starts");
+    assert_eq!(empty.status.code(), Some(2), "{empty:?}");
+    assert!(refused(&place, &["get", "one", &"k".repeat(2_000)]).contains("limits.key_bytes_max"));
+
+    let job = b"[many]\nrw=randwrite\nspace=one\nkeys=10\nvalue_size=32\nnumjobs=8\ngroup_reporting\n";
+    let mut load = place.forebay(&["load", "-"]);
+    load.stderr(Stdio::piped());
+    let output = with_input(load, job);
+    let line = String::from_utf8(output.stderr).expect("it is text");
+    assert_eq!(output.status.code(), Some(1), "{line}");
+    assert!(line.contains("job [many]: ") && line.contains("limits.sessions_max allows; raise it"), "{line}");
+}
+
+#[test]
 fn spaces_by_command() {
     let place = formatted("cli-spaces");
     let mut daemon = Daemon::start(&place);

@@ -230,7 +230,7 @@ fn refusals(client: &mut Client) {
     assert_eq!(status(client.append_batch(stream, &[], how)), Status::BadRequest);
     let unknown = forebay::ring::client::Object { id: forebay::types::ObjectId(999), ..space };
     assert_eq!(status(client.put(unknown, b"key", b"", how)), Status::UnknownObject);
-    assert_eq!(status(client.open_space("a\nb", Some(Durability::Strict))), Status::BadRequest);
+    assert!(matches!(client.open_space("a\nb", Some(Durability::Strict)), Err(ClientError::BadName)));
     client.put(space, &[1; 1_024], b"the longest key", how).expect("it is within the limit");
 }
 

@@ -167,6 +167,6 @@ fn what_no_daemon_would_take_is_refused_before_it_is_sent() {
     let from_reply = Request::Get { space, key: b"k", relaxed: false, value_bytes_max: usize::MAX };
     assert!(refused(&from_reply).contains("limits"));
     assert_eq!(rings[0].peek(), Ok(None));
-    assert!(matches!(client.open_space("", None), Err(ClientError::Status(Status::BadRequest))));
-    assert!(matches!(client.open_space(&"n".repeat(256), None), Err(ClientError::Status(Status::BadRequest))));
+    assert!(matches!(client.open_space("", None), Err(ClientError::BadName)));
+    assert!(matches!(client.open_space(&"n".repeat(256), None), Err(ClientError::BadName)));
 }

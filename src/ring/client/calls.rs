@@ -16,7 +16,7 @@ impl Client {
     /// Finds a space by name; with `create`, makes it with that default durability where it is absent.
     ///
     /// # Errors
-    /// `UnknownObject`, `WrongKind`; else as `wait`.
+    /// `UnknownObject`, `WrongKind`, `BadName`, `TooManyObjects`; else as `wait`.
     pub fn open_space(&mut self, name: &str, create: Option<Durability>) -> Result<Object, ClientError> {
         self.open(name, ObjectKind::Space, create)
     }
@@ -31,9 +31,14 @@ impl Client {
 
     fn open(&mut self, name: &str, kind: ObjectKind, create: Option<Durability>) -> Result<Object, ClientError> {
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
-            return Err(ClientError::Status(Status::BadRequest));
+            return Err(ClientError::BadName);
         }
-        let answer = self.call(&Request::Open { name, kind, create })?.0.ok()?;
+        let answer = match self.call(&Request::Open { name, kind, create })?.0.ok() {
+            Err(ClientError::Status(Status::BadRequest)) => return Err(ClientError::BadName),
+            // A name has no size but the one above.
+            Err(ClientError::Status(Status::TooLarge)) => return Err(ClientError::TooManyObjects),
+            answer => answer?,
+        };
         let [kind, durability, ..] = answer.aux.to_le_bytes();
         let broken = || ClientError::Broken("an opened object has no kind, durability or number".into());
         Ok(Object {

@@ -4,7 +4,10 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::ring::protocol::{EndReason, Status};
+use crate::ring::protocol::{EndReason, NAME_BYTES_MAX, Status};
+
+/// The kernel's limit, without the zero at the end.
+const SOCKET_BYTES_MAX: usize = 107;
 
 /// Why a call failed. `Display` says the cause and what to do.
 #[derive(Debug)]
@@ -20,6 +23,10 @@ pub enum ClientError {
     Trimmed {
         first: u64,
     },
+    /// The name of a space or stream that none can have.
+    BadName,
+    /// The daemon has as many spaces and streams as its `limits.objects_max` allows.
+    TooManyObjects,
     /// The daemon ended the session, and said why.
     Ended(EndReason),
     /// The daemon did not take the connection, in its own words.
@@ -63,6 +70,14 @@ impl fmt::Display for ClientError {
             ClientError::Trimmed { first } => {
                 write!(f, "the stream begins at offset {first}, what was before is trimmed; read from there")
             }
+            ClientError::BadName => write!(
+                f,
+                "this is no name; choose one of 1 to {NAME_BYTES_MAX} bytes of UTF-8 without control characters"
+            ),
+            ClientError::TooManyObjects => f.write_str(
+                "there are as many spaces and streams as limits.objects_max allows; raise it in the daemon's \
+                 configuration and restart it",
+            ),
             ClientError::Ended(EndReason::Stopping) => {
                 f.write_str("the daemon stopped; connect again when it has started")
             }
@@ -73,9 +88,15 @@ impl fmt::Display for ClientError {
             ClientError::Disconnected => {
                 f.write_str("the daemon is gone; start it again (`forebay serve`) and look into its log")
             }
+            ClientError::NoDaemon { socket, error } if socket.as_os_str().len() > SOCKET_BYTES_MAX => write!(
+                f,
+                "no daemon listens on {}: {error}; a socket's path has at most {SOCKET_BYTES_MAX} bytes, choose a \
+                 shorter one for the daemon too",
+                socket.display()
+            ),
             ClientError::NoDaemon { socket, error } => write!(
                 f,
-                "no daemon listens on {}: {error}; start one (`forebay serve`) or name its socket",
+                "no daemon listens on {}: {error}; start one (`forebay serve`) or name its socket (--socket)",
                 socket.display()
             ),
             ClientError::TimedOut { socket } => write!(
@@ -99,9 +120,10 @@ impl fmt::Display for ClientError {
 
 fn remedy_of(status: Status) -> Option<&'static str> {
     Some(match status {
-        Status::NoSpace => "delete or trim what is old, or use a larger device",
-        Status::NoMemory => "delete or trim what is old, or raise the daemon's memory budget",
-        Status::TooLarge => "split it, or raise the daemon's limits",
+        Status::NoSpace => "it stays full for writes, space is not reclaimed yet; use a larger device",
+        Status::NoMemory => "delete or trim what is old, or raise limits.memory_bytes_max of the daemon",
+        Status::TooLarge => "split it, or raise limits.value_bytes_max or limits.key_bytes_max of the daemon",
+        Status::BadRequest => "a key and a batch must not be empty",
         Status::UnknownObject => "create it first, or look at the names in the catalog",
         Status::Fenced => "restart the daemon, which recovers, and look at the device",
         Status::Busy => "try again later",

@@ -253,7 +253,11 @@ impl Worker {
         let shape = shape_wanted(&message[..bytes], &self.options.offer, self.options.arena_bytes_max)?;
         self.leaving.retain(|session| session.strong_count() > 0);
         if self.sessions.len() + self.leaving.len() >= self.options.sessions_max {
-            return Err(format!("{} clients are connected, as many as the daemon allows", self.options.sessions_max));
+            return Err(format!(
+                "{} clients are connected, as many as limits.sessions_max allows; raise it in the daemon's \
+                 configuration, or connect fewer",
+                self.options.sessions_max
+            ));
         }
         if !self.mailboxes.iter().all(|mailbox| mailbox.has_room()) {
             return Err("the daemon is busy with other connections; try again".into());
