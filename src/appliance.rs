@@ -103,6 +103,7 @@ impl Appliance {
         let shards = superblock.layout.shards;
         let reactors = config.reactors.count().min(shards);
         let mut notes = device.notes().to_vec();
+        let config = &fitted(config, device, &mut notes);
         if reactors < config.reactors.count() {
             notes
                 .push(format!("{reactors} reactors instead of {}: there are {shards} shards", config.reactors.count()));
@@ -167,12 +168,26 @@ impl Appliance {
     }
 }
 
+/// The configuration with frames that the drive takes whole.
+fn fitted(config: &Config, device: &OpenDevice, notes: &mut Vec<String>) -> Config {
+    let mut config = config.clone();
+    let bytes_max = u64::from(device.operation_bytes_max());
+    if config.wal.frame_bytes_max.0 > bytes_max {
+        config.wal.frame_bytes_max.0 = bytes_max;
+        notes.push(format!(
+            "frames of {} instead of wal.frame_bytes_max: the drive takes no more at once",
+            config.wal.frame_bytes_max
+        ));
+    }
+    config
+}
+
 /// A reader for recovery, with buffers of its own.
 pub fn block_reader(device: &OpenDevice) -> Result<BlockReader<AnyDevice>> {
     let region = DmaRegion::allocate(4 << 20, Pages::Ordinary)
         .map_err(|error| Error::new(format!("memory for reading the device: {error}")))?;
     let span = region.span();
-    Ok(BlockReader::new(device.device(Some(&span))?, region.split(1 << 20)))
+    Ok(BlockReader::new(device.reader(Some(&span))?, region.split(1 << 20)))
 }
 
 /// Reads every shard's log, each on a thread of its own.

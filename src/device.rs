@@ -43,6 +43,16 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// The same way without polling.
+    #[must_use]
+    pub fn by_interrupts(self) -> Tier {
+        match self {
+            Tier::Passthrough { .. } => Tier::Passthrough { polled: false },
+            Tier::Block { .. } => Tier::Block { polled: false },
+            other => other,
+        }
+    }
+
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -132,6 +132,18 @@ impl OpenDevice {
         self.geometry
     }
 
+    /// The longest operation that reaches the drive as one command; a longer one would be split by someone, and a
+    /// polled queue of the block tier cannot have that.
+    #[must_use]
+    pub fn operation_bytes_max(&self) -> u32 {
+        match (&self.backing, self.geometry.tier) {
+            (Backing::File { drive: Some(drive), .. }, Tier::Block { polled: true }) => {
+                drive.transfer_bytes_max / BLOCK_BYTES * BLOCK_BYTES
+            }
+            _ => u32::MAX,
+        }
+    }
+
     /// Why a better tier was passed over, and what else is worth knowing. One line each.
     #[must_use]
     pub fn notes(&self) -> &[String] {
@@ -167,10 +179,23 @@ impl OpenDevice {
     /// # Errors
     /// What the kernel says when there is no room for one more ring or descriptor.
     pub fn device(&self, span: Option<&DmaSpan>) -> Result<AnyDevice> {
+        self.reached_by(self.geometry.tier, span)
+    }
+
+    /// One device for a thread that reads much and shares its core: it waits for interrupts. Many that poll would
+    /// starve each other, and a kernel that has to split a long polled read may lose sight of it (seen on 6.1).
+    ///
+    /// # Errors
+    /// As `device`.
+    pub fn reader(&self, span: Option<&DmaSpan>) -> Result<AnyDevice> {
+        self.reached_by(self.geometry.tier.by_interrupts(), span)
+    }
+
+    fn reached_by(&self, tier: Tier, span: Option<&DmaSpan>) -> Result<AnyDevice> {
         match &self.backing {
             Backing::Memory(disk) => Ok(AnyDevice::Memory(MemoryDevice::new(disk, self.geometry.operations_max))),
             Backing::File { file, .. } if self.geometry.tier == Tier::FileBlocking => self.blocking(file),
-            Backing::File { file, path, .. } => match self.ring(self.geometry, span) {
+            Backing::File { file, path, .. } => match self.ring(Geometry { tier, ..self.geometry }, span) {
                 Ok(device) => Ok(device),
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::NOMEM) => self.blocking(file),
                 Err(error) => Err(Error::new(format!("{}: io_uring: {error}", path.display()))
