@@ -92,6 +92,13 @@ pub fn check_survey(survey: &Survey) -> Result<()> {
     }
 }
 
+/// What goes on where recovery ended.
+pub struct Begun {
+    pub shards: Vec<Shard>,
+    pub catalog: Catalog,
+    pub epoch: u64,
+}
+
 /// Raises the epoch durably, above every one that was seen, and makes the shards ready to go on. This is the first
 /// write after a recovery.
 ///
@@ -104,15 +111,13 @@ pub fn begin<B: Blocks>(
     states: Vec<ShardState>,
     flights: Vec<Flight>,
     settings: &Settings,
-) -> Result<(Vec<Shard>, Catalog)> {
+) -> Result<Begun> {
     let seen = states.iter().map(|state| state.recovered.epoch_max).max().unwrap_or(0);
     let last = superblock.epoch.max(survey.epoch_max).max(seen);
-    let raised = Superblock { epoch: last + 1, generation: superblock.generation + 1, ..*superblock };
     let epoch = if settings.planted.is(Planted::SkipEpochRaise) && last > 0 {
         last
     } else {
-        raised.write(blocks)?;
-        raised.epoch
+        raise_epoch(blocks, superblock, last, &flights)?
     };
     let segments = Arc::new(SegmentPool::new(&survey.free, superblock.layout.shards));
     let (mut objects, mut used) = (Vec::new(), BTreeMap::new());
@@ -127,5 +132,20 @@ pub fn begin<B: Blocks>(
         let wal = Wal::new(identity, settings.wal, tail, segments.clone(), flight, settings.planted);
         begun.push(Shard::new(state.store, wal, replay));
     }
-    Ok((begun, Catalog::recovered(objects, &used)))
+    Ok(Begun { shards: begun, catalog: Catalog::recovered(objects, &used), epoch })
+}
+
+/// Raises the epoch above `last`, one by one: each time in the current flight recorders first, then in the superblock,
+/// so that those are never more than one ahead. Where a shard has no current one, at least by two: a recorder that is
+/// left somewhere else is at most one ahead of this superblock, and stays behind from here on.
+fn raise_epoch<B: Blocks>(blocks: &mut B, superblock: &Superblock, last: u64, flights: &[Flight]) -> Result<u64> {
+    let steps = if flights.iter().all(Flight::is_current) { 1 } else { 2 };
+    let target = (last + 1).max(superblock.epoch + steps);
+    let mut raised = *superblock;
+    while raised.epoch < target {
+        raised = Superblock { epoch: raised.epoch + 1, generation: raised.generation + 1, ..raised };
+        flights.iter().for_each(|flight| flight.stamp(raised.epoch));
+        raised.write(blocks)?;
+    }
+    Ok(raised.epoch)
 }

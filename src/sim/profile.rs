@@ -41,6 +41,8 @@ pub struct Profile {
     /// Of a thousand recoveries.
     pub read_errors: u64,
     pub interrupted: u64,
+    /// Of a thousand starts: the flight recorders are elsewhere, or off, or one is gone.
+    pub recorder_moves: u64,
     /// Checks at every turn that replies stay in their rooms.
     pub watch_arenas: bool,
 }
@@ -122,6 +124,7 @@ impl Profile {
             hostile: random.chance(250),
             read_errors: random.pick(&[0, 0, 200]),
             interrupted: random.pick(&[0, 100]),
+            recorder_moves: random.pick(&[0, 0, 0, 600]),
             watch_arenas: random.chance(60),
         };
         Profile { capacity_bytes: least_capacity(&profile, 24 + random.below(24)), ..profile }
@@ -154,6 +157,7 @@ impl Profile {
             hostile: false,
             read_errors: 0,
             interrupted: 0,
+            recorder_moves: 0,
             watch_arenas: false,
             ..plain
         }
