@@ -1,6 +1,7 @@
 //! An appliance: recovers a namespace, starts its reactors, listens for clients, stops in good order.
 
 pub mod embedded;
+mod epoch;
 mod flights;
 pub mod offline;
 pub mod prepare;

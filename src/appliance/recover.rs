@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::appliance::epoch;
 use crate::error::{Error, Result};
 use crate::reactor::Shard;
 use crate::store::catalog::{Catalog, Object, attributes};
@@ -117,7 +118,7 @@ pub fn begin<B: Blocks>(
     let epoch = if settings.planted.is(Planted::SkipEpochRaise) && last > 0 {
         last
     } else {
-        raise_epoch(blocks, superblock, last, &flights)?
+        epoch::raise(blocks, superblock, last, &flights)?
     };
     let segments = Arc::new(SegmentPool::new(&survey.free, superblock.layout.shards));
     let (mut objects, mut used) = (Vec::new(), BTreeMap::new());
@@ -133,19 +134,4 @@ pub fn begin<B: Blocks>(
         begun.push(Shard::new(state.store, wal, replay));
     }
     Ok(Begun { shards: begun, catalog: Catalog::recovered(objects, &used), epoch })
-}
-
-/// Raises the epoch above `last`, one by one: each time in the current flight recorders first, then in the superblock,
-/// so that those are never more than one ahead. Where a shard has no current one, at least by two: a recorder that is
-/// left somewhere else is at most one ahead of this superblock, and stays behind from here on.
-fn raise_epoch<B: Blocks>(blocks: &mut B, superblock: &Superblock, last: u64, flights: &[Flight]) -> Result<u64> {
-    let steps = if flights.iter().all(Flight::is_current) { 1 } else { 2 };
-    let target = (last + 1).max(superblock.epoch + steps);
-    let mut raised = *superblock;
-    while raised.epoch < target {
-        raised = Superblock { epoch: raised.epoch + 1, generation: raised.generation + 1, ..raised };
-        flights.iter().for_each(|flight| flight.stamp(raised.epoch));
-        raised.write(blocks)?;
-    }
-    Ok(raised.epoch)
 }

@@ -58,7 +58,8 @@ impl History {
                 Err(error) if interrupted => {
                     self.say(|| format!("recovery was interrupted: {error}"));
                     self.counts.add(Count::InterruptedRecoveries);
-                    end = if self.random.chance(500) { End::PowerCut } else { End::Daemon };
+                    let power_cuts = if self.profile.recorder_moves > 0 { 100 } else { 500 };
+                    end = if self.random.chance(power_cuts) { End::PowerCut } else { End::Daemon };
                     self.crash(end, Fate::Random)?;
                     recorded.iter_mut().for_each(|recorded| *recorded &= end == End::Daemon);
                 }
@@ -130,7 +131,7 @@ impl History {
             let places = self.random.between(1, 3);
             faults.unreadable = (0..places).map(|_| self.random.between(HEAD_BYTES, capacity) / 4_096).collect();
         } else if self.random.chance(self.profile.interrupted) {
-            faults.writes_left = Some(crate::bytes::len_u32(self.random.index(8)));
+            faults.writes_left = Some(self.random.pick(&[0, 0, 0, 0, 1, 3, 4, 6]));
         }
         faults
     }

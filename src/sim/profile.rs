@@ -57,6 +57,11 @@ impl Profile {
         }
         let mut profile = Profile::plain(random);
         profile.steps = steps.unwrap_or_else(|| random.between(40, 250));
+        if random.chance(250) {
+            profile.recorder_moves = 600;
+            profile.lives += 3;
+            profile.interrupted = random.pick(&[0, 400]);
+        }
         if random.chance(400) {
             profile.corrupt(random);
         }
@@ -124,7 +129,7 @@ impl Profile {
             hostile: random.chance(250),
             read_errors: random.pick(&[0, 0, 200]),
             interrupted: random.pick(&[0, 100]),
-            recorder_moves: random.pick(&[0, 0, 0, 600]),
+            recorder_moves: 0,
             watch_arenas: random.chance(60),
         };
         Profile { capacity_bytes: least_capacity(&profile, 24 + random.below(24)), ..profile }
