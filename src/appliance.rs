@@ -1,6 +1,7 @@
 //! An appliance: recovers a namespace, starts its reactors, listens for clients, stops in good order.
 
 pub mod embedded;
+mod epoch;
 mod flights;
 pub mod offline;
 pub mod prepare;
@@ -8,7 +9,7 @@ pub mod recover;
 mod scratch;
 mod sizes;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -32,7 +33,7 @@ use crate::wal::planted::Planted;
 use crate::wal::superblock::Superblock;
 use crate::wal::survey::{self, Survey};
 
-use recover::{Settings, ShardState};
+use recover::{Begun, Settings, ShardState};
 
 /// What a start found and did, for the log and the report.
 #[derive(Clone, Debug)]
@@ -51,7 +52,11 @@ pub struct Started {
 /// A running appliance. Dropping it without `stop` leaves it as a kill would, but for the flight recorder.
 pub struct Appliance {
     reactors: Arc<[Address]>,
-    threads: Vec<JoinHandle<()>>,
+    /// Each ends with the shards whose flight recorder is not needed any more.
+    threads: Vec<JoinHandle<Vec<ShardId>>>,
+    /// Where the flight recorders are, if there are any.
+    flight_directory: Option<PathBuf>,
+    namespace: [u8; 16],
     listener: Option<Listener>,
     pub started: Started,
 }
@@ -112,26 +117,32 @@ impl Appliance {
         if let Some(cause) = config.segment_too_small(superblock.layout.segment_bytes) {
             return Err(Error::new(cause).context(device.name()));
         }
-        let flights = flights::open(config, &superblock, sizes.pool_bytes())?;
+        let mut flights = flights::open(config, &superblock, sizes.pool_bytes(), &mut notes)?;
         let settings =
             Settings { wal: sizes.wal_limits(config), store: sizes.store_limits(config), planted: Planted::None };
         let contents: Vec<_> = flights.iter().map(|flight| flight.contents()).collect();
         let states = read_shards(device, &superblock, &found, &contents, &settings, progress)?;
+        flights::enlarge(config, &superblock, sizes.pool_bytes(), &mut flights)?;
         let mut started = Started {
             tier: device.tier(),
             durability: device.durability(),
             notes,
-            epoch: superblock.epoch + 1,
+            epoch: superblock.epoch,
             records: states.iter().map(|state| state.recovered.records).sum(),
             log_bytes: states.iter().map(|state| state.recovered.log_bytes).sum(),
             replayed_bytes: states.iter().map(|state| state.recovered.replay.len() as u64).sum(),
             recovery: begun.elapsed(),
         };
-        let (shards, catalog) = recover::begin(&mut blocks, &superblock, &found, states, flights, &settings)?;
+        let Begun { shards, catalog, epoch } =
+            recover::begin(&mut blocks, &superblock, &found, states, flights, &settings)?;
+        started.epoch = epoch;
         drop(blocks);
         let addresses = (0..reactors).map(|_| Address::new()).collect::<std::io::Result<Arc<[Address]>>>()?;
         let threads = start_reactors(config, device, &sizes, &addresses, shards, &catalog, &mut started.notes)?;
-        let mut appliance = Appliance { reactors: addresses, threads, listener: None, started };
+        let flight_directory = config.flight_recorder().then(|| config.flight.directory.clone());
+        let namespace = superblock.namespace;
+        let mut appliance =
+            Appliance { reactors: addresses, threads, flight_directory, namespace, listener: None, started };
         let mailboxes = appliance.reactors.iter().map(|address| address.sessions.clone()).collect();
         match Listener::start(listener_options(config, socket, &superblock, reactors), mailboxes) {
             Ok(listener) => appliance.listener = Some(listener),
@@ -143,7 +154,8 @@ impl Appliance {
         Ok(appliance)
     }
 
-    /// Lets no more clients in, writes everything out, and ends the reactors. Blocks until all is durable.
+    /// Lets no more clients in, writes everything out, ends the reactors, and removes the flight recorders that are not
+    /// needed any more. Blocks until all is durable.
     ///
     /// # Errors
     /// When a reactor's thread died.
@@ -157,7 +169,10 @@ impl Appliance {
         }
         let mut died = false;
         for thread in self.threads.drain(..) {
-            died |= thread.join().is_err();
+            match (thread.join(), &self.flight_directory) {
+                (Ok(landed), Some(directory)) => forget_all(directory, self.namespace, &landed),
+                (joined, _) => died |= joined.is_err(),
+            }
         }
         self.listener = None;
         if died {
@@ -180,6 +195,14 @@ fn fitted(config: &Config, device: &OpenDevice, notes: &mut Vec<String>) -> Conf
         ));
     }
     config
+}
+
+fn forget_all(directory: &Path, namespace: [u8; 16], shards: &[ShardId]) {
+    for shard in shards {
+        if let Err(error) = flights::forget(directory, namespace, *shard) {
+            tracing::warn!("{error}");
+        }
+    }
 }
 
 /// A reader for recovery, with buffers of its own.
@@ -243,7 +266,7 @@ fn start_reactors(
     shards: Vec<Shard>,
     catalog: &Catalog,
     notes: &mut Vec<String>,
-) -> Result<Vec<JoinHandle<()>>> {
+) -> Result<Vec<JoinHandle<Vec<ShardId>>>> {
     let count = addresses.len();
     let shards_total = crate::bytes::len_u32(shards.len());
     let mut by_reactor: Vec<Vec<Shard>> = (0..count).map(|_| Vec::new()).collect();
@@ -294,6 +317,8 @@ fn start_reactors(
                 tracing::warn!(core = id, "the reactor could not be pinned to this core");
             }
             crate::reactor::run(&mut reactor, spin_ns);
+            let landed = reactor.shards().iter().filter(|shard| shard.has_landed());
+            landed.map(|shard| shard.wal.shard()).collect()
         })?;
         threads.push(thread);
     }

@@ -156,7 +156,7 @@ pub struct Access {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Flight {
-    /// A directory in memory (tmpfs). "" for none: then buffered writes do not survive kill -9 of the daemon.
+    /// A directory in memory (tmpfs). "" for none (also `--flight-directory ""`): then buffered writes do not survive kill -9 of the daemon.
     pub directory: PathBuf,
 }
 

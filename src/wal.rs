@@ -264,6 +264,12 @@ impl Wal {
         self.segments.free_count()
     }
 
+    /// Whether everything appended is durable, and a durable frame states it.
+    #[must_use]
+    pub fn is_stated(&self) -> bool {
+        self.fenced.is_none() && self.is_durable() && self.stated_lsn == self.durable_lsn
+    }
+
     /// Whether everything appended is durable.
     #[must_use]
     pub fn is_durable(&self) -> bool {

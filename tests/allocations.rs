@@ -93,11 +93,11 @@ fn appliance() -> (Reactor<MemoryDevice, TestClock>, Client) {
     for shard in (0..SHARDS).map(ShardId) {
         let owner = Owner { namespace: superblock.namespace, shard, boot: [1; 16] };
         let map = SharedMap::anonymous(flight::HEADER_BYTES + 32 * FRAME_BYTES).expect("memory is there");
-        flights.push(Flight::new(Some(map), owner));
+        flights.push(Flight::new(Some(map), owner, superblock.epoch));
         let state = recover::read_shard(&mut blocks, &superblock, &found, shard, None, &SETTINGS, &mut |_| {});
         states.push(state.expect("just formatted"));
     }
-    let (shards, catalog) =
+    let recover::Begun { shards, catalog, .. } =
         recover::begin(&mut blocks, &superblock, &found, states, flights, &SETTINGS).expect("the disk is writable");
     let reactors: Arc<[Address]> = vec![Address::new().expect("descriptors are there")].into();
     let wakes = WakeSet::new().expect("descriptors are there");

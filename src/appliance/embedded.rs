@@ -8,6 +8,7 @@ use crate::appliance::{Appliance, Started, flights};
 use crate::config::Config;
 use crate::device::open::{OpenDevice, OpenOptions, open};
 use crate::error::{Error, Result};
+use crate::types::ShardId;
 use crate::wal::superblock::Superblock;
 
 /// A formatted device with its appliance, started and stopped as often as wanted.
@@ -125,7 +126,10 @@ impl Drop for Embedded {
             tracing::error!(%error, "the embedded appliance did not stop in good order");
         }
         if let Some(Temporary { directory, made }) = &self.temporary {
-            flights::remove(&self.config, made.namespace, made.layout.shards);
+            for shard in (0..made.layout.shards).filter(|_| self.config.flight_recorder()) {
+                // Stopped in good order there is none. What one still holds is of a device that goes as well.
+                let _ = flights::forget(&self.config.flight.directory, made.namespace, ShardId(shard));
+            }
             let _ = std::fs::remove_dir_all(directory);
         }
     }

@@ -57,10 +57,11 @@ pub fn verify(config: &Config, path: &Path, progress: &mut dyn FnMut(&str)) -> R
     let superblocks = verify::superblocks(&mut offline.blocks, offline.device_bytes)
         .map_err(|error| error.context(path.display()))?;
     let Ok(superblock) = superblocks.newest else {
-        return Ok(Report { superblocks, segments: Segments::default(), shards: Vec::new() });
+        return Ok(Report { superblocks, segments: Segments::default(), shards: Vec::new(), notes: Vec::new() });
     };
     let survey = survey_with(&mut offline.blocks, &superblock, progress);
-    let flights = flights::found(config, &superblock)?;
+    let mut notes = Vec::new();
+    let flights = flights::found(config, &superblock, &mut notes)?;
     let mut shards = Vec::new();
     for (number, flight) in (0..superblock.layout.shards).zip(&flights) {
         let mut read = |bytes: u64| progress(&format!("shard {number}: {} MiB of log read", bytes >> 20));
@@ -68,7 +69,7 @@ pub fn verify(config: &Config, path: &Path, progress: &mut dyn FnMut(&str)) -> R
         shards.push(verify::shard(&mut offline.blocks, &superblock, &survey, shard, flight.as_ref(), &mut read));
     }
     let segments = Segments { total: superblock.layout.segments, free: survey.free.len(), damage: survey.damage };
-    Ok(Report { superblocks, segments, shards })
+    Ok(Report { superblocks, segments, shards, notes })
 }
 
 /// What to mend.
@@ -110,9 +111,13 @@ impl Repair {
         let (superblock, survey) = offline.survey(progress).map_err(in_context)?;
         let plan = match choice {
             Choice::Cut(shard) => {
-                let flights = flights::found(config, &superblock)?;
+                let mut notes = Vec::new();
+                let flights = flights::found(config, &superblock, &mut notes)?;
                 let flight: Option<&Contents> = flights.get(shard.index()).and_then(Option::as_ref);
-                repair::cut(&mut offline.blocks, &superblock, &survey, shard, flight).map_err(in_context)?
+                let mut plan =
+                    repair::cut(&mut offline.blocks, &superblock, &survey, shard, flight).map_err(in_context)?;
+                plan.notes.append(&mut notes);
+                plan
             }
             _ => repair::segment_headers(&mut offline.blocks, &superblock, &survey),
         };
@@ -126,7 +131,7 @@ impl Repair {
     pub fn carry_out(mut self, config: &Config) -> Result<()> {
         self.plan.carry_out(&mut self.offline.blocks)?;
         if let (Some(shard), Some(superblock)) = (self.plan.forget_flight, self.superblock) {
-            flights::forget(config, superblock.namespace, shard)?;
+            flights::forget(&config.flight.directory, superblock.namespace, shard)?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::appliance::epoch;
 use crate::error::{Error, Result};
 use crate::reactor::Shard;
 use crate::store::catalog::{Catalog, Object, attributes};
@@ -92,6 +93,13 @@ pub fn check_survey(survey: &Survey) -> Result<()> {
     }
 }
 
+/// What goes on where recovery ended.
+pub struct Begun {
+    pub shards: Vec<Shard>,
+    pub catalog: Catalog,
+    pub epoch: u64,
+}
+
 /// Raises the epoch durably, above every one that was seen, and makes the shards ready to go on. This is the first
 /// write after a recovery.
 ///
@@ -104,15 +112,13 @@ pub fn begin<B: Blocks>(
     states: Vec<ShardState>,
     flights: Vec<Flight>,
     settings: &Settings,
-) -> Result<(Vec<Shard>, Catalog)> {
+) -> Result<Begun> {
     let seen = states.iter().map(|state| state.recovered.epoch_max).max().unwrap_or(0);
     let last = superblock.epoch.max(survey.epoch_max).max(seen);
-    let raised = Superblock { epoch: last + 1, generation: superblock.generation + 1, ..*superblock };
     let epoch = if settings.planted.is(Planted::SkipEpochRaise) && last > 0 {
         last
     } else {
-        raised.write(blocks)?;
-        raised.epoch
+        epoch::raise(blocks, superblock, last, &flights)?
     };
     let segments = Arc::new(SegmentPool::new(&survey.free, superblock.layout.shards));
     let (mut objects, mut used) = (Vec::new(), BTreeMap::new());
@@ -127,5 +133,5 @@ pub fn begin<B: Blocks>(
         let wal = Wal::new(identity, settings.wal, tail, segments.clone(), flight, settings.planted);
         begun.push(Shard::new(state.store, wal, replay));
     }
-    Ok((begun, Catalog::recovered(objects, &used)))
+    Ok(Begun { shards: begun, catalog: Catalog::recovered(objects, &used), epoch })
 }

@@ -3,6 +3,7 @@
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use forebay::appliance::{Appliance, Started};
 use forebay::config::{self, Config, Spin};
 use forebay::device::open::{OpenOptions, open};
@@ -30,8 +31,8 @@ pub struct Args {
     /// Poll so long without work before sleeping, as 100us; 0 sleeps at once, "forever" never.
     #[arg(long, value_name = "DURATION")]
     spin: Option<Spin>,
-    /// Where the flight recorder stands; "" for none.
-    #[arg(long, value_name = "DIRECTORY")]
+    /// Where the flight recorder stands; "" for none: buffered writes then die with the daemon.
+    #[arg(long, value_name = "DIRECTORY", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     flight_directory: Option<PathBuf>,
     /// The way to the drive; auto takes the best that works.
     #[arg(long, value_enum, value_name = "TIER")]

@@ -59,6 +59,9 @@ fn print_table(report: &Report, context: &mut Context) -> Result<(), Failure> {
     for damage in &segments.damage {
         context.out.line(format!("WRONG {damage}"))?;
     }
+    for note in &report.notes {
+        context.out.line(format!("note  {note}"))?;
+    }
     for shard in &report.shards {
         let wrong = mark(matches!(shard.end, End::Damaged { .. }));
         let ShardReport { shard: number, segments, records, log_bytes, end, flight } = shard;
@@ -84,6 +87,9 @@ fn print_json(report: &Report, context: &mut Context) -> Result<(), Failure> {
     }
     for damage in &report.segments.damage {
         context.out.json(&json!({ "what": "segment", "wrong": true, "state": damage.to_string() }))?;
+    }
+    for note in &report.notes {
+        context.out.json(&json!({ "what": "note", "wrong": false, "state": note }))?;
     }
     for shard in &report.shards {
         context.out.json(&shard_json(shard))?;

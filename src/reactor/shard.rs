@@ -80,6 +80,12 @@ impl Shard {
         })
     }
 
+    /// Whether everything is on the drive, and the drive says so: its flight recorder is not needed any more.
+    #[must_use]
+    pub fn has_landed(&self) -> bool {
+        self.attached && self.wal.is_stated()
+    }
+
     /// Appends again what the flight recorder held, as far as there is room, and attaches the recorder when all of
     /// it is durable and the first segment is there. Says whether this shard is ready.
     pub(super) fn settle(&mut self, pool: &mut Pool, now_ns: u64) -> bool {

@@ -78,11 +78,12 @@ fn start(disk: &MemoryDisk) -> Bench {
     for shard in 0..superblock.layout.shards {
         let shard = ShardId(shard);
         let owner = Owner { namespace: superblock.namespace, shard, boot: [0; 16] };
-        flights.push(Flight::new(None, owner));
+        flights.push(Flight::new(None, owner, superblock.epoch));
         let state = recover::read_shard(&mut blocks, &superblock, &found, shard, None, &settings(), &mut |_| {});
         states.push(state.unwrap());
     }
-    let (shards, catalog) = recover::begin(&mut blocks, &superblock, &found, states, flights, &settings()).unwrap();
+    let recover::Begun { shards, catalog, .. } =
+        recover::begin(&mut blocks, &superblock, &found, states, flights, &settings()).unwrap();
     let address = Address::new().unwrap();
     let shape = Shape {
         reactors: 1,

@@ -11,6 +11,7 @@ use crate::sim::machine::{FoundLog, RecoveryFaults};
 use crate::sim::oracle::{End, Judgement, Loss, Verdict, ensure, evidence};
 use crate::sim::profile::Plot;
 use crate::sim::report::Count;
+use crate::types::ShardId;
 use crate::wal::layout::HEAD_BYTES;
 use crate::wal::superblock::Superblock;
 
@@ -46,7 +47,10 @@ impl History {
     /// Recovers until the appliance serves again, and holds what it found against what was promised.
     pub(super) fn recover(&mut self, mut end: End, buffered_before_ns: u64) -> Verdict<Vec<Rc<Action>>> {
         let mut dead = None;
+        let shards = self.profile.shards as usize;
+        let mut recorded = vec![end == End::Daemon; shards];
         for attempt in 0..ATTEMPTS_MAX {
+            self.move_recorders(&mut recorded)?;
             let faults = self.recovery_faults(attempt);
             let (unreadable, interrupted) = (!faults.unreadable.is_empty(), faults.writes_left.is_some());
             let reactors = 1 + crate::bytes::len_u32(self.random.index(self.profile.shards.min(3) as usize));
@@ -54,8 +58,10 @@ impl History {
                 Err(error) if interrupted => {
                     self.say(|| format!("recovery was interrupted: {error}"));
                     self.counts.add(Count::InterruptedRecoveries);
-                    end = End::PowerCut;
+                    let power_cuts = if self.profile.recorder_moves > 0 { 100 } else { 500 };
+                    end = if self.random.chance(power_cuts) { End::PowerCut } else { End::Daemon };
                     self.crash(end, Fate::Random)?;
+                    recorded.iter_mut().for_each(|recorded| *recorded &= end == End::Daemon);
                 }
                 Err(error) => {
                     self.say(|| format!("recovery refuses: {error}"));
@@ -69,7 +75,7 @@ impl History {
                 Ok(logs) => {
                     self.say(|| format!("recovered with {reactors} reactors"));
                     self.counts.add(Count::Recoveries);
-                    let judgement = self.oracle.judge_recovery(end, buffered_before_ns, &logs)?;
+                    let judgement = self.oracle.judge_recovery(&recorded, buffered_before_ns, &logs)?;
                     if !judgement.losses.is_empty() {
                         self.excuse(&judgement, &logs)?;
                         continue;
@@ -82,10 +88,37 @@ impl History {
                         return Ok(first);
                     }
                     dead = Some(first);
+                    recorded = vec![end == End::Daemon; shards];
                 }
             }
         }
         Err(format!("no recovery succeeds in {ATTEMPTS_MAX} attempts"))
+    }
+
+    /// The next start may look for its flight recorders elsewhere, have none, or miss one: then what only they held is
+    /// given up, and must never come back.
+    fn move_recorders(&mut self, recorded: &mut [bool]) -> Verdict {
+        if !self.random.chance(self.profile.recorder_moves) {
+            if self.machine.directory.is_none() {
+                recorded.fill(false);
+            }
+            return Ok(());
+        }
+        self.counts.add(Count::RecorderMoves);
+        let lost = self.random.index(recorded.len());
+        let directory = self.random.pick(&[None, Some(0), Some(1)]);
+        if directory == self.machine.directory && directory.is_some() {
+            self.say(|| format!("the flight recorder of shard {lost} is removed"));
+            recorded[lost] = false;
+            return self
+                .machine
+                .remove_recorder(ShardId(crate::bytes::len_u32(lost)))
+                .map_err(|error| error.to_string());
+        }
+        self.say(|| format!("flight recorders: {directory:?} instead of {:?}", self.machine.directory));
+        self.machine.directory = directory;
+        recorded.fill(false);
+        Ok(())
     }
 
     fn recovery_faults(&mut self, attempt: u32) -> RecoveryFaults {
@@ -98,7 +131,7 @@ impl History {
             let places = self.random.between(1, 3);
             faults.unreadable = (0..places).map(|_| self.random.between(HEAD_BYTES, capacity) / 4_096).collect();
         } else if self.random.chance(self.profile.interrupted) {
-            faults.writes_left = Some(crate::bytes::len_u32(self.random.index(4)));
+            faults.writes_left = Some(self.random.pick(&[0, 0, 0, 0, 1, 3, 4, 6]));
         }
         faults
     }

@@ -255,8 +255,11 @@ impl History {
 
     /// Anything may happen.
     fn mixed_life(&mut self) -> Verdict<(End, Fate)> {
-        let vanish_at = self.random.chance(self.profile.vanish).then(|| self.random.below(self.profile.steps + 1));
-        for step in 0..self.profile.steps {
+        let moves = self.profile.recorder_moves > 0;
+        // A short life leaves the log where an old flight recorder could go on.
+        let steps = if moves && self.random.chance(500) { self.random.below(4) } else { self.profile.steps };
+        let vanish_at = self.random.chance(self.profile.vanish).then(|| self.random.below(steps + 1));
+        for step in 0..steps {
             self.step = step;
             if vanish_at == Some(step) {
                 self.machine.drive.borrow_mut().vanish();
@@ -283,9 +286,11 @@ impl History {
         if self.random.chance(300) {
             self.settle_all()?;
         }
+        // A power cut takes the flight recorders with it: few where they are to meet again.
+        let power_cuts = if moves { 2 } else { 9 };
         Ok(match self.random.below(20) {
-            0..9 => (End::PowerCut, Fate::Random),
-            9..16 => {
+            draw if draw < power_cuts => (End::PowerCut, Fate::Random),
+            ..16 => {
                 self.counts.add(Count::Kills);
                 (End::Daemon, Fate::Random)
             }
@@ -346,10 +351,16 @@ impl History {
         self.machine.order_stop();
         self.until(|history| history.machine.is_in(Phase::Stopped))?;
         self.take_answers()?;
+        let mut landed = Vec::new();
         for reactor in &self.machine.reactors {
             for shard in reactor.shards().iter().filter(|shard| shard.wal.fenced().is_none()) {
                 self.oracle.stopped(shard.wal.shard());
             }
+            landed.extend(reactor.shards().iter().filter(|shard| shard.has_landed()).map(|shard| shard.wal.shard()));
+        }
+        for shard in landed {
+            self.machine.remove_recorder(shard).map_err(|error| error.to_string())?;
+            self.counts.add(Count::RecordersRemoved);
         }
         self.counts.add(Count::Stops);
         Ok(())

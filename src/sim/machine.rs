@@ -10,7 +10,7 @@ use forebay_sys::dma::{DmaRegion, Pages};
 use forebay_sys::net::WakeSet;
 use forebay_sys::shm::SharedMap;
 
-use crate::appliance::recover::{self, Settings};
+use crate::appliance::recover::{self, Begun, Settings};
 use crate::buffer::Pool;
 use crate::error::{Error, Result};
 use crate::reactor::{self, Address, Clock, Order, Phase, Place, Reactor};
@@ -68,7 +68,10 @@ pub struct Machine {
     pub drive: Rc<RefCell<Drive>>,
     pub reactors: Vec<Reactor<SimDevice, VirtualClock>>,
     addresses: Arc<[Address]>,
-    recorders: Vec<OwnedFd>,
+    /// The flight recorders' files, by directory and shard.
+    recorders: [Vec<OwnedFd>; 2],
+    /// Where the last start looked for them; `None`: it had none.
+    pub directory: Option<usize>,
     /// Power cuts so far: the boot id.
     boot: u8,
     sessions: u64,
@@ -89,7 +92,8 @@ impl Machine {
             drive,
             reactors: Vec::new(),
             addresses: Arc::new([]),
-            recorders: Vec::new(),
+            recorders: [const { Vec::new() }; 2],
+            directory: Some(0),
             boot: 0,
             sessions: 0,
             planted,
@@ -102,10 +106,21 @@ impl Machine {
     /// Power comes back: the memory of the flight recorders is new.
     fn boot(&mut self) -> Result<()> {
         self.boot += 1;
-        self.recorders.clear();
-        for _ in 0..self.profile.shards {
-            let (fd, _) = SharedMap::create_sealed(c"forebay-flight", self.recorder_bytes())?;
-            self.recorders.push(fd);
+        for directory in 0..self.recorders.len() {
+            let files = (0..self.profile.shards).map(|_| self.new_recorder()).collect::<Result<_>>()?;
+            self.recorders[directory] = files;
+        }
+        Ok(())
+    }
+
+    fn new_recorder(&self) -> Result<OwnedFd> {
+        Ok(SharedMap::create_sealed(c"forebay-flight", self.recorder_bytes())?.0)
+    }
+
+    /// The file of one shard's recorder is removed.
+    pub fn remove_recorder(&mut self, shard: ShardId) -> Result<()> {
+        if let Some(directory) = self.directory {
+            self.recorders[directory][shard.index()] = self.new_recorder()?;
         }
         Ok(())
     }
@@ -114,13 +129,20 @@ impl Machine {
         flight::HEADER_BYTES + self.profile.recorder_bytes
     }
 
-    fn flight(&self, shard: ShardId) -> Result<Flight> {
-        let map = SharedMap::map_sealed(&self.recorders[shard.index()], self.recorder_bytes())?;
+    fn flight(&self, shard: ShardId, superblock: &Superblock) -> Result<Flight> {
         let owner = Owner { namespace: NAMESPACE, shard, boot: [self.boot; 16] };
-        Ok(Flight::new(Some(map), owner))
+        let file = self.directory.map(|directory| &self.recorders[directory][shard.index()]);
+        let map = file.map(|file| SharedMap::map_sealed(file, self.recorder_bytes())).transpose()?;
+        let flight = Flight::new(map, owner, superblock.epoch);
+        self.counts.add_many(Count::StaleRecorders, u64::from(flight.stale_epoch().is_some()));
+        if let (Some(epoch), true) = (flight.stale_epoch(), self.planted.is(Planted::TrustStaleRecorder)) {
+            let map = file.map(|file| SharedMap::map_sealed(file, self.recorder_bytes())).transpose()?;
+            return Ok(Flight::new(map, owner, epoch));
+        }
+        Ok(flight)
     }
 
-    /// Recovers, and starts `reactors` reactors. They still have to settle.
+    /// Recovers with the flight recorders of `self.directory`, and starts `reactors` reactors. They still have to settle.
     ///
     /// # Errors
     /// What recovery refuses, or a fault that struck during it.
@@ -135,7 +157,7 @@ impl Machine {
         let mut replayed = 0;
         let (mut states, mut flights, mut found) = (Vec::new(), Vec::new(), Vec::new());
         for shard in (0..superblock.layout.shards).map(ShardId) {
-            let flight = self.flight(shard)?;
+            let flight = self.flight(shard, &superblock)?;
             let contents = flight.contents();
             let state = recover::read_shard(
                 &mut blocks,
@@ -153,7 +175,8 @@ impl Machine {
             states.push(state);
             flights.push(flight);
         }
-        let (shards, catalog) = recover::begin(&mut blocks, &superblock, &survey, states, flights, &settings)?;
+        let Begun { shards, catalog, .. } =
+            recover::begin(&mut blocks, &superblock, &survey, states, flights, &settings)?;
         self.counts.add_many(Count::ReplayedRecords, replayed);
         self.addresses = (0..reactors).map(|_| Address::new()).collect::<std::io::Result<_>>()?;
         let mut mine: Vec<Vec<_>> = (0..reactors).map(|_| Vec::new()).collect();

@@ -41,6 +41,8 @@ pub struct Profile {
     /// Of a thousand recoveries.
     pub read_errors: u64,
     pub interrupted: u64,
+    /// Of a thousand starts: the flight recorders are elsewhere, or off, or one is gone.
+    pub recorder_moves: u64,
     /// Checks at every turn that replies stay in their rooms.
     pub watch_arenas: bool,
 }
@@ -55,6 +57,11 @@ impl Profile {
         }
         let mut profile = Profile::plain(random);
         profile.steps = steps.unwrap_or_else(|| random.between(40, 250));
+        if random.chance(250) {
+            profile.recorder_moves = 600;
+            profile.lives += 3;
+            profile.interrupted = random.pick(&[0, 400]);
+        }
         if random.chance(400) {
             profile.corrupt(random);
         }
@@ -122,6 +129,7 @@ impl Profile {
             hostile: random.chance(250),
             read_errors: random.pick(&[0, 0, 200]),
             interrupted: random.pick(&[0, 100]),
+            recorder_moves: 0,
             watch_arenas: random.chance(60),
         };
         Profile { capacity_bytes: least_capacity(&profile, 24 + random.below(24)), ..profile }
@@ -154,6 +162,7 @@ impl Profile {
             hostile: false,
             read_errors: 0,
             interrupted: 0,
+            recorder_moves: 0,
             watch_arenas: false,
             ..plain
         }

@@ -34,6 +34,9 @@ counts! {
     Recoveries = "recoveries",
     InterruptedRecoveries = "interrupted_recoveries",
     ReplayedRecords = "replayed_flight_records",
+    RecorderMoves = "recorder_moves",
+    StaleRecorders = "stale_recorders",
+    RecordersRemoved = "recorders_removed",
     Cuts = "cut_tails",
     Refusals = "refusals",
     ExcusedLosses = "excused_losses",
@@ -62,6 +65,8 @@ impl Count {
         Count::Kills,
         Count::CrashesWhileSettling,
         Count::InterruptedRecoveries,
+        Count::RecorderMoves,
+        Count::StaleRecorders,
         Count::FramesLost,
         Count::FramesTorn,
         Count::Reordered,
@@ -81,8 +86,14 @@ impl Count {
 }
 
 /// The counters of one history, shared by its parts.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Counts(Rc<[Cell<u64>; Count::ALL.len()]>);
+
+impl Default for Counts {
+    fn default() -> Self {
+        Counts(Rc::new([const { Cell::new(0) }; Count::ALL.len()]))
+    }
+}
 
 impl Counts {
     pub fn add(&self, count: Count) {

@@ -40,6 +40,11 @@ fn a_missing_epoch_raise_is_found() {
 }
 
 #[test]
+fn a_flight_recorder_that_is_stale_and_trusted_is_found() {
+    finds(Planted::TrustStaleRecorder, 1..=600, "nobody asked for this, or it was dead");
+}
+
+#[test]
 fn a_cut_instead_of_a_refusal_is_found() {
     finds(Planted::CutInsteadOfRefuse, 1..=60, "and the flight recorder says");
     finds(Planted::CutInsteadOfRefuse, 1..=200, "tells of it");

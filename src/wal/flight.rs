@@ -19,7 +19,7 @@ pub const SHARD: usize = 12; // u32
 pub const NAMESPACE: usize = 16; // 16 bytes
 pub const BOOT: usize = 32; // 16 bytes, the boot id: after a reboot the file means nothing
 pub const RING_BYTES: usize = 48; // u64
-pub const EPOCH: usize = 56; // u64
+pub const EPOCH: usize = 56; // u64, of the superblock that it goes with, or the next one
 pub const HEAD: usize = 128; // u64, bytes released so far: the first record that is not durable
 pub const TAIL: usize = 192; // u64, bytes written so far
 pub const DURABLE_LSN: usize = 256; // u64
@@ -41,10 +41,22 @@ pub struct Contents {
     pub durable_lsn: Lsn,
 }
 
+/// What a file that was found is to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// New, or of another namespace, shard or boot: it means nothing.
+    Unknown,
+    /// The log has gone on without it since.
+    Stale { epoch: u64 },
+    /// What it holds goes on where the log ends.
+    Current,
+}
+
 /// The recorder of one shard. Until `reset` it is detached: it holds what was found and takes nothing.
 pub struct Flight {
     map: Option<SharedMap>,
     owner: Owner,
+    standing: Standing,
     ring_bytes: u64,
     head: u64,
     tail: u64,
@@ -52,34 +64,51 @@ pub struct Flight {
 }
 
 impl Flight {
-    /// A recorder over `map`; `None` keeps no record (buffered data then dies with the daemon).
+    /// A recorder over `map`, which is larger than its header; `None` keeps no record (buffered data then dies with
+    /// the daemon). What it holds counts only if it goes with a superblock of this epoch.
     #[must_use]
-    pub fn new(map: Option<SharedMap>, owner: Owner) -> Flight {
+    pub fn new(map: Option<SharedMap>, owner: Owner, superblock_epoch: u64) -> Flight {
         let ring_bytes = map.as_ref().map_or(0, |map| (map.len() - HEADER_BYTES) as u64);
-        Flight { map, owner, ring_bytes, head: 0, tail: 0, attached: false }
+        let standing = match map.as_ref().and_then(|map| left_epoch(map, owner)) {
+            None => Standing::Unknown,
+            Some(epoch) if epoch == superblock_epoch || epoch == superblock_epoch + 1 => Standing::Current,
+            Some(epoch) => Standing::Stale { epoch },
+        };
+        Flight { map, owner, standing, ring_bytes, head: 0, tail: 0, attached: false }
     }
 
-    /// What an earlier daemon of this namespace and boot left, if any.
+    /// Whether an earlier daemon left it, and the log has not gone on without it.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.standing == Standing::Current
+    }
+
+    /// The epoch of a recorder that the log has gone on without.
+    #[must_use]
+    pub fn stale_epoch(&self) -> Option<u64> {
+        if let Standing::Stale { epoch } = self.standing { Some(epoch) } else { None }
+    }
+
+    /// Bytes of the ring.
+    #[must_use]
+    pub fn ring_bytes(&self) -> u64 {
+        self.ring_bytes
+    }
+
+    /// Takes a recorder that is current along into the next epoch, with what it holds. The superblock follows.
+    pub fn stamp(&self, epoch: u64) {
+        if let (Standing::Current, Some(map)) = (self.standing, &self.map) {
+            store(map, EPOCH, epoch, Release);
+        }
+    }
+
+    /// What the daemon before left, if this recorder is current.
     #[must_use]
     pub fn contents(&self) -> Option<Contents> {
-        let map = self.map.as_ref()?;
-        let mut header = [0; 64];
-        map.read(0, &mut header).ok()?;
-        let found = Owner {
-            namespace: array(&header, NAMESPACE),
-            shard: ShardId(get_u32(&header, SHARD)),
-            boot: array(&header, BOOT),
-        };
-        let ring_bytes = get_u64(&header, RING_BYTES);
-        let known = get_u64(&header, MAGIC) == MAGIC_VALUE
-            && get_u32(&header, VERSION) == u32::from(super::layout::FORMAT_VERSION)
-            && found == self.owner
-            && ring_bytes == self.ring_bytes;
-        if !known {
-            return None;
-        }
+        let map = self.map.as_ref().filter(|_| self.is_current())?;
         let load = |at| map.atomic_u64(at).ok().map(|word| word.load(Acquire));
         let (head, tail, durable_lsn) = (load(HEAD)?, load(TAIL)?, Lsn(load(DURABLE_LSN)?));
+        let ring_bytes = self.ring_bytes;
         if tail < head || tail - head > ring_bytes {
             return None;
         }
@@ -147,6 +176,22 @@ impl Flight {
     }
 }
 
+/// The epoch in the header, when an earlier daemon of this namespace, shard and boot left it.
+fn left_epoch(map: &SharedMap, owner: Owner) -> Option<u64> {
+    let mut header = [0; 64];
+    map.read(0, &mut header).ok()?;
+    let found = Owner {
+        namespace: array(&header, NAMESPACE),
+        shard: ShardId(get_u32(&header, SHARD)),
+        boot: array(&header, BOOT),
+    };
+    let known = get_u64(&header, MAGIC) == MAGIC_VALUE
+        && get_u32(&header, VERSION) == u32::from(super::layout::FORMAT_VERSION)
+        && found == owner
+        && get_u64(&header, RING_BYTES) == (map.len() - HEADER_BYTES) as u64;
+    known.then(|| get_u64(&header, EPOCH))
+}
+
 fn store(map: &SharedMap, at: usize, value: u64, ordering: Ordering) {
     map.atomic_u64(at).expect("the header lies inside the map").store(value, ordering);
 }
@@ -180,7 +225,7 @@ mod tests {
     #[test]
     fn what_is_not_released_is_found_again_across_the_rings_end() {
         let map = SharedMap::anonymous(HEADER_BYTES + 4_096).unwrap();
-        let mut flight = Flight::new(Some(map), owner(1));
+        let mut flight = Flight::new(Some(map), owner(1), 0);
         flight.reset(1, Lsn(0));
         let mut positions = Vec::new();
         for lsn in 1..=100 {
@@ -192,7 +237,7 @@ mod tests {
             }
         }
         let map = flight.map.take().unwrap();
-        let found = Flight::new(Some(map), owner(1)).contents().unwrap();
+        let found = Flight::new(Some(map), owner(1), 1).contents().unwrap();
         assert_eq!(found.durable_lsn, Lsn(97));
         assert_eq!(found.records, [encoded(98), encoded(99), encoded(100)].concat());
     }
@@ -200,19 +245,43 @@ mod tests {
     #[test]
     fn another_boot_or_namespace_finds_nothing() {
         let map = SharedMap::anonymous(HEADER_BYTES + 4_096).unwrap();
-        let mut flight = Flight::new(Some(map), owner(1));
+        let mut flight = Flight::new(Some(map), owner(1), 0);
         assert!(flight.contents().is_none(), "a fresh file means nothing");
         flight.reset(1, Lsn(5));
         flight.push(&encoded(6));
+        let mut flight = Flight::new(flight.map.take(), owner(1), 1);
         assert!(flight.contents().is_some());
-        let flight = Flight::new(flight.map.take(), owner(2));
-        assert!(flight.contents().is_none());
+        let flight = Flight::new(flight.map.take(), owner(2), 1);
+        assert!(flight.contents().is_none() && flight.stale_epoch().is_none());
+    }
+
+    #[test]
+    fn a_recorder_counts_for_its_own_superblock_and_the_one_before() {
+        let map = SharedMap::anonymous(HEADER_BYTES + 4_096).unwrap();
+        let mut flight = Flight::new(Some(map), owner(1), 6);
+        flight.reset(7, Lsn(5));
+        flight.push(&encoded(6));
+        let mut map = flight.map;
+        let mut looks = |epoch| {
+            let flight = Flight::new(map.take(), owner(1), epoch);
+            let looks = (flight.is_current(), flight.contents().is_some(), flight.stale_epoch());
+            flight.stamp(epoch + 1);
+            map = flight.map;
+            looks
+        };
+        assert_eq!(looks(9), (false, false, Some(7)), "and it is not stamped");
+        assert_eq!(looks(5), (false, false, Some(7)), "a superblock from a copy of the device");
+        // Stamped for a superblock that was never written, again and again.
+        assert_eq!(looks(7), (true, true, None));
+        assert_eq!(looks(7), (true, true, None));
+        assert_eq!(looks(8), (true, true, None), "it was written");
+        assert_eq!(looks(11), (false, false, Some(9)));
     }
 
     #[test]
     fn a_full_ring_says_so() {
         let map = SharedMap::anonymous(HEADER_BYTES + 4_096).unwrap();
-        let mut flight = Flight::new(Some(map), owner(1));
+        let mut flight = Flight::new(Some(map), owner(1), 0);
         flight.reset(1, Lsn(0));
         while flight.has_room(encoded(1).len()) {
             flight.push(&encoded(1));

@@ -8,6 +8,8 @@ pub enum Planted {
     AcknowledgeBeforeDurable,
     /// A start goes on in the epoch before it.
     SkipEpochRaise,
+    /// A flight recorder counts although the log has gone on without it.
+    TrustStaleRecorder,
     /// Recovery cuts the log at damage instead of refusing.
     CutInsteadOfRefuse,
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::bytes::{index, len_u16, len_u32};
+use crate::bytes::{index, len_u32};
 use crate::error::{Error, Result};
 use crate::types::{DeviceAddress, Lsn, SegmentIndex, ShardId};
 use crate::wal::blocks::Blocks;
@@ -247,14 +247,11 @@ impl Cut<'_> {
             );
         }
         let epoch = self.superblock.epoch.max(self.survey.epoch_max).max(self.epoch_max) + 1;
-        let raised = Superblock { epoch, generation: self.superblock.generation + 1, ..*self.superblock };
-        for copy in 0..len_u16(READ_ORDER.len()) {
-            plan.superblock(copy, &raised);
-        }
+        // The superblock stays: the next start raises it above this frame, and the other shards' flight recorders with it.
         if let Some(damage) = damage
             && let Some(place) = self.place(damage.end)
         {
-            plan.cut_frame(&raised, self.shard, place, damage);
+            plan.cut_frame(self.superblock, epoch, self.shard, place, damage);
         }
         // The last one first, its header last: an interrupted repair leaves the hole, and nothing new to mend.
         for chained in self.dropped.iter().rev() {
@@ -301,16 +298,16 @@ impl Cut<'_> {
 
 impl Plan {
     /// A frame without records, in the new epoch: what older epochs left behind it never follows it.
-    fn cut_frame(&mut self, raised: &Superblock, shard: ShardId, place: Position, damage: &Damage) {
-        let address = raised.layout.segment_address(place.chained.segment).plus(place.offset as u64);
+    fn cut_frame(&mut self, superblock: &Superblock, epoch: u64, shard: ShardId, place: Position, damage: &Damage) {
+        let address = superblock.layout.segment_address(place.chained.segment).plus(place.offset as u64);
         let header = frame::Header {
-            namespace: raised.namespace,
+            namespace: superblock.namespace,
             address,
             frame_bytes: len_u32(BLOCK_BYTES),
             used_bytes: len_u32(frame::HEADER_BYTES),
             shard,
             flags: frame::FLAG_CUT,
-            epoch: raised.epoch,
+            epoch,
             segment_sequence: place.chained.sequence,
             first_lsn: damage.expected_lsn,
             durable_lsn: Lsn(damage.expected_lsn.0 - 1),

@@ -17,6 +17,8 @@ pub struct Report {
     /// Nothing below was read when no superblock is valid.
     pub segments: Segments,
     pub shards: Vec<ShardReport>,
+    /// What is ignored, and why.
+    pub notes: Vec<String>,
 }
 
 #[derive(Debug)]

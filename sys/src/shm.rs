@@ -85,7 +85,8 @@ impl SharedMap {
     }
 
     /// Opens or creates the file at `path` (mode 0600) and maps it; it outlives the process. All of its memory is
-    /// reserved at once, so that a full /dev/shm is an error here and not a SIGBUS later. May block.
+    /// reserved at once, so that a full /dev/shm is an error here and not a SIGBUS later: a file without room is removed.
+    /// May block.
     ///
     /// # Errors
     /// `InvalidInput` when the file exists with another size, is no regular file, belongs to somebody else or is open
@@ -106,7 +107,12 @@ impl SharedMap {
         if actual != 0 && actual != bytes as u64 {
             return refuse(format!("has {actual} B instead of {bytes} B"));
         }
-        rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes as u64)?;
+        let sized = rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes as u64);
+        if sized.is_err() && actual == 0 {
+            // Nobody needs an empty file. That it could not be sized is the error to tell.
+            let _ = rustix::fs::unlink(path.as_os_str().as_bytes());
+        }
+        sized?;
         SharedMap::map(fd.as_fd(), bytes)
     }
 
@@ -324,6 +330,9 @@ mod tests {
         assert_eq!(&bytes, b"kept");
         let error = SharedMap::named(&path, 4096).unwrap_err();
         assert!(error.to_string().contains("has 8192 B instead of 4096 B"), "{error}");
+        let huge = path.with_extension("huge");
+        SharedMap::named(&huge, 1 << 50).unwrap_err();
+        assert!(!huge.exists(), "a file that could not be sized is gone");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
         std::fs::set_permissions(&path, mode).unwrap();
         assert!(SharedMap::named(&path, 8192).unwrap_err().to_string().contains("0600"));

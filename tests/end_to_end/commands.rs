@@ -14,7 +14,7 @@ fn stdout(output: &Output) -> String {
 }
 
 /// What a command printed; it must succeed.
-fn run(place: &Place, arguments: &[&str]) -> String {
+pub fn run(place: &Place, arguments: &[&str]) -> String {
     stdout(&place.forebay(arguments).output().expect("the program starts")).trim_end().to_owned()
 }
 
@@ -25,7 +25,7 @@ fn json(place: &Place, arguments: &[&str]) -> Vec<Value> {
 }
 
 /// The one line of an error; the exit code must be 1.
-fn refused(place: &Place, arguments: &[&str]) -> String {
+pub fn refused(place: &Place, arguments: &[&str]) -> String {
     let output = place.forebay(arguments).output().expect("the program starts");
     assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
     let text = String::from_utf8(output.stderr).expect("it is text");

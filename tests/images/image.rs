@@ -107,7 +107,7 @@ impl Open {
             let namespace = found.superblock.namespace;
             let shard = ShardId(number);
             let identity = Identity { namespace, shard, epoch, layout: found.superblock.layout };
-            let flight = Flight::new(None, Owner { namespace, shard, boot: [0; 16] });
+            let flight = Flight::new(None, Owner { namespace, shard, boot: [0; 16] }, found.superblock.epoch);
             Wal::new(identity, limits, recovered.tail, segments.clone(), flight, Planted::None)
         });
         let region = DmaRegion::allocate(16 * FRAME_BYTES, Pages::Ordinary).unwrap();

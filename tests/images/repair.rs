@@ -4,12 +4,13 @@
 use crate::image::{BLOCK, Data, Image, NAMESPACE, Open, SEGMENT_BYTES, read};
 use crate::sample::sample;
 use forebay::types::{DeviceAddress, Lsn, ShardId};
-use forebay::wal::flight::Contents;
+use forebay::wal::flight::{self, Contents, Flight, Owner};
 use forebay::wal::layout::Layout;
 use forebay::wal::repair::{self, Plan};
 use forebay::wal::superblock::Superblock;
 use forebay::wal::survey::survey;
 use forebay::wal::verify::{self, End};
+use forebay_sys::shm::SharedMap;
 
 const OTHER: [u8; 16] = *b"another namespac";
 
@@ -260,6 +261,23 @@ fn the_flight_recorder_alone_can_be_the_evidence() {
     assert_eq!(plan.forget_flight, Some(ShardId(1)));
     let records = 100 - damage.expected_lsn.0 + 1;
     assert!(plan.losses[0].contains(&format!("at least {records} records")), "{plan:?}");
+}
+
+/// A cut of one shard must not cost what the flight recorders of the others hold.
+#[test]
+fn after_a_cut_the_other_shards_flight_recorders_still_count() {
+    let (mut image, _) = sample(NAMESPACE);
+    let length = bytes(&image);
+    let before = Superblock::load(&mut image, length).unwrap();
+    let owner = Owner { namespace: NAMESPACE, shard: ShardId(0), boot: [1; 16] };
+    let file_bytes = flight::HEADER_BYTES + BLOCK;
+    let (file, map) = SharedMap::create_sealed(c"flight", file_bytes).unwrap();
+    Flight::new(Some(map), owner, before.epoch).reset(before.epoch, Lsn(0));
+    let evidence = Contents { records: Vec::new(), durable_lsn: Lsn(100) };
+    cut(&mut image, 1, Some(&evidence)).carry_out(&mut image).unwrap();
+    let after = Superblock::load(&mut image, length).unwrap();
+    let map = SharedMap::map_sealed(&file, file_bytes).unwrap();
+    assert!(Flight::new(Some(map), owner, after.epoch).is_current());
 }
 
 #[test]

@@ -39,12 +39,12 @@ pub struct Judgement {
 }
 
 impl Oracle {
-    /// Judges what a recovery found. `buffered_before_ns`: buffered writes acknowledged before this moment had time
-    /// to reach the drive.
+    /// Judges what a recovery found. `recorded`: the shards whose flight recorder came through it all.
+    /// `buffered_before_ns`: buffered writes acknowledged before this moment had time to reach the drive.
     ///
     /// # Errors
     /// What no damage excuses: something that nobody wrote, or not in this order.
-    pub fn judge_recovery(&self, end: End, buffered_before_ns: u64, logs: &[FoundLog]) -> Verdict<Judgement> {
+    pub fn judge_recovery(&self, recorded: &[bool], buffered_before_ns: u64, logs: &[FoundLog]) -> Verdict<Judgement> {
         let mut losses = Vec::new();
         let mut issued: Vec<Rc<Action>> = self.possible().filter(|action| action.is_write()).cloned().collect();
         for (number, found) in logs.iter().enumerate() {
@@ -53,7 +53,7 @@ impl Oracle {
             let last = found.last_lsn();
             let log = &self.logs[number];
             let shown = log.shown.iter().any(|version| !found.holds_version(*version));
-            let (missing_lsn, promised_lsn) = (found.missing_lsn(), log.promised(end, buffered_before_ns));
+            let (missing_lsn, promised_lsn) = (found.missing_lsn(), log.promised(recorded[number], buffered_before_ns));
             if promised_lsn > last {
                 losses.push(Loss { shard, missing_lsn, promised_lsn, promise: "acknowledged" });
             } else if shown {
@@ -185,13 +185,10 @@ fn batch(value: &[u8]) -> Vec<&[u8]> {
 }
 
 impl ShardLog {
-    fn promised(&self, end: End, buffered_before_ns: u64) -> u64 {
+    fn promised(&self, recorded: bool, buffered_before_ns: u64) -> u64 {
         let windows = self.windows.iter().take_while(|(at_ns, _)| *at_ns < buffered_before_ns);
         let on_drive = windows.map(|(_, lsn)| *lsn).max().unwrap_or(0).max(self.durable_lsn);
-        match end {
-            End::PowerCut => on_drive,
-            End::Daemon => on_drive.max(self.recorded_lsn),
-        }
+        if recorded { on_drive.max(self.recorded_lsn) } else { on_drive }
     }
 }
 
