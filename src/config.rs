@@ -235,7 +235,7 @@ impl Default for Rings {
             sq_entries: 256,
             cq_entries: 1_024,
             arena_bytes: ByteSize::mib(64),
-            arena_bytes_max: ByteSize::gib(1),
+            arena_bytes_max: ByteSize::mib(256),
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod control;
 mod idle;
+mod intake;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -17,12 +18,12 @@ use crate::buffer::Pool;
 use crate::bytes::index;
 use crate::device::Device;
 use crate::metrics::Metrics;
-use crate::ring::protocol::{Completion, EndReason, Opcode, Status, Submission, shard_of_key, shard_of_stream, stats};
+use crate::ring::protocol::{Completion, EndReason, Opcode, Status, Submission, stats};
 use crate::ring::server::{Mailbox, ReplyRoom, Rights, SessionId, SessionRing};
 use crate::store::catalog::Catalog;
 use crate::store::catalog::Object;
 use crate::store::{Context, Outcome, Reply, Request};
-use crate::types::{Lsn, ShardId};
+use crate::types::Lsn;
 use crate::wal::Wal;
 
 use control::SyncTable;
@@ -140,7 +141,7 @@ pub struct Reactor<D, C> {
     closed: Vec<bool>,
     waiting: Vec<Waiting>,
     syncs: SyncTable,
-    /// The payload of the request at hand, copied out of the client's memory.
+    /// The payload of the request at hand, copied out of the client's memory. Never grows.
     payload: Vec<u8>,
     /// Streams may have grown since waiting reads were last looked at.
     progressed: bool,
@@ -176,7 +177,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             closed: Vec::new(),
             waiting: Vec::with_capacity(limits.waiting_reads_max),
             syncs: SyncTable::default(),
-            payload: Vec::with_capacity(limits.key_bytes_max + limits.value_bytes_max),
+            payload: Vec::with_capacity(intake::payload_bytes_max(&limits)),
             progressed: false,
             next_deadline_ns: 0,
             worked_ns: 0,
@@ -206,83 +207,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         worked
     }
 
-    /// rings.poll, store.apply, wal.append: takes what the clients' rings hold, as far as the later stages have room.
-    fn take_requests(&mut self, now_ns: u64) -> bool {
-        if self.phase == Phase::Settling {
-            return false;
-        }
-        let mut taken = 0;
-        for slot in 0..self.sessions.len() {
-            for _ in 0..self.limits.turn_requests_max {
-                if !self.take_request(slot, now_ns) {
-                    break;
-                }
-                taken += 1;
-            }
-        }
-        self.metrics.add(stats::REQUESTS, taken);
-        taken > 0
-    }
-
-    /// Takes one request. `false`: there is none, or it has to stay where it is.
-    fn take_request(&mut self, slot: usize, now_ns: u64) -> bool {
-        let Some(session) = &mut self.sessions[slot] else { return false };
-        let submission = match session.peek() {
-            Ok(Some(submission)) => submission,
-            Ok(None) => return false,
-            Err(reason) => {
-                self.end_session(slot, reason);
-                return false;
-            }
-        };
-        self.payload.clear();
-        session.copy_payload(&submission, &mut self.payload);
-        let (outcome, at) = self.dispatch(slot, &submission, now_ns);
-        match outcome {
-            Outcome::Answer { completion, after } => {
-                self.accept(slot);
-                self.answer(slot, submission.user_data, at, completion, after);
-            }
-            Outcome::Wait => {
-                self.accept(slot);
-                self.wait(slot, submission, now_ns);
-            }
-            Outcome::Deferred => self.accept(slot),
-            Outcome::Later => {
-                self.metrics.add(stats::BACK_PRESSURE, 1);
-                // What is open holds buffers that this request needs.
-                self.shards.iter_mut().for_each(|shard| shard.wal.want_durable());
-                return false;
-            }
-        }
-        true
-    }
-
-    fn accept(&mut self, slot: usize) {
-        if let Some(session) = &mut self.sessions[slot] {
-            session.advance();
-        }
-    }
-
-    /// The shard of a request, as its place in `self.shards`; `None` when another reactor serves it.
-    fn route(&self, opcode: Opcode, submission: &Submission) -> Option<usize> {
-        let shard = match opcode {
-            Opcode::Append | Opcode::AppendBatch | Opcode::Read | Opcode::Trim => {
-                shard_of_stream(submission.object, self.place.shards)
-            }
-            Opcode::Scan => ShardId(u32::try_from(submission.arg1).ok().filter(|shard| *shard < self.place.shards)?),
-            _ => {
-                let key = &self.payload[..usize::from(submission.key_bytes)];
-                shard_of_key(submission.object, key, self.place.shards)
-            }
-        };
-        (shard.0 % self.place.count() == self.place.reactor).then_some(index(u64::from(shard.0 / self.place.count())))
-    }
-
     /// What comes of a request, and the place of the shard whose durability its answer may wait for.
-    fn dispatch(&mut self, slot: usize, submission: &Submission, now_ns: u64) -> (Outcome, usize) {
+    fn dispatch(&mut self, slot: usize, opcode: Opcode, submission: &Submission, now_ns: u64) -> (Outcome, usize) {
         let status = |status| (Outcome::status(status), 0);
-        let Some(opcode) = Opcode::from_wire(submission.opcode) else { return status(Status::BadRequest) };
         let writes =
             matches!(opcode, Opcode::Put | Opcode::Delete | Opcode::Append | Opcode::AppendBatch | Opcode::Trim);
         if writes && self.sessions[slot].as_ref().is_some_and(|session| session.rights() == Rights::ReadOnly) {
@@ -372,8 +299,6 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         }
         let deadline_ns = now_ns.saturating_add(submission.arg1);
         self.next_deadline_ns = self.next_deadline_ns.min(deadline_ns);
-        // A read has no payload, and what its entry says of one must not be used later.
-        let submission = Submission { key_bytes: 0, value_bytes: 0, ..submission };
         self.waiting.push(Waiting { slot, submission, deadline_ns });
     }
 
@@ -393,7 +318,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 let status = if stopping { Status::Stopping } else { Status::TimedOut };
                 (Outcome::version(status, submission.arg0, Lsn::NONE), 0)
             } else {
-                self.dispatch(slot, &submission, now_ns)
+                self.dispatch(slot, Opcode::Read, &submission, now_ns)
             };
             let Outcome::Answer { completion, after } = answer else {
                 self.next_deadline_ns = self.next_deadline_ns.min(deadline_ns);

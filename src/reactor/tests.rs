@@ -1,5 +1,7 @@
 //! The vertical path over the memory device, with real rings, in one thread of control.
 
+mod hostile;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +46,7 @@ impl Blocks for DiskBlocks {
 }
 
 const CAPACITY: u64 = 16 << 20;
+const SHARDS: u32 = 2;
 
 fn settings() -> Settings {
     Settings {
@@ -68,6 +71,17 @@ struct Bench {
     client: Client,
 }
 
+/// What every session of these tests gets.
+const SHAPE: Shape = Shape {
+    reactors: 1,
+    sq_entries: 64,
+    cq_entries: 64,
+    arena_bytes: 4 << 20,
+    shards: SHARDS,
+    key_bytes_max: 1_024,
+    value_bytes_max: 256 << 10,
+};
+
 fn start(disk: &MemoryDisk) -> Bench {
     let mut blocks = DiskBlocks(disk.clone());
     let superblock = Superblock::load(&mut blocks, CAPACITY).unwrap();
@@ -84,16 +98,7 @@ fn start(disk: &MemoryDisk) -> Bench {
     }
     let (shards, catalog) = recover::begin(&mut blocks, &superblock, &found, states, flights, &settings()).unwrap();
     let address = Address::new().unwrap();
-    let shape = Shape {
-        reactors: 1,
-        sq_entries: 64,
-        cq_entries: 64,
-        arena_bytes: 4 << 20,
-        shards: superblock.layout.shards,
-        key_bytes_max: 1_024,
-        value_bytes_max: 256 << 10,
-    };
-    let (parts, rings) = pair_in_process(SessionId(1), Rights::ReadWrite, shape).unwrap();
+    let (parts, rings) = pair_in_process(SessionId(1), Rights::ReadWrite, SHAPE).unwrap();
     let limits = Limits {
         turn_requests_max: 64,
         unanswered_max: 64,
@@ -150,7 +155,7 @@ impl Bench {
 
 fn formatted() -> MemoryDisk {
     let disk = MemoryDisk::new(CAPACITY);
-    format::format(&mut DiskBlocks(disk.clone()), CAPACITY, 1 << 20, 2, [9; 16]).unwrap();
+    format::format(&mut DiskBlocks(disk.clone()), CAPACITY, 1 << 20, SHARDS, [9; 16]).unwrap();
     disk
 }
 
