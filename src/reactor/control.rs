@@ -135,7 +135,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             Outcome::Answer { completion: Completion { status, version, aux, ..Completion::default() }, after }
         };
         if let Some(object) = self.catalog.find(name) {
-            return found(object, catalog_lsn(&mut self.shards[0].wal));
+            return found(object, told_after(&mut self.shards[0].wal, object));
         }
         let wal = &mut self.shards[0].wal;
         if create == 0 {
@@ -159,26 +159,32 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if self.place.reactors.iter().any(|other| other.orders.len() * 2 > other.orders.capacity()) {
             return Outcome::Later;
         }
-        let object = Object { id: self.catalog.next_id(), kind, durability, name: name.into() };
-        let lsn = wal.append(&mut self.pool, now_ns, Kind::Create, object.id, object.attributes(), name, &[]);
-        wal.want_durable();
+        let mut object = Object { id: self.catalog.next_id(), kind, durability, name: name.into(), lsn: Lsn::NONE };
+        object.lsn = wal.append(&mut self.pool, now_ns, Kind::Create, object.id, object.attributes(), name, &[]);
+        let after = told_after(wal, &object);
         self.catalog.insert(object.clone());
         for other in self.place.reactors.iter().skip(1) {
             other.send(Order::Object(Box::new(object.clone()))).expect("half of its orders were free a moment ago");
         }
-        found(&object, lsn)
+        found(&object, after)
     }
 
-    /// Lists what there is, once it is durable: a number that is told must not be given out again after a crash.
+    /// Lists what there is, once it is durable: a number that is told must not be given out again after a crash. What
+    /// never will be durable is not listed.
     pub(super) fn list_catalog(&mut self, slot: usize, submission: &Submission) -> Outcome {
         if self.place.reactor != 0 {
             return Outcome::status(Status::WrongReactor);
         }
-        let after = catalog_lsn(&mut self.shards[0].wal);
+        let wal = &mut self.shards[0].wal;
+        let mut after = Lsn::NONE;
         let Some(session) = &self.sessions[slot] else { return Outcome::Later };
         let mut reply = SessionReply::new(session, submission);
         let (mut objects, mut more) = (0, 0);
         for object in self.catalog.iter_after(submission.arg0) {
+            let told = told_after(wal, object);
+            if told != Lsn::NONE && wal.fenced().is_some() {
+                break;
+            }
             let ObjectId(id) = object.id;
             let name_bytes = crate::bytes::len_u16(object.name.len()).to_le_bytes();
             let kinds = [object.kind as u8, object.durability as u8];
@@ -186,6 +192,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 more = AUX_MORE;
                 break;
             }
+            after = after.max(told);
             objects += 1;
         }
         let status = if objects == 0 && more != 0 { Status::ReplyTooSmall } else { Status::Ok } as u16;
@@ -319,11 +326,11 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     }
 }
 
-/// What an answer that shows the catalog waits for: an object may have been made a moment ago and not be durable yet.
-fn catalog_lsn(wal: &mut Wal) -> Lsn {
-    if wal.is_durable() {
+/// What an answer that tells of an object waits for: its own record, if that is not durable yet.
+fn told_after(wal: &mut Wal, object: &Object) -> Lsn {
+    if object.lsn <= wal.durable_lsn() {
         return Lsn::NONE;
     }
     wal.want_durable();
-    wal.last_lsn()
+    object.lsn
 }
