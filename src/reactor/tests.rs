@@ -1,6 +1,7 @@
 //! The vertical path over the memory device, with real rings, in one thread of control.
 
 mod catalog;
+mod full;
 mod hostile;
 
 use std::sync::Arc;
@@ -15,13 +16,13 @@ use crate::buffer::Pool;
 use crate::device::DeviceError;
 use crate::device::memory::{MemoryDevice, MemoryDisk};
 use crate::ring::client::{Answer, Client, Object, Request, Write};
-use crate::ring::protocol::Status;
+use crate::ring::protocol::{Status, shard_of_key};
 use crate::ring::segment::Shape;
 use crate::ring::server::{Rights, SessionId, pair_in_process};
 use crate::store;
 use crate::types::{DeviceAddress, Durability, ObjectId, ObjectKind, ShardId};
 use crate::wal::blocks::Blocks;
-use crate::wal::flight::{Flight, Owner};
+use crate::wal::flight::{Contents, Flight, Owner};
 use crate::wal::planted::Planted;
 use crate::wal::superblock::Superblock;
 use crate::wal::{self, format, survey};
@@ -87,6 +88,11 @@ const SHAPE: Shape = Shape {
 };
 
 fn start(disk: &MemoryDisk) -> Bench {
+    start_after(disk, None)
+}
+
+/// A start that finds this in the flight recorder of shard 0.
+fn start_after(disk: &MemoryDisk, contents: Option<&Contents>) -> Bench {
     let mut blocks = DiskBlocks(disk.clone());
     let superblock = Superblock::load(&mut blocks, CAPACITY).unwrap();
     let found = survey::survey(&mut blocks, &superblock, &mut |_, _| {});
@@ -97,7 +103,8 @@ fn start(disk: &MemoryDisk) -> Bench {
         let shard = ShardId(shard);
         let owner = Owner { namespace: superblock.namespace, shard, boot: [0; 16] };
         flights.push(Flight::new(None, owner));
-        let state = recover::read_shard(&mut blocks, &superblock, &found, shard, None, &settings(), &mut |_| {});
+        let contents = contents.filter(|_| shard == ShardId(0));
+        let state = recover::read_shard(&mut blocks, &superblock, &found, shard, contents, &settings(), &mut |_| {});
         states.push(state.unwrap());
     }
     let (shards, catalog) = recover::begin(&mut blocks, &superblock, &found, states, flights, &settings()).unwrap();
@@ -130,10 +137,19 @@ fn start(disk: &MemoryDisk) -> Bench {
     for ring in rings {
         reactor.begin_session(ring);
     }
-    while reactor.phase() == Phase::Settling {
+    let mut turns = 0..10_000;
+    while reactor.phase() == Phase::Settling && turns.next().is_some() {
         reactor.turn();
     }
+    assert_eq!(reactor.phase(), Phase::Serving, "the start hangs");
     Bench { reactor, client: Client::from_parts(parts, Duration::ZERO).unwrap() }
+}
+
+/// A key of this space that lies in shard 0.
+fn key_of_shard_0(space: Object, number: u32) -> [u8; 8] {
+    let key = |more: u32| (u64::from(number) << 32 | u64::from(more)).to_be_bytes();
+    let in_shard_0 = |key: &[u8; 8]| shard_of_key(space.id.0, key, SHARDS) == ShardId(0);
+    (0..).map(key).find(in_shard_0).unwrap()
 }
 
 impl Bench {
@@ -206,10 +222,9 @@ fn a_watermark_that_rots_takes_nothing_with_it() {
         assert_eq!(answer.status, Status::Ok);
     };
     // Both keys go to one shard; in between it falls idle and writes its watermark.
-    let shard = crate::ring::protocol::shard_of_key(space.id.0, b"first", 2);
-    let second = (0..)
-        .map(|number| format!("second{number}"))
-        .find(|key| crate::ring::protocol::shard_of_key(space.id.0, key.as_bytes(), 2) == shard);
+    let shard = shard_of_key(space.id.0, b"first", 2);
+    let second =
+        (0..).map(|number| format!("second{number}")).find(|key| shard_of_key(space.id.0, key.as_bytes(), 2) == shard);
     let second = second.unwrap();
     put(&mut bench, b"first");
     let before = watermarks(&disk);

@@ -1,12 +1,7 @@
 //! What an answer about a space or stream waits for: the record that made it, and nothing else.
 
 use super::*;
-
-/// A name whose key `key` lies in shard 0.
-fn key_of_shard_0(space: Object) -> [u8; 4] {
-    let key = |number: u32| number.to_le_bytes();
-    (0..).map(key).find(|key| crate::ring::protocol::shard_of_key(space.id.0, key, SHARDS) == ShardId(0)).unwrap()
-}
+use crate::wal::Fence;
 
 fn frames(bench: &Bench) -> u64 {
     bench.reactor.shards()[0].wal.counters.frames
@@ -17,7 +12,7 @@ fn to_open_what_is_there_takes_no_frame() {
     let mut bench = start(&formatted());
     let space = bench.open(ObjectKind::Space, "space", Durability::Buffered);
     let before = frames(&bench);
-    let key = key_of_shard_0(space);
+    let key = key_of_shard_0(space, 1);
     let catalog = Request::Catalog { after: ObjectId(0), reply_bytes_max: 1_000 };
     let open = Request::Open { kind: ObjectKind::Space, name: "space", create: Some(Durability::Strict) };
     for request in [&open, &catalog] {
@@ -40,7 +35,7 @@ fn to_open_what_is_there_takes_no_frame() {
 fn a_fenced_shard_0_tells_of_all_that_was_durable() {
     let mut bench = start(&formatted());
     let space = bench.open(ObjectKind::Space, "space", Durability::Strict);
-    let key = key_of_shard_0(space);
+    let key = key_of_shard_0(space, 1);
     let (answer, _) = bench.call(&Request::Put { space, key: &key, value: b"1", how: Write::default() });
     assert_eq!(answer.status, Status::Ok);
     let new = Request::Open { kind: ObjectKind::Space, name: "new", create: Some(Durability::Strict) };
@@ -48,7 +43,7 @@ fn a_fenced_shard_0_tells_of_all_that_was_durable() {
     let now_ns = bench.reactor.now_ns();
     assert!(bench.reactor.take_requests(now_ns));
     // Made, and before it is durable the drive fails.
-    bench.reactor.shards[0].wal.fence(DeviceError::Errno(5));
+    bench.reactor.shards[0].wal.fence(Fence::Device(DeviceError::Errno(5)));
     bench.reactor.turn();
     assert_eq!(bench.client.poll(&mut Vec::new()).unwrap().unwrap().status, Status::Fenced);
     let open = Request::Open { kind: ObjectKind::Space, name: "space", create: None };
