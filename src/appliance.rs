@@ -27,6 +27,7 @@ use crate::reactor::{Address, Clock, Order, Place, Reactor, Shard};
 use crate::ring::server::{Access, Listener, ListenerOptions};
 use crate::store::catalog::Catalog;
 use crate::types::ShardId;
+use crate::wal::Fence;
 use crate::wal::planted::Planted;
 use crate::wal::superblock::Superblock;
 use crate::wal::survey::{self, Survey};
@@ -47,10 +48,13 @@ pub struct Started {
     pub recovery: Duration,
 }
 
+/// A shard that stopped writing, and why.
+type Fenced = (ShardId, Fence);
+
 /// A running appliance. Dropping it without `stop` leaves it as a kill would, but for the flight recorder.
 pub struct Appliance {
     reactors: Arc<[Address]>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<Vec<Fenced>>>,
     listener: Option<Listener>,
     pub started: Started,
 }
@@ -136,7 +140,8 @@ impl Appliance {
     /// Lets no more clients in, writes everything out, and ends the reactors. Blocks until all is durable.
     ///
     /// # Errors
-    /// When a reactor's thread died.
+    /// When a shard stopped writing before the end: not all that was acknowledged is on the drive then. When a
+    /// reactor's thread died.
     pub fn stop(mut self) -> Result<()> {
         for address in &*self.reactors {
             let mut order = Order::Stop;
@@ -145,17 +150,32 @@ impl Appliance {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        let mut died = false;
+        let (mut died, mut fenced) = (false, Vec::new());
         for thread in self.threads.drain(..) {
-            died |= thread.join().is_err();
+            match thread.join() {
+                Ok(mut shards) => fenced.append(&mut shards),
+                Err(_) => died = true,
+            }
         }
         self.listener = None;
         if died {
             return Err(Error::new("a reactor's thread died")
                 .remedy("look at the log; what was acknowledged is durable as promised"));
         }
-        Ok(())
+        if fenced.is_empty() { Ok(()) } else { Err(fenced_error(fenced)) }
     }
+}
+
+/// What a person must know of shards that were fenced when the appliance stopped.
+fn fenced_error(mut fenced: Vec<Fenced>) -> Error {
+    fenced.sort_by_key(|(shard, _)| *shard);
+    let shards: Vec<String> = fenced.iter().map(|(shard, reason)| format!("shard {shard} ({reason})")).collect();
+    Error::new(format!(
+        "stopped with shards that had been fenced: {}; strict writes that were acknowledged are on the drive, the last \
+         buffered ones only in the flight recorder",
+        shards.join(", ")
+    ))
+    .remedy("mend the drive and start again before this machine restarts; `forebay verify` says what is on the drive")
 }
 
 /// A reader for recovery, with buffers of its own.
@@ -219,7 +239,7 @@ fn start_reactors(
     shards: Vec<Shard>,
     catalog: &Catalog,
     notes: &mut Vec<String>,
-) -> Result<Vec<JoinHandle<()>>> {
+) -> Result<Vec<JoinHandle<Vec<Fenced>>>> {
     let count = addresses.len();
     let shards_total = crate::bytes::len_u32(shards.len());
     let mut by_reactor: Vec<Vec<Shard>> = (0..count).map(|_| Vec::new()).collect();
@@ -261,6 +281,7 @@ fn start_reactors(
                 tracing::warn!(core = id, "the reactor could not be pinned to this core");
             }
             crate::reactor::run(&mut reactor, spin_ns);
+            reactor.fenced()
         })?;
         threads.push(thread);
     }

@@ -7,9 +7,9 @@ use crate::ring::protocol::{AUX_MORE, Completion, EndReason, Status, Submission,
 use crate::ring::server::{Control, Rights, SessionId, SessionRing};
 use crate::store::catalog::{Object, name_is_valid};
 use crate::store::{Outcome, Reply};
-use crate::types::{Durability, Lsn, ObjectId, ObjectKind};
+use crate::types::{Durability, Lsn, ObjectId, ObjectKind, ShardId};
 use crate::wal::record::Kind;
-use crate::wal::{Room, Wal};
+use crate::wal::{Fence, Room, Wal};
 
 /// Syncs under way: each waits for one part of every shard.
 #[derive(Default)]
@@ -317,6 +317,12 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     /// Gives the device back, for the one who stopped this reactor.
     pub fn into_device(self) -> D {
         self.device
+    }
+
+    /// The shards that stopped writing, and why.
+    #[must_use]
+    pub fn fenced(&self) -> Vec<(ShardId, Fence)> {
+        self.shards.iter().filter_map(|shard| Some((shard.wal.shard(), shard.wal.fenced()?))).collect()
     }
 
     /// The shards, for reports and the simulator.
