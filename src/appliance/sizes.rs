@@ -6,11 +6,15 @@ use crate::error::{Error, Result};
 use crate::wal::superblock::Superblock;
 use crate::{reactor, store, wal};
 
+/// A shard takes memory for values by the MiB, and needs some for its index.
+const SHARD_MEMORY_BYTES_MIN: u64 = 2 << 20;
+
 pub struct Sizes {
     pub frame_bytes: usize,
     /// DMA buffers of one reactor.
     buffers: usize,
     shards: u32,
+    shard_memory_bytes: u64,
     value_bytes_max: usize,
     /// What a record of the largest value takes of a segment, in whole frames.
     record_bytes_max: usize,
@@ -22,7 +26,8 @@ impl Sizes {
         let value_bytes_max = index(config.limits.value_bytes_max.0);
         let buffers = index(config.buffers_per_reactor(shards, reactors));
         let record_bytes_max = index(config.frames_per_record_max()) * frame_bytes;
-        Sizes { frame_bytes, buffers, shards, value_bytes_max, record_bytes_max }
+        let shard_memory_bytes = config.limits.memory_bytes_max.0 / u64::from(shards);
+        Sizes { frame_bytes, buffers, shards, shard_memory_bytes, value_bytes_max, record_bytes_max }
     }
 
     /// DMA memory of one reactor; a shard's flight recorder holds as much, for it may have all of it in flight.
@@ -31,8 +36,16 @@ impl Sizes {
     }
 
     /// # Errors
-    /// When a record of the largest size does not fit a segment of this namespace.
+    /// When a record of the largest size does not fit a segment of this namespace, or a shard's part of the memory
+    /// budget cannot hold anything.
     pub fn check(&self, superblock: &Superblock) -> Result<()> {
+        if self.shard_memory_bytes < SHARD_MEMORY_BYTES_MIN {
+            return Err(Error::new(format!(
+                "limits.memory_bytes_max leaves {} B to each of {} shards, and none can work with less than {} B",
+                self.shard_memory_bytes, self.shards, SHARD_MEMORY_BYTES_MIN
+            ))
+            .remedy("raise limits.memory_bytes_max"));
+        }
         let room = index(superblock.layout.segment_bytes) - wal::segment::HEADER_BYTES;
         if self.record_bytes_max > room {
             return Err(Error::new(format!(
@@ -57,7 +70,7 @@ impl Sizes {
         store::Limits {
             key_bytes_max: index(config.limits.key_bytes_max.0),
             value_bytes_max: self.value_bytes_max,
-            memory_bytes_max: config.limits.memory_bytes_max.0 / u64::from(self.shards),
+            memory_bytes_max: self.shard_memory_bytes,
             // Keys do not spread evenly over shards.
             keys_max: index(config.limits.keys_max / u64::from(self.shards) * 5 / 4 + 1_024),
         }

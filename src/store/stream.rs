@@ -10,6 +10,8 @@ use crate::types::{Lsn, ObjectId};
 use crate::wal::record::Kind;
 
 const CHUNK_EVENTS: usize = 4_096;
+/// Memory of a chunk. It counts against the budget while the stream holds it, spare or not.
+const CHUNK_BYTES: usize = CHUNK_EVENTS * size_of::<Event>();
 /// A read's reply is bounded by this, so that one request does not hold up the others.
 const READ_BYTES_MAX: usize = 1 << 20;
 
@@ -42,19 +44,37 @@ impl Stream {
         self.chunks[at / CHUNK_EVENTS][at % CHUNK_EVENTS]
     }
 
-    fn push(&mut self, event: Event) {
-        if self.chunks.back().is_none_or(|chunk| chunk.len() == CHUNK_EVENTS) {
-            if self.chunks.is_empty() {
-                self.chunks_begin = self.next / CHUNK_EVENTS as u64 * CHUNK_EVENTS as u64;
-            }
-            let mut chunk = self.spare.take().unwrap_or_else(|| Vec::with_capacity(CHUNK_EVENTS));
-            let missing = index(self.next) % CHUNK_EVENTS;
-            chunk.resize(missing, Event { cell: Cell::NONE, lsn: Lsn::NONE, bytes: 0 });
-            self.chunks.push_back(chunk);
+    /// Makes a place for the next event. `false`: the memory budget is used up.
+    fn make_room(&mut self, heap: &mut Heap) -> bool {
+        if self.chunks.back().is_some_and(|chunk| chunk.len() < CHUNK_EVENTS) {
+            return true;
         }
-        let chunk = self.chunks.back_mut().expect("pushed above");
-        chunk.push(event);
+        let mut chunk = match self.spare.take() {
+            Some(spare) => spare,
+            None if heap.charge(CHUNK_BYTES) => Vec::with_capacity(CHUNK_EVENTS),
+            None => return false,
+        };
+        if self.chunks.is_empty() {
+            self.chunks_begin = self.next / CHUNK_EVENTS as u64 * CHUNK_EVENTS as u64;
+        }
+        let missing = index(self.next) % CHUNK_EVENTS;
+        chunk.resize(missing, Event { cell: Cell::NONE, lsn: Lsn::NONE, bytes: 0 });
+        self.chunks.push_back(chunk);
+        true
+    }
+
+    /// Appends one event. `make_room` said yes.
+    fn push(&mut self, event: Event) {
+        self.chunks.back_mut().expect("there is room").push(event);
         self.next += 1;
+    }
+
+    /// Keeps a chunk without events for the next one needed, or frees it.
+    fn retire(&mut self, heap: &mut Heap, mut chunk: Vec<Event>) {
+        chunk.clear();
+        if self.spare.replace(chunk).is_some() {
+            heap.refund(CHUNK_BYTES);
+        }
     }
 
     fn drop_before(&mut self, heap: &mut Heap, before: u64) {
@@ -63,9 +83,8 @@ impl Stream {
             heap.give(self.get(self.first).cell);
             self.first += 1;
             if self.first.is_multiple_of(CHUNK_EVENTS as u64) {
-                let mut chunk = self.chunks.pop_front().expect("the event was in it");
-                chunk.clear();
-                self.spare = Some(chunk);
+                let chunk = self.chunks.pop_front().expect("the event was in it");
+                self.retire(heap, chunk);
                 self.chunks_begin += CHUNK_EVENTS as u64;
             }
         }
@@ -127,6 +146,7 @@ impl Streams {
         if offset > stream.next {
             self.trim(heap, object, u64::MAX, Lsn::NONE);
             let stream = self.stream(object);
+            heap.refund((stream.chunks.len() + usize::from(stream.spare.is_some())) * CHUNK_BYTES);
             *stream = Stream { first: offset, next: offset, trimmed_lsn: stream.trimmed_lsn, ..Stream::default() };
         }
         let cell = if event.is_empty() { Cell::NONE } else { heap.take(event.len()).ok_or(Status::NoMemory)? };
@@ -134,6 +154,10 @@ impl Streams {
             heap.bytes_mut(cell, event.len()).copy_from_slice(event);
         }
         let stream = self.stream(object);
+        if !stream.make_room(heap) {
+            heap.give(cell);
+            return Err(Status::NoMemory);
+        }
         stream.push(Event { cell, lsn, bytes: len_u32(event.len()) });
         stream.logged |= lsn != Lsn::NONE;
         self.events += 1;
@@ -169,8 +193,9 @@ impl Streams {
             let chunk = stream.chunks.back_mut().expect("the events were just pushed");
             heap.give(chunk.pop().expect("the events were just pushed").cell);
             stream.next -= 1;
-            if index(stream.next).is_multiple_of(CHUNK_EVENTS) || chunk.is_empty() {
-                stream.chunks.pop_back();
+            if chunk.is_empty() {
+                let chunk = stream.chunks.pop_back().expect("seen above");
+                stream.retire(heap, chunk);
             }
         }
     }
@@ -265,5 +290,32 @@ impl Store {
         self.streams.trim(&mut self.heap, mode.object, before, lsn);
         let completion = Completion { version: before, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUDGET_BYTES: u64 = 4 << 20;
+
+    fn append(streams: &mut Streams, heap: &mut Heap, offset: u64) -> Result<(), Status> {
+        streams.append(heap, ObjectId(1), offset, &[], Lsn::NONE)
+    }
+
+    #[test]
+    fn events_without_bytes_count_against_the_budget() {
+        let (mut heap, mut streams) = (Heap::new(BUDGET_BYTES), Streams::default());
+        let refused = (0..).find(|offset| append(&mut streams, &mut heap, *offset).is_err()).unwrap();
+        assert_eq!(refused, BUDGET_BYTES / CHUNK_BYTES as u64 * CHUNK_EVENTS as u64);
+        streams.take_back(&mut heap, ObjectId(1), refused / 2);
+        (refused / 2..refused).for_each(|offset| append(&mut streams, &mut heap, offset).unwrap());
+        streams.trim(&mut heap, ObjectId(1), u64::MAX, Lsn::NONE);
+        assert_eq!(heap.used_bytes(), CHUNK_BYTES as u64, "one chunk is kept");
+        // Events of a `memory` stream that the log skips: the stream begins anew, with no chunk.
+        append(&mut streams, &mut heap, refused).unwrap();
+        append(&mut streams, &mut heap, refused + 2).unwrap();
+        assert_eq!(heap.used_bytes(), CHUNK_BYTES as u64);
+        assert_eq!(streams.len(), 1);
     }
 }
