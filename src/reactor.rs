@@ -42,8 +42,6 @@ pub trait Clock {
 pub struct Limits {
     /// Requests taken from one client's ring in one turn.
     pub turn_requests_max: u32,
-    /// Requests of one client that may be unanswered at once.
-    pub unanswered_max: usize,
     pub waiting_reads_max: usize,
     pub objects_max: usize,
     pub key_bytes_max: usize,

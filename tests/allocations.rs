@@ -104,7 +104,6 @@ fn appliance() -> (Reactor<MemoryDevice, TestClock>, Client) {
     let place = Place { reactor: 0, shards: SHARDS, reactors, wakes };
     let limits = reactor::Limits {
         turn_requests_max: 16,
-        unanswered_max: SHAPE.cq_entries as usize,
         waiting_reads_max: 8,
         objects_max: 16,
         key_bytes_max: 1_024,

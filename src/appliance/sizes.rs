@@ -79,7 +79,6 @@ impl Sizes {
     pub fn reactor_limits(&self, config: &Config) -> reactor::Limits {
         reactor::Limits {
             turn_requests_max: config.reactors.turn_requests_max,
-            unanswered_max: config.rings.cq_entries as usize,
             waiting_reads_max: config.limits.waiting_reads_max as usize,
             objects_max: config.limits.objects_max as usize,
             key_bytes_max: index(config.limits.key_bytes_max.0),

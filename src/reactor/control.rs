@@ -15,6 +15,7 @@ use crate::wal::{Fence, Room, Wal};
 #[derive(Default)]
 pub(super) struct SyncTable {
     syncs: Vec<Option<Sync>>,
+    free: Vec<usize>,
 }
 
 struct Sync {
@@ -25,17 +26,33 @@ struct Sync {
 }
 
 impl SyncTable {
+    /// Room for so many in all, so that adding one never allocates.
+    fn reserve(&mut self, syncs: usize) {
+        self.syncs.reserve(syncs.saturating_sub(self.syncs.len()));
+        self.free.reserve(syncs.saturating_sub(self.free.len()));
+    }
+
     fn add(&mut self, sync: Sync) -> usize {
-        match self.syncs.iter().position(Option::is_none) {
-            Some(at) => {
-                self.syncs[at] = Some(sync);
-                at
-            }
-            None => {
-                self.syncs.push(Some(sync));
-                self.syncs.len() - 1
-            }
+        if let Some(at) = self.free.pop() {
+            self.syncs[at] = Some(sync);
+            return at;
         }
+        self.syncs.push(Some(sync));
+        self.syncs.len() - 1
+    }
+
+    /// Counts one part as done; gives the sync when that was the last.
+    fn part(&mut self, at: usize, status: Status) -> Option<Sync> {
+        let sync = self.syncs[at].as_mut()?;
+        sync.parts -= 1;
+        if status != Status::Ok {
+            sync.status = status;
+        }
+        if sync.parts > 0 {
+            return None;
+        }
+        self.free.push(at);
+        self.syncs[at].take()
     }
 }
 
@@ -65,7 +82,6 @@ impl<D: Device, C: Clock> Reactor<D, C> {
 
     /// Takes a client in. The listener sends it by mail; tests and the simulator call this.
     pub fn begin_session(&mut self, session: SessionRing) {
-        self.shards.iter_mut().for_each(|shard| shard.reserve(self.limits.unanswered_max));
         if let Err(error) = self.place.wakes.add(session.doorbell()) {
             tracing::error!(session = %session.id(), %error, "no wake-ups from this client while the reactor sleeps");
         }
@@ -76,6 +92,10 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         });
         self.sessions[slot] = Some(session);
         self.closed[slot] = false;
+        // All that may be unanswered at once. Each of these clients may have it wait for one shard, or for syncs.
+        let answers = self.sessions.iter().flatten().map(SessionRing::unanswered_max).sum();
+        self.shards.iter_mut().for_each(|shard| shard.reserve(answers));
+        self.syncs.reserve(answers);
     }
 
     /// A client is gone. The listener sends it by mail; tests and the simulator call this.
@@ -109,14 +129,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
 
     /// One part of a sync is done; the last one answers it.
     pub(super) fn sync_part(&mut self, at: usize, status: Status) {
-        let Some(sync) = self.syncs.syncs[at].as_mut() else { return };
-        sync.parts -= 1;
-        if status != Status::Ok {
-            sync.status = status;
-        }
-        if sync.parts == 0
-            && let Some(Sync { slot, user_data, status, .. }) = self.syncs.syncs[at].take()
-        {
+        if let Some(Sync { slot, user_data, status, .. }) = self.syncs.part(at, status) {
             self.reply(slot, Completion { user_data, status: status as u16, ..Completion::default() });
         }
     }

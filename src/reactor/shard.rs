@@ -40,9 +40,15 @@ impl Shard {
         Shard { store, wal, pending: VecDeque::new(), replay, replayed_bytes: 0, attached: false }
     }
 
-    /// Room for the answers of one more client, so that deferring one never allocates.
+    /// Room for so many answers in all, so that deferring one never allocates.
     pub(super) fn reserve(&mut self, answers: usize) {
-        self.pending.reserve(answers);
+        self.pending.reserve(answers.saturating_sub(self.pending.len()));
+    }
+
+    /// Answers that there is room for.
+    #[cfg(test)]
+    pub(super) fn reserved(&self) -> usize {
+        self.pending.capacity()
     }
 
     /// Answers once `after` is durable. Answers leave in LSN order: one for an earlier LSN waits for those before it.

@@ -3,6 +3,7 @@
 mod catalog;
 mod full;
 mod hostile;
+mod sessions;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use forebay_sys::dma::{DmaRegion, Pages};
 use forebay_sys::net::WakeSet;
 
-use super::{Address, Clock, Limits, Phase, Place, Reactor};
+use super::{Address, Clock, Limits, Phase, Place, Reactor, Shard};
 use crate::appliance::recover::{self, Settings};
 use crate::buffer::Pool;
 use crate::device::DeviceError;
@@ -112,7 +113,6 @@ fn start_after(disk: &MemoryDisk, contents: Option<&Contents>) -> Bench {
     let (parts, rings) = pair_in_process(SessionId(1), Rights::ReadWrite, SHAPE).unwrap();
     let limits = Limits {
         turn_requests_max: 64,
-        unanswered_max: 64,
         waiting_reads_max: 8,
         objects_max: 16,
         key_bytes_max: 1_024,

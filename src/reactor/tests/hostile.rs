@@ -27,6 +27,11 @@ impl Raw {
         assert!(self.submissions.push(&submission.to_words()).unwrap(), "the ring is full");
     }
 
+    pub fn write(&self, arena_offset: usize, bytes: &[u8]) {
+        let layout = Layout::read_from(&self.parts.map).unwrap();
+        self.parts.map.write(layout.arena_offset() + arena_offset, bytes).unwrap();
+    }
+
     /// An answer that is there.
     pub fn take(&mut self) -> Option<Completion> {
         let words = self.completions.pop().unwrap()?;

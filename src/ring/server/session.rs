@@ -121,6 +121,12 @@ impl SessionRing {
         self.unanswered
     }
 
+    /// The most that can be unanswered: as many as the client's completion ring has entries.
+    #[must_use]
+    pub fn unanswered_max(&self) -> usize {
+        to_usize(self.completions.entries())
+    }
+
     #[must_use]
     pub fn ended(&self) -> bool {
         self.ended
