@@ -3,6 +3,7 @@
 pub mod embedded;
 mod flights;
 pub mod offline;
+mod panic;
 pub mod prepare;
 pub mod recover;
 mod sizes;
@@ -280,6 +281,7 @@ fn start_reactors(
             {
                 tracing::warn!(core = id, "the reactor could not be pinned to this core");
             }
+            let _ends = panic::EndsProcess;
             crate::reactor::run(&mut reactor, spin_ns);
             reactor.fenced()
         })?;
