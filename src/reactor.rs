@@ -141,6 +141,10 @@ pub struct Reactor<D, C> {
     syncs: SyncTable,
     /// The payload of the request at hand, copied out of the client's memory. Never grows.
     payload: Vec<u8>,
+    /// The first one to be served in the next turn.
+    first_slot: usize,
+    /// Copied from and to clients in this stage of this turn.
+    moved_bytes: usize,
     /// Streams may have grown since waiting reads were last looked at.
     progressed: bool,
     next_deadline_ns: u64,
@@ -176,6 +180,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             waiting: Vec::with_capacity(limits.waiting_reads_max),
             syncs: SyncTable::default(),
             payload: Vec::with_capacity(intake::payload_bytes_max(&limits)),
+            first_slot: 0,
+            moved_bytes: 0,
             progressed: false,
             next_deadline_ns: 0,
             worked_ns: 0,
@@ -242,7 +248,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let shard = &mut self.shards[at];
         let mut context = Context { catalog: &self.catalog, wal: &mut shard.wal, pool: &mut self.pool, now_ns };
         let mut reply = SessionReply::new(session, submission);
-        shard.store.apply(&mut context, &request, &mut reply)
+        let outcome = shard.store.apply(&mut context, &request, &mut reply);
+        self.moved_bytes += reply.bytes();
+        outcome
     }
 
     /// Answers now, or when the promise of shard `at` holds.

@@ -11,6 +11,9 @@ use crate::types::{Durability, Lsn, ObjectId, ObjectKind, ShardId};
 use crate::wal::record::Kind;
 use crate::wal::{Fence, Room, Wal};
 
+/// A catalog's reply is bounded by this, so that one request does not hold up the others.
+const CATALOG_BYTES_MAX: usize = 256 << 10;
+
 /// Syncs under way: each waits for one part of every shard.
 #[derive(Default)]
 pub(super) struct SyncTable {
@@ -201,7 +204,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             let ObjectId(id) = object.id;
             let name_bytes = crate::bytes::len_u16(object.name.len()).to_le_bytes();
             let kinds = [object.kind as u8, object.durability as u8];
-            if !reply.push(&[&id.to_le_bytes(), &kinds, &name_bytes, &object.name]) {
+            let full = reply.bytes() >= CATALOG_BYTES_MAX;
+            if full || !reply.push(&[&id.to_le_bytes(), &kinds, &name_bytes, &object.name]) {
                 more = AUX_MORE;
                 break;
             }

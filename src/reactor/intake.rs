@@ -12,6 +12,10 @@ use crate::wal::Room;
 /// A larger value is copied only when its log has room: a request that stays in its ring is looked at every turn.
 const COPIED_IN_VAIN_BYTES_MAX: usize = 4 << 10;
 
+/// Bytes that a turn copies out of the clients' memory and into it before it leaves the rest to the next one. The request
+/// that goes over it is still served.
+pub(super) const TURN_BYTES_MAX: usize = 4 << 20;
+
 /// The largest payload that is ever copied: any key, with the largest value or the end of a scan.
 pub(super) fn payload_bytes_max(limits: &Limits) -> usize {
     KEY_BYTES_MAX + limits.value_bytes_max.max(KEY_BYTES_MAX)
@@ -34,17 +38,33 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if self.phase == Phase::Settling {
             return false;
         }
+        self.moved_bytes = 0;
+        let taken = self.take_in_turn(now_ns);
+        self.metrics.add(stats::REQUESTS, taken);
+        taken > 0
+    }
+
+    /// Every client in turn, each turn beginning with another one: behind the one where the last turn had to stop.
+    fn take_in_turn(&mut self, now_ns: u64) -> u64 {
+        let slots = self.sessions.len();
+        let after = |slot: usize| if slot + 1 < slots { slot + 1 } else { 0 };
+        let mut slot = self.first_slot;
+        self.first_slot = after(slot);
         let mut taken = 0;
-        for slot in 0..self.sessions.len() {
+        for _ in 0..slots {
             for _ in 0..self.limits.turn_requests_max {
+                if self.moved_bytes >= TURN_BYTES_MAX {
+                    self.first_slot = after(slot);
+                    return taken;
+                }
                 if !self.take_request(slot, now_ns) {
                     break;
                 }
                 taken += 1;
             }
+            slot = after(slot);
         }
-        self.metrics.add(stats::REQUESTS, taken);
-        taken > 0
+        taken
     }
 
     /// Takes one request. `false`: there is none, or it has to stay where it is.
@@ -114,6 +134,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             self.payload.clear();
         }
         session.copy_payload(submission, &mut self.payload);
+        self.moved_bytes += self.payload.len();
         true
     }
 

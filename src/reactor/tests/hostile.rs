@@ -107,3 +107,32 @@ fn a_large_value_that_must_wait_is_not_copied_turn_after_turn() {
     assert_eq!(answered, 20);
     assert!(waited > 0, "the values were never short of room");
 }
+
+#[test]
+fn a_turn_is_bounded_in_bytes_and_begins_with_another_client() {
+    let mut bench = start(&formatted());
+    let space = bench.open(ObjectKind::Space, "space", Durability::Buffered);
+    let key = key_of_shard_0(space, 1);
+    let value = vec![1; 250 << 10];
+    assert_eq!(
+        bench.call(&Request::Put { space, key: &key, value: &value, how: Write::default() }).0.status,
+        Status::Ok
+    );
+    let mut greedy: Vec<_> = (2..4).map(|id| Raw::new(&mut bench, id, SHAPE)).collect();
+    let mut modest = Raw::new(&mut bench, 4, SHAPE);
+    let get = Submission { opcode: Opcode::Get as u8, object: space.id.0, key_bytes: 8, ..Submission::default() };
+    for raw in &mut greedy {
+        raw.write(0, &key);
+        (0..64).for_each(|_| raw.submit(&Submission { reply_offset: 4_096, reply_bytes_max: 256 << 10, ..get }));
+    }
+    let (mut answered, mut waited) = (0, 0);
+    while answered < 128 {
+        modest.submit(&Submission { opcode: Opcode::Noop as u8, ..Submission::default() });
+        bench.reactor.turn();
+        let now: usize = greedy.iter_mut().map(|raw| std::iter::from_fn(|| raw.take()).count()).sum();
+        assert!(now <= 17, "{now} answers of 250 KiB in one turn");
+        answered += now;
+        waited = if modest.take().is_some() { 0 } else { waited + 1 };
+        assert!(waited <= 2, "a client with small requests waits for {waited} turns");
+    }
+}
