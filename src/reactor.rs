@@ -8,6 +8,7 @@ mod intake;
 mod shard;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ use control::SyncTable;
 pub use idle::run;
 use shard::Pending;
 pub use shard::Shard;
+use waits::Waiting;
 
 /// Where the time comes from: the machine's clock, or the simulator's.
 pub trait Clock {
@@ -118,13 +120,6 @@ impl Phase {
     }
 }
 
-/// A read of a stream that waits for its first event.
-struct Waiting {
-    slot: usize,
-    submission: Submission,
-    deadline_ns: u64,
-}
-
 /// One reactor with its shards, device and clients. Owned by one thread; nothing in it is shared.
 pub struct Reactor<D, C> {
     place: Place,
@@ -138,6 +133,8 @@ pub struct Reactor<D, C> {
     /// By slot: the client is gone; what is under way ends, then the session goes.
     closed: Vec<bool>,
     waiting: Vec<Waiting>,
+    /// By slot: how many of `waiting` are its.
+    waiting_of: Vec<usize>,
     syncs: SyncTable,
     /// The payload of the request at hand, copied out of the client's memory. Never grows.
     payload: Vec<u8>,
@@ -178,6 +175,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             sessions: Vec::new(),
             closed: Vec::new(),
             waiting: Vec::with_capacity(limits.waiting_reads_max),
+            waiting_of: Vec::new(),
             syncs: SyncTable::default(),
             payload: Vec::with_capacity(intake::payload_bytes_max(&limits)),
             first_slot: 0,
@@ -199,11 +197,11 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let handed = self.seal(now_ns);
         self.device.kick();
         let completed = self.complete(now_ns);
-        self.wake_waiting_reads(now_ns);
+        let woken = self.wake_waiting_reads(now_ns);
         self.post();
         self.advance_phase(now_ns);
         self.metrics.add(stats::TURNS, 1);
-        let worked = mailed || taken || handed || completed;
+        let worked = mailed || taken || handed || completed || woken;
         self.turned_ns = now_ns;
         if worked {
             self.worked_ns = now_ns;
@@ -236,8 +234,11 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             // The object may have been made by another reactor a moment ago.
             outcome = self.apply(at, slot, opcode, submission, now_ns);
         }
-        self.metrics.add(if writes { stats::WRITES } else { stats::READS }, 1);
-        self.progressed |= writes;
+        // A request that waits, or stays where it is, comes here again.
+        if let Outcome::Answer { .. } = outcome {
+            self.metrics.add(if writes { stats::WRITES } else { stats::READS }, 1);
+            self.progressed |= matches!(opcode, Opcode::Append | Opcode::AppendBatch | Opcode::Trim);
+        }
         (outcome, at)
     }
 
@@ -296,44 +297,6 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             }
         }
         completed
-    }
-
-    fn wait(&mut self, slot: usize, submission: Submission, now_ns: u64) {
-        if self.waiting.len() >= self.limits.waiting_reads_max {
-            let user_data = submission.user_data;
-            return self.reply(slot, Completion { user_data, status: Status::Busy as u16, ..Completion::default() });
-        }
-        let deadline_ns = now_ns.saturating_add(submission.arg1);
-        self.next_deadline_ns = self.next_deadline_ns.min(deadline_ns);
-        self.waiting.push(Waiting { slot, submission, deadline_ns });
-    }
-
-    /// Looks at the waiting reads again when a stream may have grown or a wait is over.
-    fn wake_waiting_reads(&mut self, now_ns: u64) {
-        if self.waiting.is_empty() || !(self.progressed || now_ns >= self.next_deadline_ns) {
-            return;
-        }
-        self.progressed = false;
-        self.next_deadline_ns = u64::MAX;
-        let mut at = 0;
-        while at < self.waiting.len() {
-            let Waiting { slot, submission, deadline_ns } = self.waiting[at];
-            let closed = self.sessions[slot].as_ref().is_none_or(SessionRing::ended);
-            let (answer, shard) = if closed || now_ns >= deadline_ns || self.phase != Phase::Serving {
-                let stopping = self.phase != Phase::Serving;
-                let status = if stopping { Status::Stopping } else { Status::TimedOut };
-                (Outcome::version(status, submission.arg0, Lsn::NONE), 0)
-            } else {
-                self.dispatch(slot, Opcode::Read, &submission, now_ns)
-            };
-            let Outcome::Answer { completion, after } = answer else {
-                self.next_deadline_ns = self.next_deadline_ns.min(deadline_ns);
-                at += 1;
-                continue;
-            };
-            self.waiting.swap_remove(at);
-            self.answer(slot, submission.user_data, shard, completion, after);
-        }
     }
 
     /// rings.post: what was answered becomes visible to the clients; those who sleep are woken. Sessions whose

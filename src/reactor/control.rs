@@ -91,6 +91,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let slot = self.sessions.iter().position(Option::is_none).unwrap_or_else(|| {
             self.sessions.push(None);
             self.closed.push(false);
+            self.waiting_of.push(0);
             self.sessions.len() - 1
         });
         self.sessions[slot] = Some(session);

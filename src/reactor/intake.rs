@@ -94,7 +94,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             }
             Outcome::Wait => {
                 self.accept(slot);
-                self.wait(slot, submission, now_ns);
+                self.wait(slot, at, submission, now_ns);
             }
             Outcome::Deferred => self.accept(slot),
             Outcome::Later => {

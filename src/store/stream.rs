@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 
 use crate::bytes::{get_u32, index, len_u32};
-use crate::ring::protocol::{AUX_MORE, BATCH_HEADER_BYTES, Completion, EVENT_HEADER_BYTES, Status};
+use crate::ring::protocol::{AUX_MORE, BATCH_HEADER_BYTES, Completion, EVENT_HEADER_BYTES, Status, Submission, flag};
+use crate::store::catalog::Catalog;
 use crate::store::heap::{Cell, Heap};
 use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
-use crate::types::{Lsn, ObjectId};
+use crate::types::{Durability, Lsn, ObjectId};
+use crate::wal::Wal;
 use crate::wal::record::Kind;
 
 const CHUNK_EVENTS: usize = 4_096;
@@ -273,6 +275,21 @@ impl Store {
         let completion =
             Completion { version: offset, aux, reply_bytes: len_u32(reply.bytes()), ..Completion::default() };
         Outcome::Answer { completion, after: Lsn::NONE }
+    }
+
+    /// Whether a read that waits would be answered now. Asks for durability when that is what it waits for.
+    pub fn has_event(&mut self, catalog: &Catalog, wal: &mut Wal, read: &Submission) -> bool {
+        let (object, from) = (ObjectId(read.object), read.arg0);
+        let stream = self.streams.stream(object);
+        if from < stream.first || from >= stream.next {
+            return from < stream.first;
+        }
+        let strict = catalog.get(object).is_some_and(|object| object.durability == Durability::Strict);
+        let durable = !strict || read.flags & flag::RELAXED != 0 || stream.get(from).lsn <= wal.durable_lsn();
+        if !durable {
+            wal.want_durable();
+        }
+        durable
     }
 
     pub(super) fn trim(&mut self, context: &mut Context<'_>, request: &Request<'_>, mode: Mode) -> Outcome {
