@@ -50,6 +50,9 @@ pub struct Limits {
     pub value_bytes_max: usize,
 }
 
+/// Memory of trimmed events that a shard gives back in one turn: as 4,096 events without bytes.
+const TURN_RECLAIM_BYTES: usize = 1 << 20;
+
 /// What other threads of the daemon tell a reactor.
 #[derive(Clone, Debug)]
 pub enum Order {
@@ -198,10 +201,11 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         self.device.kick();
         let completed = self.complete(now_ns);
         let woken = self.wake_waiting_reads(now_ns);
+        let reclaimed = self.reclaim();
         self.post();
         self.advance_phase(now_ns);
         self.metrics.add(stats::TURNS, 1);
-        let worked = mailed || taken || handed || completed || woken;
+        let worked = mailed || taken || handed || completed || woken || reclaimed;
         self.turned_ns = now_ns;
         if worked {
             self.worked_ns = now_ns;
@@ -297,6 +301,11 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             }
         }
         completed
+    }
+
+    /// Trimmed events give their memory back, a bounded part of it a turn. Says whether there was any.
+    fn reclaim(&mut self) -> bool {
+        self.shards.iter_mut().fold(false, |any, shard| shard.store.reclaim(TURN_RECLAIM_BYTES) | any)
     }
 
     /// rings.post: what was answered becomes visible to the clients; those who sleep are woken. Sessions whose

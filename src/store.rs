@@ -189,7 +189,8 @@ impl Store {
                 self.streams.append(&mut self.heap, record.object, offset, event, record.lsn)
             }),
             Kind::Trim => {
-                self.streams.trim(&mut self.heap, record.object, record.version, record.lsn);
+                self.streams.trim(record.object, record.version, record.lsn);
+                self.streams.reclaim(&mut self.heap, usize::MAX);
                 Ok(())
             }
             Kind::Create => Ok(()),
@@ -230,6 +231,16 @@ impl Store {
         let version = self.next_version;
         self.next_version += 1;
         version
+    }
+
+    /// What a write that found no memory is told: to come again, while trimmed events give theirs back.
+    fn no_memory(&self, status: Status) -> Outcome {
+        if self.streams.is_reclaiming() { Outcome::Later } else { Outcome::status(status) }
+    }
+
+    /// Gives the memory of trimmed events back, of about `budget_bytes`. Says whether there was any.
+    pub fn reclaim(&mut self, budget_bytes: usize) -> bool {
+        self.streams.reclaim(&mut self.heap, budget_bytes)
     }
 
     /// Keys in this shard.

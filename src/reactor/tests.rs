@@ -4,6 +4,7 @@ mod catalog;
 mod full;
 mod hostile;
 mod sessions;
+mod trim;
 mod waits;
 
 use std::sync::Arc;

@@ -219,7 +219,7 @@ impl Store {
         }
         let slot = match self.spaces.place(&mut self.heap, mode.object, key, value.len()) {
             Ok(slot) => slot,
-            Err(status) => return Outcome::status(status),
+            Err(status) => return self.no_memory(status),
         };
         let version = self.next_version();
         let (lsn, after) = mode.log(context, Kind::Put, version, key, value);

@@ -14,6 +14,8 @@ use crate::wal::record::Kind;
 const CHUNK_EVENTS: usize = 4_096;
 /// Memory of a chunk. It counts against the budget while the stream holds it, spare or not.
 const CHUNK_BYTES: usize = CHUNK_EVENTS * size_of::<Event>();
+/// What giving an event's memory back costs beside its bytes, as so many bytes more.
+const RECLAIM_EVENT_BYTES: usize = 256;
 /// A read's reply is bounded by this, so that one request does not hold up the others.
 const READ_BYTES_MAX: usize = 1 << 20;
 
@@ -28,6 +30,8 @@ struct Event {
 struct Stream {
     /// The offset of the first event that is kept.
     first: u64,
+    /// Events before this offset gave their memory back. Those from here to `first` have yet to.
+    freed: u64,
     /// The offset that the next event gets.
     next: u64,
     /// Chunk 0 begins at this offset, a multiple of `CHUNK_EVENTS`.
@@ -79,12 +83,14 @@ impl Stream {
         }
     }
 
-    fn drop_before(&mut self, heap: &mut Heap, before: u64) {
-        let before = before.min(self.next);
-        while self.first < before {
-            heap.give(self.get(self.first).cell);
-            self.first += 1;
-            if self.first.is_multiple_of(CHUNK_EVENTS as u64) {
+    /// Gives the memory of trimmed events back, until `budget_bytes` are used up.
+    fn reclaim(&mut self, heap: &mut Heap, budget_bytes: &mut usize) {
+        while self.freed < self.first && *budget_bytes > 0 {
+            let event = self.get(self.freed);
+            heap.give(event.cell);
+            *budget_bytes = budget_bytes.saturating_sub(event.bytes as usize + RECLAIM_EVENT_BYTES);
+            self.freed += 1;
+            if self.freed.is_multiple_of(CHUNK_EVENTS as u64) {
                 let chunk = self.chunks.pop_front().expect("the event was in it");
                 self.retire(heap, chunk);
                 self.chunks_begin += CHUNK_EVENTS as u64;
@@ -120,12 +126,16 @@ fn batch_is_valid(batch: &[u8]) -> bool {
 pub struct Streams {
     streams: Vec<Stream>,
     events: u64,
+    /// Streams with trimmed events that still hold memory.
+    reclaiming: Vec<ObjectId>,
 }
 
 impl Streams {
     fn stream(&mut self, object: ObjectId) -> &mut Stream {
         if self.streams.len() <= object.index() {
             self.streams.resize_with(object.index() + 1, Stream::default);
+            // Each may stand in it once, so that no trim allocates.
+            self.reclaiming.reserve(self.streams.len() - self.reclaiming.len());
         }
         &mut self.streams[object.index()]
     }
@@ -146,10 +156,17 @@ impl Streams {
     ) -> Result<(), Status> {
         let stream = self.stream(object);
         if offset > stream.next {
-            self.trim(heap, object, u64::MAX, Lsn::NONE);
+            self.trim(object, u64::MAX, Lsn::NONE);
+            self.reclaim(heap, usize::MAX);
             let stream = self.stream(object);
             heap.refund((stream.chunks.len() + usize::from(stream.spare.is_some())) * CHUNK_BYTES);
-            *stream = Stream { first: offset, next: offset, trimmed_lsn: stream.trimmed_lsn, ..Stream::default() };
+            *stream = Stream {
+                first: offset,
+                freed: offset,
+                next: offset,
+                trimmed_lsn: stream.trimmed_lsn,
+                ..Stream::default()
+            };
         }
         let cell = if event.is_empty() { Cell::NONE } else { heap.take(event.len()).ok_or(Status::NoMemory)? };
         if !event.is_empty() {
@@ -166,13 +183,38 @@ impl Streams {
         Ok(())
     }
 
-    pub fn trim(&mut self, heap: &mut Heap, object: ObjectId, before: u64, lsn: Lsn) {
+    /// Forgets the events before an offset. Their memory comes back by `reclaim`.
+    pub fn trim(&mut self, object: ObjectId, before: u64, lsn: Lsn) {
         let stream = self.stream(object);
-        let kept = stream.first;
-        stream.drop_before(heap, before);
+        let (kept, before) = (stream.first, before.min(stream.next));
+        let waits = stream.freed < kept;
+        stream.first = kept.max(before);
         stream.trimmed_lsn = stream.trimmed_lsn.max(lsn);
         let dropped = stream.first - kept;
+        if dropped > 0 && !waits {
+            self.reclaiming.push(object);
+        }
         self.events -= dropped;
+    }
+
+    /// Gives the memory of trimmed events back, of about `budget_bytes`. Says whether there was any.
+    pub fn reclaim(&mut self, heap: &mut Heap, mut budget_bytes: usize) -> bool {
+        let any = self.is_reclaiming();
+        while budget_bytes > 0
+            && let Some(object) = self.reclaiming.last()
+        {
+            let stream = &mut self.streams[object.index()];
+            stream.reclaim(heap, &mut budget_bytes);
+            if stream.freed == stream.first {
+                self.reclaiming.pop();
+            }
+        }
+        any
+    }
+
+    /// Whether trimmed events still hold memory.
+    pub fn is_reclaiming(&self) -> bool {
+        !self.reclaiming.is_empty()
     }
 }
 
@@ -223,7 +265,7 @@ impl Store {
             let added = self.streams.append(&mut self.heap, mode.object, first + count, event, Lsn::NONE);
             if let Err(status) = added {
                 self.streams.take_back(&mut self.heap, mode.object, count);
-                return Outcome::status(status);
+                return self.no_memory(status);
             }
             count += 1;
         }
@@ -304,7 +346,7 @@ impl Store {
             return refused;
         }
         let (lsn, after) = mode.log(context, Kind::Trim, before, &[], &[]);
-        self.streams.trim(&mut self.heap, mode.object, before, lsn);
+        self.streams.trim(mode.object, before, lsn);
         let completion = Completion { version: before, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }
     }
@@ -327,7 +369,11 @@ mod tests {
         assert_eq!(refused, BUDGET_BYTES / CHUNK_BYTES as u64 * CHUNK_EVENTS as u64);
         streams.take_back(&mut heap, ObjectId(1), refused / 2);
         (refused / 2..refused).for_each(|offset| append(&mut streams, &mut heap, offset).unwrap());
-        streams.trim(&mut heap, ObjectId(1), u64::MAX, Lsn::NONE);
+        streams.trim(ObjectId(1), u64::MAX, Lsn::NONE);
+        assert!(append(&mut streams, &mut heap, refused).is_err(), "the memory comes back step by step");
+        let each = CHUNK_EVENTS * RECLAIM_EVENT_BYTES;
+        let steps = (1..).find(|_| !streams.reclaim(&mut heap, each)).unwrap();
+        assert_eq!(steps, refused.div_ceil(CHUNK_EVENTS as u64) + 1);
         assert_eq!(heap.used_bytes(), CHUNK_BYTES as u64, "one chunk is kept");
         // Events of a `memory` stream that the log skips: the stream begins anew, with no chunk.
         append(&mut streams, &mut heap, refused).unwrap();
