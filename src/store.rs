@@ -198,6 +198,7 @@ impl Store {
     }
 
     /// Answers a request on a space or stream, or turns it into a record.
+    #[inline]
     pub fn apply<R: Reply>(&mut self, context: &mut Context<'_>, request: &Request<'_>, reply: &mut R) -> Outcome {
         let id = ObjectId(request.submission.object);
         let Some(object) = context.catalog.get(id) else { return Outcome::status(Status::UnknownObject) };

@@ -21,13 +21,14 @@ pub(super) fn payload_bytes_max(limits: &Limits) -> usize {
     KEY_BYTES_MAX + limits.value_bytes_max.max(KEY_BYTES_MAX)
 }
 
-/// The payload that an opcode uses. What an entry says beyond it counts as nothing.
-fn carried(opcode: Opcode, submission: Submission) -> Submission {
+/// Leaves of a payload what its opcode uses. What an entry says beyond it counts as nothing.
+#[inline]
+fn cut_payload(opcode: Opcode, submission: &mut Submission) {
     match opcode {
-        Opcode::Put | Opcode::Scan | Opcode::Append | Opcode::AppendBatch => submission,
-        Opcode::Get | Opcode::Delete | Opcode::Open => Submission { value_bytes: 0, ..submission },
+        Opcode::Put | Opcode::Scan | Opcode::Append | Opcode::AppendBatch => {}
+        Opcode::Get | Opcode::Delete | Opcode::Open => submission.value_bytes = 0,
         Opcode::Noop | Opcode::Read | Opcode::Trim | Opcode::Sync | Opcode::Catalog | Opcode::Stats => {
-            Submission { key_bytes: 0, value_bytes: 0, ..submission }
+            (submission.key_bytes, submission.value_bytes) = (0, 0);
         }
     }
 }
@@ -70,7 +71,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     /// Takes one request. `false`: there is none, or it has to stay where it is.
     fn take_request(&mut self, slot: usize, now_ns: u64) -> bool {
         let Some(session) = &mut self.sessions[slot] else { return false };
-        let submission = match session.peek() {
+        let mut submission = match session.peek() {
             Ok(Some(submission)) => submission,
             Ok(None) => return false,
             Err(reason) => {
@@ -79,7 +80,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             }
         };
         let opcode = Opcode::from_wire(submission.opcode).expect("`peek` validated the opcode");
-        let submission = carried(opcode, submission);
+        cut_payload(opcode, &mut submission);
         let (outcome, at) = if submission.value_bytes as usize > self.value_bytes_max(opcode) {
             (Outcome::status(Status::TooLarge), 0)
         } else if self.copy_payload(slot, opcode, &submission) {
@@ -119,26 +120,31 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     }
 
     /// Copies the payload of a request out of the client's memory. `false`: it is large, and its log has no room yet.
+    #[inline]
     fn copy_payload(&mut self, slot: usize, opcode: Opcode, submission: &Submission) -> bool {
+        if submission.value_bytes as usize > COPIED_IN_VAIN_BYTES_MAX && self.has_no_room(slot, opcode, submission) {
+            return false;
+        }
         let Some(session) = &self.sessions[slot] else { return false };
         self.payload.clear();
-        let (key_bytes, value_bytes) = (usize::from(submission.key_bytes), submission.value_bytes as usize);
-        if value_bytes > COPIED_IN_VAIN_BYTES_MAX && self.phase == Phase::Serving {
-            session.copy_payload(&Submission { value_bytes: 0, ..*submission }, &mut self.payload);
-            if let Some(at) = self.route(opcode, submission)
-                && self.shards[at].wal.room(&self.pool, key_bytes, value_bytes, false) == Room::Later
-            {
-                return false;
-            }
-            // The client may have changed the key meanwhile: what is used is the copy below.
-            self.payload.clear();
-        }
         session.copy_payload(submission, &mut self.payload);
         self.moved_bytes += self.payload.len();
         true
     }
 
+    /// Whether the log of a large write has no room yet. The client may change the key afterwards: this is a hint.
+    #[cold]
+    fn has_no_room(&mut self, slot: usize, opcode: Opcode, submission: &Submission) -> bool {
+        let (Some(session), Phase::Serving) = (&self.sessions[slot], self.phase) else { return false };
+        self.payload.clear();
+        session.copy_payload(&Submission { value_bytes: 0, ..*submission }, &mut self.payload);
+        let (key_bytes, value_bytes) = (usize::from(submission.key_bytes), submission.value_bytes as usize);
+        let room = |at: usize| self.shards[at].wal.room(&self.pool, key_bytes, value_bytes, false);
+        self.route(opcode, submission).map(room) == Some(Room::Later)
+    }
+
     /// The shard of a request, as its place in `self.shards`; `None` when another reactor serves it.
+    #[inline]
     pub(super) fn route(&self, opcode: Opcode, submission: &Submission) -> Option<usize> {
         let shard = match opcode {
             Opcode::Append | Opcode::AppendBatch | Opcode::Read | Opcode::Trim => {

@@ -94,8 +94,10 @@ impl Shard {
             let rest = &self.replay[self.replayed_bytes..];
             let taken = record::claimed_bytes(rest);
             match self.wal.room(pool, 0, taken - record::HEADER_BYTES, true) {
-                Room::Yes if self.wal.replay(pool, &rest[..taken], now_ns).is_ok() => self.replayed_bytes += taken,
-                Room::Yes => self.wal.fence(Fence::ReplayFrameTooSmall),
+                Room::Yes => match self.wal.replay(pool, &rest[..taken], now_ns) {
+                    Ok(()) => self.replayed_bytes += taken,
+                    Err(_) => self.wal.fence(Fence::ReplayFrameTooSmall),
+                },
                 Room::NoSpace => self.wal.fence(Fence::ReplayNoSpace),
                 Room::Later | Room::Fenced => break,
             }
