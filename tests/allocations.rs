@@ -258,8 +258,10 @@ impl Drop for Quit<'_> {
 #[test]
 fn the_reactor_allocates_nothing_in_steady_state() {
     let (mut reactor, client) = appliance();
-    // The reactor measures one kind after the other; `measured` counts how many it has begun and ended.
+    // The reactor measures one kind after the other. The client says how many it has begun and ended, and goes on when
+    // the reactor has measured that one: the first request of the next may allocate.
     let (begun, ended, quit) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    let measured = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let _quit = Quit(&quit);
@@ -269,6 +271,9 @@ fn the_reactor_allocates_nothing_in_steady_state() {
                 begun.store(number + 1, Ordering::Release);
                 load.run(kind, operations);
                 ended.store(number + 1, Ordering::Release);
+                while measured.load(Ordering::Acquire) == number {
+                    std::thread::yield_now();
+                }
             }
         });
         let mut total = 0;
@@ -280,6 +285,7 @@ fn the_reactor_allocates_nothing_in_steady_state() {
             };
             turn_while(&mut reactor, &begun);
             let info = allocation_counter::measure(|| turn_while(&mut reactor, &ended));
+            measured.store(number + 1, Ordering::Release);
             println!("{kind:?}: {} allocations in {operations} operations", info.count_total);
             total += info.count_total;
         }
