@@ -4,6 +4,7 @@ pub mod embedded;
 mod epoch;
 mod flights;
 pub mod offline;
+mod panic;
 pub mod prepare;
 pub mod recover;
 mod scratch;
@@ -29,6 +30,7 @@ use crate::reactor::{Address, Clock, Order, Place, Reactor, Shard};
 use crate::ring::server::{Access, Listener, ListenerOptions};
 use crate::store::catalog::Catalog;
 use crate::types::ShardId;
+use crate::wal::Fence;
 use crate::wal::planted::Planted;
 use crate::wal::superblock::Superblock;
 use crate::wal::survey::{self, Survey};
@@ -49,11 +51,20 @@ pub struct Started {
     pub recovery: Duration,
 }
 
+/// A shard that stopped writing, and why.
+type Fenced = (ShardId, Fence);
+
+/// What a reactor's thread leaves behind.
+struct Ended {
+    /// The shards whose flight recorder is not needed any more.
+    landed: Vec<ShardId>,
+    fenced: Vec<Fenced>,
+}
+
 /// A running appliance. Dropping it without `stop` leaves it as a kill would, but for the flight recorder.
 pub struct Appliance {
     reactors: Arc<[Address]>,
-    /// Each ends with the shards whose flight recorder is not needed any more.
-    threads: Vec<JoinHandle<Vec<ShardId>>>,
+    threads: Vec<JoinHandle<Ended>>,
     /// Where the flight recorders are, if there are any.
     flight_directory: Option<PathBuf>,
     namespace: [u8; 16],
@@ -114,6 +125,7 @@ impl Appliance {
                 .push(format!("{reactors} reactors instead of {}: there are {shards} shards", config.reactors.count()));
         }
         let sizes = sizes::Sizes::of(config, shards, reactors);
+        sizes.check()?;
         if let Some(cause) = config.segment_too_small(superblock.layout.segment_bytes) {
             return Err(Error::new(cause).context(device.name()));
         }
@@ -158,7 +170,8 @@ impl Appliance {
     /// needed any more. Blocks until all is durable.
     ///
     /// # Errors
-    /// When a reactor's thread died.
+    /// When a shard stopped writing before the end: not all that was acknowledged is on the drive then. When a
+    /// reactor's thread died.
     pub fn stop(mut self) -> Result<()> {
         for address in &*self.reactors {
             let mut order = Order::Stop;
@@ -167,11 +180,16 @@ impl Appliance {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        let mut died = false;
+        let (mut died, mut fenced) = (false, Vec::new());
         for thread in self.threads.drain(..) {
-            match (thread.join(), &self.flight_directory) {
-                (Ok(landed), Some(directory)) => forget_all(directory, self.namespace, &landed),
-                (joined, _) => died |= joined.is_err(),
+            match thread.join() {
+                Ok(mut ended) => {
+                    fenced.append(&mut ended.fenced);
+                    if let Some(directory) = &self.flight_directory {
+                        forget_all(directory, self.namespace, &ended.landed);
+                    }
+                }
+                Err(_) => died = true,
             }
         }
         self.listener = None;
@@ -179,7 +197,7 @@ impl Appliance {
             return Err(Error::new("a reactor's thread died")
                 .remedy("look at the log; what was acknowledged is durable as promised"));
         }
-        Ok(())
+        if fenced.is_empty() { Ok(()) } else { Err(fenced_error(fenced)) }
     }
 }
 
@@ -203,6 +221,18 @@ fn forget_all(directory: &Path, namespace: [u8; 16], shards: &[ShardId]) {
             tracing::warn!("{error}");
         }
     }
+}
+
+/// What a person must know of shards that were fenced when the appliance stopped.
+fn fenced_error(mut fenced: Vec<Fenced>) -> Error {
+    fenced.sort_by_key(|(shard, _)| *shard);
+    let shards: Vec<String> = fenced.iter().map(|(shard, reason)| format!("shard {shard} ({reason})")).collect();
+    Error::new(format!(
+        "stopped with shards that had been fenced: {}; strict writes that were acknowledged are on the drive, the last \
+         buffered ones only in the flight recorder",
+        shards.join(", ")
+    ))
+    .remedy("mend the drive and start again before this machine restarts; `forebay verify` says what is on the drive")
 }
 
 /// A reader for recovery, with buffers of its own.
@@ -266,7 +296,7 @@ fn start_reactors(
     shards: Vec<Shard>,
     catalog: &Catalog,
     notes: &mut Vec<String>,
-) -> Result<Vec<JoinHandle<Vec<ShardId>>>> {
+) -> Result<Vec<JoinHandle<Ended>>> {
     let count = addresses.len();
     let shards_total = crate::bytes::len_u32(shards.len());
     let mut by_reactor: Vec<Vec<Shard>> = (0..count).map(|_| Vec::new()).collect();
@@ -316,9 +346,10 @@ fn start_reactors(
             {
                 tracing::warn!(core = id, "the reactor could not be pinned to this core");
             }
+            let _ends = panic::EndsProcess;
             crate::reactor::run(&mut reactor, spin_ns);
             let landed = reactor.shards().iter().filter(|shard| shard.has_landed());
-            landed.map(|shard| shard.wal.shard()).collect()
+            Ended { landed: landed.map(|shard| shard.wal.shard()).collect(), fenced: reactor.fenced() }
         })?;
         threads.push(thread);
     }

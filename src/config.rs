@@ -110,13 +110,14 @@ pub struct Limits {
     pub key_bytes_max: ByteSize,
     /// 1B to 16MiB.
     pub value_bytes_max: ByteSize,
-    /// For the keys, values, events and index of all shards together. At least 1MiB.
+    /// For the keys, values, events and index of all shards together. At least 2MiB a shard.
     pub memory_bytes_max: ByteSize,
     /// Keys of all spaces together.
     pub keys_max: u64,
     /// Clients connected at once. 1 to 4,096.
     pub sessions_max: u32,
-    /// Reads that wait for an event, on one reactor. At most 1,048,576.
+    /// Reads that wait for an event, on one reactor. A client may have as many as there are places left. At most
+    /// 1,048,576.
     pub waiting_reads_max: u32,
     /// Spaces and streams together. 1 to 1,048,576.
     pub objects_max: u32,
@@ -235,7 +236,7 @@ impl Default for Rings {
             sq_entries: 256,
             cq_entries: 1_024,
             arena_bytes: ByteSize::mib(64),
-            arena_bytes_max: ByteSize::gib(1),
+            arena_bytes_max: ByteSize::mib(256),
         }
     }
 }

@@ -4,9 +4,11 @@
 
 mod control;
 mod idle;
+mod intake;
 mod shard;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 use std::sync::Arc;
 
@@ -17,18 +19,19 @@ use crate::buffer::Pool;
 use crate::bytes::index;
 use crate::device::Device;
 use crate::metrics::Metrics;
-use crate::ring::protocol::{Completion, EndReason, Opcode, Status, Submission, shard_of_key, shard_of_stream, stats};
+use crate::ring::protocol::{Completion, EndReason, Opcode, Status, Submission, stats};
 use crate::ring::server::{Mailbox, ReplyRoom, Rights, SessionId, SessionRing};
 use crate::store::catalog::Catalog;
 use crate::store::catalog::Object;
 use crate::store::{Context, Outcome, Reply, Request};
-use crate::types::{Lsn, ShardId};
+use crate::types::Lsn;
 use crate::wal::Wal;
 
 use control::SyncTable;
 pub use idle::run;
 use shard::Pending;
 pub use shard::Shard;
+use waits::Waiting;
 
 /// Where the time comes from: the machine's clock, or the simulator's.
 pub trait Clock {
@@ -41,13 +44,14 @@ pub trait Clock {
 pub struct Limits {
     /// Requests taken from one client's ring in one turn.
     pub turn_requests_max: u32,
-    /// Requests of one client that may be unanswered at once.
-    pub unanswered_max: usize,
     pub waiting_reads_max: usize,
     pub objects_max: usize,
     pub key_bytes_max: usize,
     pub value_bytes_max: usize,
 }
+
+/// Memory of trimmed events that a shard gives back in one turn: as 4,096 events without bytes.
+const TURN_RECLAIM_BYTES: usize = 1 << 20;
 
 /// What other threads of the daemon tell a reactor.
 #[derive(Clone, Debug)]
@@ -119,13 +123,6 @@ impl Phase {
     }
 }
 
-/// A read of a stream that waits for its first event.
-struct Waiting {
-    slot: usize,
-    submission: Submission,
-    deadline_ns: u64,
-}
-
 /// One reactor with its shards, device and clients. Owned by one thread; nothing in it is shared.
 pub struct Reactor<D, C> {
     place: Place,
@@ -139,9 +136,15 @@ pub struct Reactor<D, C> {
     /// By slot: the client is gone; what is under way ends, then the session goes.
     closed: Vec<bool>,
     waiting: Vec<Waiting>,
+    /// By slot: how many of `waiting` are its.
+    waiting_of: Vec<usize>,
     syncs: SyncTable,
-    /// The payload of the request at hand, copied out of the client's memory.
+    /// The payload of the request at hand, copied out of the client's memory. Never grows.
     payload: Vec<u8>,
+    /// The first one to be served in the next turn.
+    first_slot: usize,
+    /// Copied from and to clients in this stage of this turn.
+    moved_bytes: usize,
     /// Streams may have grown since waiting reads were last looked at.
     progressed: bool,
     next_deadline_ns: u64,
@@ -175,8 +178,11 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             sessions: Vec::new(),
             closed: Vec::new(),
             waiting: Vec::with_capacity(limits.waiting_reads_max),
+            waiting_of: Vec::new(),
             syncs: SyncTable::default(),
-            payload: Vec::with_capacity(limits.key_bytes_max + limits.value_bytes_max),
+            payload: Vec::with_capacity(intake::payload_bytes_max(&limits)),
+            first_slot: 0,
+            moved_bytes: 0,
             progressed: false,
             next_deadline_ns: 0,
             worked_ns: 0,
@@ -194,11 +200,12 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let handed = self.seal(now_ns);
         self.device.kick();
         let completed = self.complete(now_ns);
-        self.wake_waiting_reads(now_ns);
+        let woken = self.wake_waiting_reads(now_ns);
+        let reclaimed = self.reclaim();
         self.post();
         self.advance_phase(now_ns);
         self.metrics.add(stats::TURNS, 1);
-        let worked = mailed || taken || handed || completed;
+        let worked = mailed || taken || handed || completed || woken || reclaimed;
         self.turned_ns = now_ns;
         if worked {
             self.worked_ns = now_ns;
@@ -206,83 +213,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         worked
     }
 
-    /// rings.poll, store.apply, wal.append: takes what the clients' rings hold, as far as the later stages have room.
-    fn take_requests(&mut self, now_ns: u64) -> bool {
-        if self.phase == Phase::Settling {
-            return false;
-        }
-        let mut taken = 0;
-        for slot in 0..self.sessions.len() {
-            for _ in 0..self.limits.turn_requests_max {
-                if !self.take_request(slot, now_ns) {
-                    break;
-                }
-                taken += 1;
-            }
-        }
-        self.metrics.add(stats::REQUESTS, taken);
-        taken > 0
-    }
-
-    /// Takes one request. `false`: there is none, or it has to stay where it is.
-    fn take_request(&mut self, slot: usize, now_ns: u64) -> bool {
-        let Some(session) = &mut self.sessions[slot] else { return false };
-        let submission = match session.peek() {
-            Ok(Some(submission)) => submission,
-            Ok(None) => return false,
-            Err(reason) => {
-                self.end_session(slot, reason);
-                return false;
-            }
-        };
-        self.payload.clear();
-        session.copy_payload(&submission, &mut self.payload);
-        let (outcome, at) = self.dispatch(slot, &submission, now_ns);
-        match outcome {
-            Outcome::Answer { completion, after } => {
-                self.accept(slot);
-                self.answer(slot, submission.user_data, at, completion, after);
-            }
-            Outcome::Wait => {
-                self.accept(slot);
-                self.wait(slot, submission, now_ns);
-            }
-            Outcome::Deferred => self.accept(slot),
-            Outcome::Later => {
-                self.metrics.add(stats::BACK_PRESSURE, 1);
-                // What is open holds buffers that this request needs.
-                self.shards.iter_mut().for_each(|shard| shard.wal.want_durable());
-                return false;
-            }
-        }
-        true
-    }
-
-    fn accept(&mut self, slot: usize) {
-        if let Some(session) = &mut self.sessions[slot] {
-            session.advance();
-        }
-    }
-
-    /// The shard of a request, as its place in `self.shards`; `None` when another reactor serves it.
-    fn route(&self, opcode: Opcode, submission: &Submission) -> Option<usize> {
-        let shard = match opcode {
-            Opcode::Append | Opcode::AppendBatch | Opcode::Read | Opcode::Trim => {
-                shard_of_stream(submission.object, self.place.shards)
-            }
-            Opcode::Scan => ShardId(u32::try_from(submission.arg1).ok().filter(|shard| *shard < self.place.shards)?),
-            _ => {
-                let key = &self.payload[..usize::from(submission.key_bytes)];
-                shard_of_key(submission.object, key, self.place.shards)
-            }
-        };
-        (shard.0 % self.place.count() == self.place.reactor).then_some(index(u64::from(shard.0 / self.place.count())))
-    }
-
     /// What comes of a request, and the place of the shard whose durability its answer may wait for.
-    fn dispatch(&mut self, slot: usize, submission: &Submission, now_ns: u64) -> (Outcome, usize) {
+    fn dispatch(&mut self, slot: usize, opcode: Opcode, submission: &Submission, now_ns: u64) -> (Outcome, usize) {
         let status = |status| (Outcome::status(status), 0);
-        let Some(opcode) = Opcode::from_wire(submission.opcode) else { return status(Status::BadRequest) };
         let writes =
             matches!(opcode, Opcode::Put | Opcode::Delete | Opcode::Append | Opcode::AppendBatch | Opcode::Trim);
         if writes && self.sessions[slot].as_ref().is_some_and(|session| session.rights() == Rights::ReadOnly) {
@@ -305,8 +238,11 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             // The object may have been made by another reactor a moment ago.
             outcome = self.apply(at, slot, opcode, submission, now_ns);
         }
-        self.metrics.add(if writes { stats::WRITES } else { stats::READS }, 1);
-        self.progressed |= writes;
+        // A request that waits, or stays where it is, comes here again.
+        if let Outcome::Answer { .. } = outcome {
+            self.metrics.add(if writes { stats::WRITES } else { stats::READS }, 1);
+            self.progressed |= matches!(opcode, Opcode::Append | Opcode::AppendBatch | Opcode::Trim);
+        }
         (outcome, at)
     }
 
@@ -317,7 +253,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let shard = &mut self.shards[at];
         let mut context = Context { catalog: &self.catalog, wal: &mut shard.wal, pool: &mut self.pool, now_ns };
         let mut reply = SessionReply::new(session, submission);
-        shard.store.apply(&mut context, &request, &mut reply)
+        let outcome = shard.store.apply(&mut context, &request, &mut reply);
+        self.moved_bytes += reply.bytes();
+        outcome
     }
 
     /// Answers now, or when the promise of shard `at` holds.
@@ -365,44 +303,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         completed
     }
 
-    fn wait(&mut self, slot: usize, submission: Submission, now_ns: u64) {
-        if self.waiting.len() >= self.limits.waiting_reads_max {
-            let user_data = submission.user_data;
-            return self.reply(slot, Completion { user_data, status: Status::Busy as u16, ..Completion::default() });
-        }
-        let deadline_ns = now_ns.saturating_add(submission.arg1);
-        self.next_deadline_ns = self.next_deadline_ns.min(deadline_ns);
-        // A read has no payload, and what its entry says of one must not be used later.
-        let submission = Submission { key_bytes: 0, value_bytes: 0, ..submission };
-        self.waiting.push(Waiting { slot, submission, deadline_ns });
-    }
-
-    /// Looks at the waiting reads again when a stream may have grown or a wait is over.
-    fn wake_waiting_reads(&mut self, now_ns: u64) {
-        if self.waiting.is_empty() || !(self.progressed || now_ns >= self.next_deadline_ns) {
-            return;
-        }
-        self.progressed = false;
-        self.next_deadline_ns = u64::MAX;
-        let mut at = 0;
-        while at < self.waiting.len() {
-            let Waiting { slot, submission, deadline_ns } = self.waiting[at];
-            let closed = self.sessions[slot].as_ref().is_none_or(SessionRing::ended);
-            let (answer, shard) = if closed || now_ns >= deadline_ns || self.phase != Phase::Serving {
-                let stopping = self.phase != Phase::Serving;
-                let status = if stopping { Status::Stopping } else { Status::TimedOut };
-                (Outcome::version(status, submission.arg0, Lsn::NONE), 0)
-            } else {
-                self.dispatch(slot, &submission, now_ns)
-            };
-            let Outcome::Answer { completion, after } = answer else {
-                self.next_deadline_ns = self.next_deadline_ns.min(deadline_ns);
-                at += 1;
-                continue;
-            };
-            self.waiting.swap_remove(at);
-            self.answer(slot, submission.user_data, shard, completion, after);
-        }
+    /// Trimmed events give their memory back, a bounded part of it a turn. Says whether there was any.
+    fn reclaim(&mut self) -> bool {
+        self.shards.iter_mut().fold(false, |any, shard| shard.store.reclaim(TURN_RECLAIM_BYTES) | any)
     }
 
     /// rings.post: what was answered becomes visible to the clients; those who sleep are woken. Sessions whose

@@ -189,7 +189,8 @@ impl Store {
                 self.streams.append(&mut self.heap, record.object, offset, event, record.lsn)
             }),
             Kind::Trim => {
-                self.streams.trim(&mut self.heap, record.object, record.version, record.lsn);
+                self.streams.trim(record.object, record.version, record.lsn);
+                self.streams.reclaim(&mut self.heap, usize::MAX);
                 Ok(())
             }
             Kind::Create => Ok(()),
@@ -197,6 +198,7 @@ impl Store {
     }
 
     /// Answers a request on a space or stream, or turns it into a record.
+    #[inline]
     pub fn apply<R: Reply>(&mut self, context: &mut Context<'_>, request: &Request<'_>, reply: &mut R) -> Outcome {
         let id = ObjectId(request.submission.object);
         let Some(object) = context.catalog.get(id) else { return Outcome::status(Status::UnknownObject) };
@@ -230,6 +232,16 @@ impl Store {
         let version = self.next_version;
         self.next_version += 1;
         version
+    }
+
+    /// What a write that found no memory is told: to come again, while trimmed events give theirs back.
+    fn no_memory(&self, status: Status) -> Outcome {
+        if self.streams.is_reclaiming() { Outcome::Later } else { Outcome::status(status) }
+    }
+
+    /// Gives the memory of trimmed events back, of about `budget_bytes`. Says whether there was any.
+    pub fn reclaim(&mut self, budget_bytes: usize) -> bool {
+        self.streams.reclaim(&mut self.heap, budget_bytes)
     }
 
     /// Keys in this shard.

@@ -56,6 +56,33 @@ pub enum Room {
     Fenced,
 }
 
+/// Why a shard writes no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fence {
+    /// A write of the log failed.
+    Device(DeviceError),
+    /// At a start: the log has no room for what the flight recorder holds.
+    ReplayNoSpace,
+    /// At a start: a record of the flight recorder is larger than a frame is now.
+    ReplayFrameTooSmall,
+}
+
+impl std::fmt::Display for Fence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fence::Device(error) => write!(f, "a write failed: {error}"),
+            Fence::ReplayNoSpace => f.write_str(
+                "the log has no room for what the flight recorder holds: read what is there and put it into a larger \
+                 namespace before this machine restarts",
+            ),
+            Fence::ReplayFrameTooSmall => f.write_str(
+                "the flight recorder holds a record larger than a frame: start with the wal.frame_bytes_max that wrote \
+                 it",
+            ),
+        }
+    }
+}
+
 /// Where the log goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -149,7 +176,7 @@ pub struct Wal {
     urgent: bool,
     idle_since_ns: u64,
     flight: Flight,
-    fenced: Option<DeviceError>,
+    fenced: Option<Fence>,
     planted: Planted,
     pub counters: Counters,
 }
@@ -214,7 +241,7 @@ impl Wal {
     }
 
     #[must_use]
-    pub fn fenced(&self) -> Option<DeviceError> {
+    pub fn fenced(&self) -> Option<Fence> {
         self.fenced
     }
 
@@ -229,9 +256,12 @@ impl Wal {
         self.urgent = true;
     }
 
-    /// Stops all writing, as a device error does. What is not durable stays in doubt.
-    pub fn fence(&mut self, error: DeviceError) {
-        self.fenced.get_or_insert(error);
+    /// Stops all writing, for the first reason given. What is not durable stays in doubt.
+    pub fn fence(&mut self, reason: Fence) {
+        if self.fenced.is_none() {
+            tracing::error!(shard = %self.identity.shard, %reason, "the shard stops writing");
+            self.fenced = Some(reason);
+        }
     }
 
     /// The flight recorder begins anew behind what is durable. Called once, when a replay is durable.

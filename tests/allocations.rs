@@ -104,7 +104,6 @@ fn appliance() -> (Reactor<MemoryDevice, TestClock>, Client) {
     let place = Place { reactor: 0, shards: SHARDS, reactors, wakes };
     let limits = reactor::Limits {
         turn_requests_max: 16,
-        unanswered_max: SHAPE.cq_entries as usize,
         waiting_reads_max: 8,
         objects_max: 16,
         key_bytes_max: 1_024,
@@ -259,8 +258,10 @@ impl Drop for Quit<'_> {
 #[test]
 fn the_reactor_allocates_nothing_in_steady_state() {
     let (mut reactor, client) = appliance();
-    // The reactor measures one kind after the other; `measured` counts how many it has begun and ended.
+    // The reactor measures one kind after the other. The client says how many it has begun and ended, and goes on when
+    // the reactor has measured that one: the first request of the next may allocate.
     let (begun, ended, quit) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    let measured = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let _quit = Quit(&quit);
@@ -270,6 +271,9 @@ fn the_reactor_allocates_nothing_in_steady_state() {
                 begun.store(number + 1, Ordering::Release);
                 load.run(kind, operations);
                 ended.store(number + 1, Ordering::Release);
+                while measured.load(Ordering::Acquire) == number {
+                    std::thread::yield_now();
+                }
             }
         });
         let mut total = 0;
@@ -281,6 +285,7 @@ fn the_reactor_allocates_nothing_in_steady_state() {
             };
             turn_while(&mut reactor, &begun);
             let info = allocation_counter::measure(|| turn_while(&mut reactor, &ended));
+            measured.store(number + 1, Ordering::Release);
             println!("{kind:?}: {} allocations in {operations} operations", info.count_total);
             total += info.count_total;
         }

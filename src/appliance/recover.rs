@@ -63,7 +63,8 @@ pub fn read_shard<B: Blocks>(
         if record.kind == Kind::Create
             && let Some((kind, durability)) = attributes(record.version)
         {
-            objects.push(Object { id: record.object, kind, durability, name: record.key.into() });
+            let (id, name, lsn) = (record.object, record.key.into(), record.lsn);
+            objects.push(Object { id, kind, durability, name, lsn });
         }
         if record.kind != Kind::Create {
             let space = matches!(record.kind, Kind::Put | Kind::Delete);

@@ -2,13 +2,18 @@
 
 use crate::bytes::index;
 use crate::config::Config;
+use crate::error::{Error, Result};
 use crate::{reactor, store, wal};
+
+/// A shard takes memory for values by the MiB, and needs some for its index.
+const SHARD_MEMORY_BYTES_MIN: u64 = 2 << 20;
 
 pub struct Sizes {
     pub frame_bytes: usize,
     /// DMA buffers of one reactor.
     buffers: usize,
     shards: u32,
+    shard_memory_bytes: u64,
     value_bytes_max: usize,
 }
 
@@ -17,12 +22,26 @@ impl Sizes {
         let frame_bytes = index(config.wal.frame_bytes_max.0);
         let value_bytes_max = index(config.limits.value_bytes_max.0);
         let buffers = index(config.buffers_per_reactor(shards, reactors));
-        Sizes { frame_bytes, buffers, shards, value_bytes_max }
+        let shard_memory_bytes = config.limits.memory_bytes_max.0 / u64::from(shards);
+        Sizes { frame_bytes, buffers, shards, shard_memory_bytes, value_bytes_max }
     }
 
     /// DMA memory of one reactor; a shard's flight recorder holds as much, for it may have all of it in flight.
     pub fn pool_bytes(&self) -> usize {
         self.buffers * self.frame_bytes
+    }
+
+    /// # Errors
+    /// When a shard's part of the memory budget cannot hold anything.
+    pub fn check(&self) -> Result<()> {
+        if self.shard_memory_bytes < SHARD_MEMORY_BYTES_MIN {
+            return Err(Error::new(format!(
+                "limits.memory_bytes_max leaves {} B to each of {} shards, and none can work with less than {} B",
+                self.shard_memory_bytes, self.shards, SHARD_MEMORY_BYTES_MIN
+            ))
+            .remedy("raise limits.memory_bytes_max"));
+        }
+        Ok(())
     }
 
     pub fn wal_limits(&self, config: &Config) -> wal::Limits {
@@ -38,7 +57,7 @@ impl Sizes {
         store::Limits {
             key_bytes_max: index(config.limits.key_bytes_max.0),
             value_bytes_max: self.value_bytes_max,
-            memory_bytes_max: config.limits.memory_bytes_max.0 / u64::from(self.shards),
+            memory_bytes_max: self.shard_memory_bytes,
             // Keys do not spread evenly over shards.
             keys_max: index(config.limits.keys_max / u64::from(self.shards) * 5 / 4 + 1_024),
         }
@@ -47,7 +66,6 @@ impl Sizes {
     pub fn reactor_limits(&self, config: &Config) -> reactor::Limits {
         reactor::Limits {
             turn_requests_max: config.reactors.turn_requests_max,
-            unanswered_max: config.rings.cq_entries as usize,
             waiting_reads_max: config.limits.waiting_reads_max as usize,
             objects_max: config.limits.objects_max as usize,
             key_bytes_max: index(config.limits.key_bytes_max.0),

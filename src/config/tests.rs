@@ -126,7 +126,7 @@ fn bounds_across_fields() {
         ("[rings]\nsq_entries = 2048", "use at least rings.sq_entries (2048)"),
         ("[rings]\nsq_entries = 100", "use a power of two, such as 128"),
         ("[rings]\narena_bytes = \"1MiB\"", "twice the largest key and value"),
-        ("[rings]\narena_bytes = \"2GiB\"", "at most rings.arena_bytes_max (1GiB)"),
+        ("[rings]\narena_bytes = \"2GiB\"", "at most rings.arena_bytes_max (256MiB)"),
         ("[rings]\nmode = 0o7777", "permission bits only"),
         ("[reactors]\ncount = 3\ncores = [1]", "names 1 cores for 3 reactors"),
         ("[flight]\ndirectory = \"shm\"", "absolute path"),

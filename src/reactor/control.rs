@@ -7,14 +7,18 @@ use crate::ring::protocol::{AUX_MORE, Completion, EndReason, Status, Submission,
 use crate::ring::server::{Control, Rights, SessionId, SessionRing};
 use crate::store::catalog::{Object, name_is_valid};
 use crate::store::{Outcome, Reply};
-use crate::types::{Durability, Lsn, ObjectId, ObjectKind};
+use crate::types::{Durability, Lsn, ObjectId, ObjectKind, ShardId};
 use crate::wal::record::Kind;
-use crate::wal::{Room, Wal};
+use crate::wal::{Fence, Room, Wal};
+
+/// A catalog's reply is bounded by this, so that one request does not hold up the others.
+const CATALOG_BYTES_MAX: usize = 256 << 10;
 
 /// Syncs under way: each waits for one part of every shard.
 #[derive(Default)]
 pub(super) struct SyncTable {
     syncs: Vec<Option<Sync>>,
+    free: Vec<usize>,
 }
 
 struct Sync {
@@ -25,17 +29,33 @@ struct Sync {
 }
 
 impl SyncTable {
+    /// Room for so many in all, so that adding one never allocates.
+    fn reserve(&mut self, syncs: usize) {
+        self.syncs.reserve(syncs.saturating_sub(self.syncs.len()));
+        self.free.reserve(syncs.saturating_sub(self.free.len()));
+    }
+
     fn add(&mut self, sync: Sync) -> usize {
-        match self.syncs.iter().position(Option::is_none) {
-            Some(at) => {
-                self.syncs[at] = Some(sync);
-                at
-            }
-            None => {
-                self.syncs.push(Some(sync));
-                self.syncs.len() - 1
-            }
+        if let Some(at) = self.free.pop() {
+            self.syncs[at] = Some(sync);
+            return at;
         }
+        self.syncs.push(Some(sync));
+        self.syncs.len() - 1
+    }
+
+    /// Counts one part as done; gives the sync when that was the last.
+    fn part(&mut self, at: usize, status: Status) -> Option<Sync> {
+        let sync = self.syncs[at].as_mut()?;
+        sync.parts -= 1;
+        if status != Status::Ok {
+            sync.status = status;
+        }
+        if sync.parts > 0 {
+            return None;
+        }
+        self.free.push(at);
+        self.syncs[at].take()
     }
 }
 
@@ -65,17 +85,21 @@ impl<D: Device, C: Clock> Reactor<D, C> {
 
     /// Takes a client in. The listener sends it by mail; tests and the simulator call this.
     pub fn begin_session(&mut self, session: SessionRing) {
-        self.shards.iter_mut().for_each(|shard| shard.reserve(self.limits.unanswered_max));
         if let Err(error) = self.place.wakes.add(session.doorbell()) {
             tracing::error!(session = %session.id(), %error, "no wake-ups from this client while the reactor sleeps");
         }
         let slot = self.sessions.iter().position(Option::is_none).unwrap_or_else(|| {
             self.sessions.push(None);
             self.closed.push(false);
+            self.waiting_of.push(0);
             self.sessions.len() - 1
         });
         self.sessions[slot] = Some(session);
         self.closed[slot] = false;
+        // All that may be unanswered at once. Each of these clients may have it wait for one shard, or for syncs.
+        let answers = self.sessions.iter().flatten().map(SessionRing::unanswered_max).sum();
+        self.shards.iter_mut().for_each(|shard| shard.reserve(answers));
+        self.syncs.reserve(answers);
     }
 
     /// A client is gone. The listener sends it by mail; tests and the simulator call this.
@@ -109,14 +133,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
 
     /// One part of a sync is done; the last one answers it.
     pub(super) fn sync_part(&mut self, at: usize, status: Status) {
-        let Some(sync) = self.syncs.syncs[at].as_mut() else { return };
-        sync.parts -= 1;
-        if status != Status::Ok {
-            sync.status = status;
-        }
-        if sync.parts == 0
-            && let Some(Sync { slot, user_data, status, .. }) = self.syncs.syncs[at].take()
-        {
+        if let Some(Sync { slot, user_data, status, .. }) = self.syncs.part(at, status) {
             self.reply(slot, Completion { user_data, status: status as u16, ..Completion::default() });
         }
     }
@@ -135,7 +152,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             Outcome::Answer { completion: Completion { status, version, aux, ..Completion::default() }, after }
         };
         if let Some(object) = self.catalog.find(name) {
-            return found(object, catalog_lsn(&mut self.shards[0].wal));
+            return found(object, told_after(&mut self.shards[0].wal, object));
         }
         let wal = &mut self.shards[0].wal;
         if create == 0 {
@@ -159,33 +176,41 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if self.place.reactors.iter().any(|other| other.orders.len() * 2 > other.orders.capacity()) {
             return Outcome::Later;
         }
-        let object = Object { id: self.catalog.next_id(), kind, durability, name: name.into() };
-        let lsn = wal.append(&mut self.pool, now_ns, Kind::Create, object.id, object.attributes(), name, &[]);
-        wal.want_durable();
+        let mut object = Object { id: self.catalog.next_id(), kind, durability, name: name.into(), lsn: Lsn::NONE };
+        object.lsn = wal.append(&mut self.pool, now_ns, Kind::Create, object.id, object.attributes(), name, &[]);
+        let after = told_after(wal, &object);
         self.catalog.insert(object.clone());
         for other in self.place.reactors.iter().skip(1) {
             other.send(Order::Object(Box::new(object.clone()))).expect("half of its orders were free a moment ago");
         }
-        found(&object, lsn)
+        found(&object, after)
     }
 
-    /// Lists what there is, once it is durable: a number that is told must not be given out again after a crash.
+    /// Lists what there is, once it is durable: a number that is told must not be given out again after a crash. What
+    /// never will be durable is not listed.
     pub(super) fn list_catalog(&mut self, slot: usize, submission: &Submission) -> Outcome {
         if self.place.reactor != 0 {
             return Outcome::status(Status::WrongReactor);
         }
-        let after = catalog_lsn(&mut self.shards[0].wal);
+        let wal = &mut self.shards[0].wal;
+        let mut after = Lsn::NONE;
         let Some(session) = &self.sessions[slot] else { return Outcome::Later };
         let mut reply = SessionReply::new(session, submission);
         let (mut objects, mut more) = (0, 0);
         for object in self.catalog.iter_after(submission.arg0) {
+            let told = told_after(wal, object);
+            if told != Lsn::NONE && wal.fenced().is_some() {
+                break;
+            }
             let ObjectId(id) = object.id;
             let name_bytes = crate::bytes::len_u16(object.name.len()).to_le_bytes();
             let kinds = [object.kind as u8, object.durability as u8];
-            if !reply.push(&[&id.to_le_bytes(), &kinds, &name_bytes, &object.name]) {
+            let full = reply.bytes() >= CATALOG_BYTES_MAX;
+            if full || !reply.push(&[&id.to_le_bytes(), &kinds, &name_bytes, &object.name]) {
                 more = AUX_MORE;
                 break;
             }
+            after = after.max(told);
             objects += 1;
         }
         let status = if objects == 0 && more != 0 { Status::ReplyTooSmall } else { Status::Ok } as u16;
@@ -312,6 +337,12 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         self.device
     }
 
+    /// The shards that stopped writing, and why.
+    #[must_use]
+    pub fn fenced(&self) -> Vec<(ShardId, Fence)> {
+        self.shards.iter().filter_map(|shard| Some((shard.wal.shard(), shard.wal.fenced()?))).collect()
+    }
+
     /// The shards, for reports and the simulator.
     #[must_use]
     pub fn shards(&self) -> &[super::Shard] {
@@ -319,11 +350,11 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     }
 }
 
-/// What an answer that shows the catalog waits for: an object may have been made a moment ago and not be durable yet.
-fn catalog_lsn(wal: &mut Wal) -> Lsn {
-    if wal.is_durable() {
+/// What an answer that tells of an object waits for: its own record, if that is not durable yet.
+fn told_after(wal: &mut Wal, object: &Object) -> Lsn {
+    if object.lsn <= wal.durable_lsn() {
         return Lsn::NONE;
     }
     wal.want_durable();
-    wal.last_lsn()
+    object.lsn
 }

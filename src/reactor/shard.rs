@@ -7,7 +7,7 @@ use crate::ring::protocol::{Completion, Status};
 use crate::store::Store;
 use crate::types::Lsn;
 use crate::wal::record;
-use crate::wal::{Room, Wal};
+use crate::wal::{Fence, Room, Wal};
 
 /// Something that waits for an LSN to become durable.
 #[derive(Clone, Copy, Debug)]
@@ -40,9 +40,15 @@ impl Shard {
         Shard { store, wal, pending: VecDeque::new(), replay, replayed_bytes: 0, attached: false }
     }
 
-    /// Room for the answers of one more client, so that deferring one never allocates.
+    /// Room for so many answers in all, so that deferring one never allocates.
     pub(super) fn reserve(&mut self, answers: usize) {
-        self.pending.reserve(answers);
+        self.pending.reserve(answers.saturating_sub(self.pending.len()));
+    }
+
+    /// Answers that there is room for.
+    #[cfg(test)]
+    pub(super) fn reserved(&self) -> usize {
+        self.pending.capacity()
     }
 
     /// Answers once `after` is durable. Answers leave in LSN order: one for an earlier LSN waits for those before it.
@@ -87,21 +93,20 @@ impl Shard {
     }
 
     /// Appends again what the flight recorder held, as far as there is room, and attaches the recorder when all of
-    /// it is durable and the first segment is there. Says whether this shard is ready.
+    /// it is durable and the first segment is there. What can never be appended fences the shard: it serves reads, and
+    /// the recorder keeps what it holds for another start. Says whether this shard is ready.
     pub(super) fn settle(&mut self, pool: &mut Pool, now_ns: u64) -> bool {
         while self.replayed_bytes < self.replay.len() && self.wal.fenced().is_none() {
             let rest = &self.replay[self.replayed_bytes..];
             let taken = record::claimed_bytes(rest);
             match self.wal.room(pool, 0, taken - record::HEADER_BYTES, true) {
-                Room::Yes => {}
-                Room::Later => break,
-                Room::NoSpace | Room::Fenced => return self.attached,
+                Room::Yes => match self.wal.replay(pool, &rest[..taken], now_ns) {
+                    Ok(()) => self.replayed_bytes += taken,
+                    Err(_) => self.wal.fence(Fence::ReplayFrameTooSmall),
+                },
+                Room::NoSpace => self.wal.fence(Fence::ReplayNoSpace),
+                Room::Later | Room::Fenced => break,
             }
-            if self.wal.replay(pool, &rest[..taken], now_ns).is_err() {
-                self.wal.fence(crate::device::DeviceError::Errno(FRAME_TOO_SMALL));
-                break;
-            }
-            self.replayed_bytes += taken;
         }
         if self.wal.fenced().is_some() {
             return true;
@@ -116,6 +121,3 @@ impl Shard {
         self.attached
     }
 }
-
-/// EMSGSIZE: a record of the flight recorder is larger than a frame is now.
-const FRAME_TOO_SMALL: i32 = 90;

@@ -1,33 +1,43 @@
 //! The vertical path over the memory device, with real rings, in one thread of control.
 
+mod catalog;
+mod full;
+mod hostile;
+mod sessions;
+mod trim;
+mod waits;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_sys::dma::{DmaRegion, Pages};
 use forebay_sys::net::WakeSet;
 
-use super::{Address, Clock, Limits, Phase, Place, Reactor};
+use super::{Address, Clock, Limits, Phase, Place, Reactor, Shard};
 use crate::appliance::recover::{self, Settings};
 use crate::buffer::Pool;
 use crate::device::DeviceError;
 use crate::device::memory::{MemoryDevice, MemoryDisk};
 use crate::ring::client::{Answer, Client, Object, Request, Write};
-use crate::ring::protocol::Status;
+use crate::ring::protocol::{Status, shard_of_key};
 use crate::ring::segment::Shape;
 use crate::ring::server::{Rights, SessionId, pair_in_process};
 use crate::store;
 use crate::types::{DeviceAddress, Durability, ObjectId, ObjectKind, ShardId};
 use crate::wal::blocks::Blocks;
-use crate::wal::flight::{Flight, Owner};
+use crate::wal::flight::{Contents, Flight, Owner};
 use crate::wal::planted::Planted;
 use crate::wal::superblock::Superblock;
 use crate::wal::{self, format, survey};
 
-struct TestClock(std::time::Instant);
+/// A microsecond passes with every look at it, so with every turn.
+#[derive(Default)]
+struct TestClock(std::cell::Cell<u64>);
 
 impl Clock for TestClock {
     fn now_ns(&self) -> u64 {
-        u64::try_from(self.0.elapsed().as_nanos()).unwrap()
+        self.0.set(self.0.get() + 1_000);
+        self.0.get()
     }
 }
 
@@ -44,6 +54,7 @@ impl Blocks for DiskBlocks {
 }
 
 const CAPACITY: u64 = 16 << 20;
+const SHARDS: u32 = 2;
 
 fn settings() -> Settings {
     Settings {
@@ -68,7 +79,23 @@ struct Bench {
     client: Client,
 }
 
+/// What every session of these tests gets.
+const SHAPE: Shape = Shape {
+    reactors: 1,
+    sq_entries: 64,
+    cq_entries: 64,
+    arena_bytes: 4 << 20,
+    shards: SHARDS,
+    key_bytes_max: 1_024,
+    value_bytes_max: 256 << 10,
+};
+
 fn start(disk: &MemoryDisk) -> Bench {
+    start_after(disk, None)
+}
+
+/// A start that finds this in the flight recorder of shard 0.
+fn start_after(disk: &MemoryDisk, contents: Option<&Contents>) -> Bench {
     let mut blocks = DiskBlocks(disk.clone());
     let superblock = Superblock::load(&mut blocks, CAPACITY).unwrap();
     let found = survey::survey(&mut blocks, &superblock, &mut |_, _| {});
@@ -79,25 +106,16 @@ fn start(disk: &MemoryDisk) -> Bench {
         let shard = ShardId(shard);
         let owner = Owner { namespace: superblock.namespace, shard, boot: [0; 16] };
         flights.push(Flight::new(None, owner, superblock.epoch));
-        let state = recover::read_shard(&mut blocks, &superblock, &found, shard, None, &settings(), &mut |_| {});
+        let contents = contents.filter(|_| shard == ShardId(0));
+        let state = recover::read_shard(&mut blocks, &superblock, &found, shard, contents, &settings(), &mut |_| {});
         states.push(state.unwrap());
     }
     let recover::Begun { shards, catalog, .. } =
         recover::begin(&mut blocks, &superblock, &found, states, flights, &settings()).unwrap();
     let address = Address::new().unwrap();
-    let shape = Shape {
-        reactors: 1,
-        sq_entries: 64,
-        cq_entries: 64,
-        arena_bytes: 4 << 20,
-        shards: superblock.layout.shards,
-        key_bytes_max: 1_024,
-        value_bytes_max: 256 << 10,
-    };
-    let (parts, rings) = pair_in_process(SessionId(1), Rights::ReadWrite, shape).unwrap();
+    let (parts, rings) = pair_in_process(SessionId(1), Rights::ReadWrite, SHAPE).unwrap();
     let limits = Limits {
         turn_requests_max: 64,
-        unanswered_max: 64,
         waiting_reads_max: 8,
         objects_max: 16,
         key_bytes_max: 1_024,
@@ -113,7 +131,7 @@ fn start(disk: &MemoryDisk) -> Bench {
     let mut reactor = Reactor::new(
         place,
         limits,
-        TestClock(std::time::Instant::now()),
+        TestClock::default(),
         MemoryDevice::new(disk, 16),
         Pool::new(region, 64 << 10),
         catalog,
@@ -122,10 +140,19 @@ fn start(disk: &MemoryDisk) -> Bench {
     for ring in rings {
         reactor.begin_session(ring);
     }
-    while reactor.phase() == Phase::Settling {
+    let mut turns = 0..10_000;
+    while reactor.phase() == Phase::Settling && turns.next().is_some() {
         reactor.turn();
     }
+    assert_eq!(reactor.phase(), Phase::Serving, "the start hangs");
     Bench { reactor, client: Client::from_parts(parts, Duration::ZERO).unwrap() }
+}
+
+/// A key of this space that lies in shard 0.
+fn key_of_shard_0(space: Object, number: u32) -> [u8; 8] {
+    let key = |more: u32| (u64::from(number) << 32 | u64::from(more)).to_be_bytes();
+    let in_shard_0 = |key: &[u8; 8]| shard_of_key(space.id.0, key, SHARDS) == ShardId(0);
+    (0..).map(key).find(in_shard_0).unwrap()
 }
 
 impl Bench {
@@ -151,7 +178,7 @@ impl Bench {
 
 fn formatted() -> MemoryDisk {
     let disk = MemoryDisk::new(CAPACITY);
-    format::format(&mut DiskBlocks(disk.clone()), CAPACITY, 1 << 20, 2, [9; 16]).unwrap();
+    format::format(&mut DiskBlocks(disk.clone()), CAPACITY, 1 << 20, SHARDS, [9; 16]).unwrap();
     disk
 }
 
@@ -198,10 +225,9 @@ fn a_watermark_that_rots_takes_nothing_with_it() {
         assert_eq!(answer.status, Status::Ok);
     };
     // Both keys go to one shard; in between it falls idle and writes its watermark.
-    let shard = crate::ring::protocol::shard_of_key(space.id.0, b"first", 2);
-    let second = (0..)
-        .map(|number| format!("second{number}"))
-        .find(|key| crate::ring::protocol::shard_of_key(space.id.0, key.as_bytes(), 2) == shard);
+    let shard = shard_of_key(space.id.0, b"first", 2);
+    let second =
+        (0..).map(|number| format!("second{number}")).find(|key| shard_of_key(space.id.0, key.as_bytes(), 2) == shard);
     let second = second.unwrap();
     put(&mut bench, b"first");
     let before = watermarks(&disk);

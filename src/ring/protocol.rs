@@ -327,7 +327,7 @@ pub enum EndReason {
     BadFlags = 5,
     /// A payload or reply range that does not lie inside the arena.
     BadRange = 6,
-    /// A key or name longer than the protocol allows, or a malformed batch.
+    /// A key, name, value or batch longer than the protocol allows.
     BadPayload = 7,
 }
 
@@ -349,7 +349,7 @@ impl EndReason {
             EndReason::BadOpcode => "a submission has an unknown opcode",
             EndReason::BadFlags => "a submission has unknown flags",
             EndReason::BadRange => "a submission names bytes outside the arena",
-            EndReason::BadPayload => "a submission's key, name or batch is malformed",
+            EndReason::BadPayload => "a submission's key or value is longer than the protocol allows",
         }
     }
 }

@@ -218,7 +218,6 @@ impl Machine {
     fn reactor_limits(&self) -> reactor::Limits {
         reactor::Limits {
             turn_requests_max: self.profile.turn_requests_max,
-            unanswered_max: 64,
             waiting_reads_max: 2,
             objects_max: 12,
             key_bytes_max: self.profile.store.key_bytes_max,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::ring::protocol::NAME_BYTES_MAX;
-use crate::types::{Durability, ObjectId, ObjectKind};
+use crate::types::{Durability, Lsn, ObjectId, ObjectKind};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
@@ -11,6 +11,8 @@ pub struct Object {
     pub kind: ObjectKind,
     pub durability: Durability,
     pub name: Box<[u8]>,
+    /// The record in the log of shard 0 that made it; `Lsn::NONE` where that record is lost.
+    pub lsn: Lsn,
 }
 
 impl Object {
@@ -67,7 +69,7 @@ impl Catalog {
         for id in (1..=last).map(ObjectId) {
             let kind = used.get(&id).copied().unwrap_or(ObjectKind::Space);
             let name = format!("lost-{id}").into_bytes().into_boxed_slice();
-            let lost = Object { id, kind, durability: Durability::Strict, name };
+            let lost = Object { id, kind, durability: Durability::Strict, name, lsn: Lsn::NONE };
             catalog.objects.push(by_id.remove(&id).unwrap_or(lost));
         }
         catalog
@@ -107,6 +109,7 @@ mod tests {
             kind: ObjectKind::Space,
             durability: Durability::Buffered,
             name: name.as_bytes().into(),
+            lsn: Lsn(u64::from(id)),
         };
         let used = BTreeMap::from([(ObjectId(2), ObjectKind::Stream), (ObjectId(4), ObjectKind::Stream)]);
         let catalog = Catalog::recovered(vec![object(1, "kept"), object(3, "kept too")], &used);

@@ -1,5 +1,6 @@
 //! Memory for keys and values: cells of size classes, cut from chunks, within a budget. A cell that is given back is
-//! the next one taken of its class, so steady traffic allocates nothing.
+//! the next one taken of its class, so steady traffic allocates nothing. The index over them counts against the same
+//! budget: see `charge`.
 
 use crate::bytes::{get_u64, index, len_u32, put_u64};
 
@@ -142,6 +143,19 @@ impl Heap {
         self.free[class] = cell.0;
     }
 
+    /// Counts memory beside the cells, such as an index. `false`, and nothing is counted, when the budget is used up.
+    #[must_use]
+    pub fn charge(&mut self, bytes: usize) -> bool {
+        let fits = self.used_bytes + bytes as u64 <= self.bytes_max;
+        self.used_bytes += if fits { bytes as u64 } else { 0 };
+        fits
+    }
+
+    /// What `charge` counted is free again.
+    pub fn refund(&mut self, bytes: usize) {
+        self.used_bytes -= bytes as u64;
+    }
+
     /// Whether a cell holds `bytes` and is not wastefully large for them.
     #[must_use]
     pub fn suits(&self, cell: Cell, bytes: usize) -> bool {
@@ -169,7 +183,7 @@ impl Heap {
         &mut self.chunks[cell.chunk()][cell.offset()..cell.offset() + bytes]
     }
 
-    /// Memory taken from the system.
+    /// Memory taken from the system, and what was charged.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes

@@ -15,6 +15,10 @@ use crate::wal::record::Kind;
 /// A scan's reply is bounded by this, so that one request does not hold up the others.
 const SCAN_BYTES_MAX: usize = 1 << 20;
 
+/// What a key takes in the index beside its own bytes, about: its place in the slab and in the list of free ones (52 B),
+/// in the hash table (16 B) and in a half-full node of the ordered map (44 B), and an allocation's header (16 B).
+const KEY_OVERHEAD_BYTES: usize = 128;
+
 /// One key with its value: the cell holds the key, then the value.
 #[derive(Clone, Copy)]
 struct Entry {
@@ -108,6 +112,10 @@ impl Spaces {
             return Err(Status::NoMemory);
         }
         let cell = heap.take(bytes).ok_or(Status::NoMemory)?;
+        if !heap.charge(KEY_OVERHEAD_BYTES + key.len()) {
+            heap.give(cell);
+            return Err(Status::NoMemory);
+        }
         heap.bytes_mut(cell, key.len()).copy_from_slice(key);
         let key_bytes = len_u16(key.len());
         let entry = Entry { cell, version: 0, lsn: Lsn::NONE, hash, object, value_bytes: 0, key_bytes };
@@ -158,6 +166,7 @@ impl Spaces {
         if let Some(slot) = self.find(heap, hash, object, key) {
             self.table.remove(hash, slot);
             heap.give(self.entries[slot as usize].cell);
+            heap.refund(KEY_OVERHEAD_BYTES + key.len());
             self.free.push(slot);
             self.ordered(object).keys.remove(key);
         }
@@ -210,7 +219,7 @@ impl Store {
         }
         let slot = match self.spaces.place(&mut self.heap, mode.object, key, value.len()) {
             Ok(slot) => slot,
-            Err(status) => return Outcome::status(status),
+            Err(status) => return self.no_memory(status),
         };
         let version = self.next_version();
         let (lsn, after) = mode.log(context, Kind::Put, version, key, value);
@@ -319,5 +328,28 @@ impl Store {
         let aux = pairs | if more { AUX_MORE } else { 0 };
         let completion = Completion { aux, reply_bytes: len_u32(reply.bytes()), ..Completion::default() };
         Outcome::Answer { completion, after }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_counts_against_the_budget() {
+        const BUDGET_BYTES: u64 = 4 << 20;
+        let mut heap = Heap::new(BUDGET_BYTES);
+        let mut spaces = Spaces::new(1_000_000);
+        let put = |spaces: &mut Spaces, heap: &mut Heap, number: u32| {
+            spaces.put(heap, ObjectId(1), &number.to_le_bytes(), &[], u64::from(number), Lsn::NONE)
+        };
+        let refused = (0..).find(|number| put(&mut spaces, &mut heap, *number).is_err()).unwrap();
+        let each = (KEY_OVERHEAD_BYTES + 4) as u64;
+        assert!(u64::from(refused) * each <= BUDGET_BYTES && u64::from(refused) * each > BUDGET_BYTES / 2);
+        let (full, kept) = (heap.used_bytes(), refused / 2);
+        (kept..refused).for_each(|number| spaces.remove(&mut heap, ObjectId(1), &number.to_le_bytes(), Lsn::NONE));
+        assert_eq!(heap.used_bytes(), full - u64::from(refused - kept) * each);
+        (kept..refused).for_each(|number| put(&mut spaces, &mut heap, number).unwrap());
+        assert!(put(&mut spaces, &mut heap, refused).is_err());
     }
 }

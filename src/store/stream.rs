@@ -3,13 +3,19 @@
 use std::collections::VecDeque;
 
 use crate::bytes::{get_u32, index, len_u32};
-use crate::ring::protocol::{AUX_MORE, BATCH_HEADER_BYTES, Completion, EVENT_HEADER_BYTES, Status};
+use crate::ring::protocol::{AUX_MORE, BATCH_HEADER_BYTES, Completion, EVENT_HEADER_BYTES, Status, Submission, flag};
+use crate::store::catalog::Catalog;
 use crate::store::heap::{Cell, Heap};
 use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
-use crate::types::{Lsn, ObjectId};
+use crate::types::{Durability, Lsn, ObjectId};
+use crate::wal::Wal;
 use crate::wal::record::Kind;
 
 const CHUNK_EVENTS: usize = 4_096;
+/// Memory of a chunk. It counts against the budget while the stream holds it, spare or not.
+const CHUNK_BYTES: usize = CHUNK_EVENTS * size_of::<Event>();
+/// What giving an event's memory back costs beside its bytes, as so many bytes more.
+const RECLAIM_EVENT_BYTES: usize = 256;
 /// A read's reply is bounded by this, so that one request does not hold up the others.
 const READ_BYTES_MAX: usize = 1 << 20;
 
@@ -24,6 +30,8 @@ struct Event {
 struct Stream {
     /// The offset of the first event that is kept.
     first: u64,
+    /// Events before this offset gave their memory back. Those from here to `first` have yet to.
+    freed: u64,
     /// The offset that the next event gets.
     next: u64,
     /// Chunk 0 begins at this offset, a multiple of `CHUNK_EVENTS`.
@@ -42,30 +50,49 @@ impl Stream {
         self.chunks[at / CHUNK_EVENTS][at % CHUNK_EVENTS]
     }
 
-    fn push(&mut self, event: Event) {
-        if self.chunks.back().is_none_or(|chunk| chunk.len() == CHUNK_EVENTS) {
-            if self.chunks.is_empty() {
-                self.chunks_begin = self.next / CHUNK_EVENTS as u64 * CHUNK_EVENTS as u64;
-            }
-            let mut chunk = self.spare.take().unwrap_or_else(|| Vec::with_capacity(CHUNK_EVENTS));
-            let missing = index(self.next) % CHUNK_EVENTS;
-            chunk.resize(missing, Event { cell: Cell::NONE, lsn: Lsn::NONE, bytes: 0 });
-            self.chunks.push_back(chunk);
+    /// Makes a place for the next event. `false`: the memory budget is used up.
+    fn make_room(&mut self, heap: &mut Heap) -> bool {
+        if self.chunks.back().is_some_and(|chunk| chunk.len() < CHUNK_EVENTS) {
+            return true;
         }
-        let chunk = self.chunks.back_mut().expect("pushed above");
-        chunk.push(event);
+        let mut chunk = match self.spare.take() {
+            Some(spare) => spare,
+            None if heap.charge(CHUNK_BYTES) => Vec::with_capacity(CHUNK_EVENTS),
+            None => return false,
+        };
+        if self.chunks.is_empty() {
+            self.chunks_begin = self.next / CHUNK_EVENTS as u64 * CHUNK_EVENTS as u64;
+        }
+        let missing = index(self.next) % CHUNK_EVENTS;
+        chunk.resize(missing, Event { cell: Cell::NONE, lsn: Lsn::NONE, bytes: 0 });
+        self.chunks.push_back(chunk);
+        true
+    }
+
+    /// Appends one event. `make_room` said yes.
+    fn push(&mut self, event: Event) {
+        self.chunks.back_mut().expect("there is room").push(event);
         self.next += 1;
     }
 
-    fn drop_before(&mut self, heap: &mut Heap, before: u64) {
-        let before = before.min(self.next);
-        while self.first < before {
-            heap.give(self.get(self.first).cell);
-            self.first += 1;
-            if self.first.is_multiple_of(CHUNK_EVENTS as u64) {
-                let mut chunk = self.chunks.pop_front().expect("the event was in it");
-                chunk.clear();
-                self.spare = Some(chunk);
+    /// Keeps a chunk without events for the next one needed, or frees it.
+    fn retire(&mut self, heap: &mut Heap, mut chunk: Vec<Event>) {
+        chunk.clear();
+        if self.spare.replace(chunk).is_some() {
+            heap.refund(CHUNK_BYTES);
+        }
+    }
+
+    /// Gives the memory of trimmed events back, until `budget_bytes` are used up.
+    fn reclaim(&mut self, heap: &mut Heap, budget_bytes: &mut usize) {
+        while self.freed < self.first && *budget_bytes > 0 {
+            let event = self.get(self.freed);
+            heap.give(event.cell);
+            *budget_bytes = budget_bytes.saturating_sub(event.bytes as usize + RECLAIM_EVENT_BYTES);
+            self.freed += 1;
+            if self.freed.is_multiple_of(CHUNK_EVENTS as u64) {
+                let chunk = self.chunks.pop_front().expect("the event was in it");
+                self.retire(heap, chunk);
                 self.chunks_begin += CHUNK_EVENTS as u64;
             }
         }
@@ -99,12 +126,16 @@ fn batch_is_valid(batch: &[u8]) -> bool {
 pub struct Streams {
     streams: Vec<Stream>,
     events: u64,
+    /// Streams with trimmed events that still hold memory.
+    reclaiming: Vec<ObjectId>,
 }
 
 impl Streams {
     fn stream(&mut self, object: ObjectId) -> &mut Stream {
         if self.streams.len() <= object.index() {
             self.streams.resize_with(object.index() + 1, Stream::default);
+            // Each may stand in it once, so that no trim allocates.
+            self.reclaiming.reserve(self.streams.len() - self.reclaiming.len());
         }
         &mut self.streams[object.index()]
     }
@@ -125,28 +156,65 @@ impl Streams {
     ) -> Result<(), Status> {
         let stream = self.stream(object);
         if offset > stream.next {
-            self.trim(heap, object, u64::MAX, Lsn::NONE);
+            self.trim(object, u64::MAX, Lsn::NONE);
+            self.reclaim(heap, usize::MAX);
             let stream = self.stream(object);
-            *stream = Stream { first: offset, next: offset, trimmed_lsn: stream.trimmed_lsn, ..Stream::default() };
+            heap.refund((stream.chunks.len() + usize::from(stream.spare.is_some())) * CHUNK_BYTES);
+            *stream = Stream {
+                first: offset,
+                freed: offset,
+                next: offset,
+                trimmed_lsn: stream.trimmed_lsn,
+                ..Stream::default()
+            };
         }
         let cell = if event.is_empty() { Cell::NONE } else { heap.take(event.len()).ok_or(Status::NoMemory)? };
         if !event.is_empty() {
             heap.bytes_mut(cell, event.len()).copy_from_slice(event);
         }
         let stream = self.stream(object);
+        if !stream.make_room(heap) {
+            heap.give(cell);
+            return Err(Status::NoMemory);
+        }
         stream.push(Event { cell, lsn, bytes: len_u32(event.len()) });
         stream.logged |= lsn != Lsn::NONE;
         self.events += 1;
         Ok(())
     }
 
-    pub fn trim(&mut self, heap: &mut Heap, object: ObjectId, before: u64, lsn: Lsn) {
+    /// Forgets the events before an offset. Their memory comes back by `reclaim`.
+    pub fn trim(&mut self, object: ObjectId, before: u64, lsn: Lsn) {
         let stream = self.stream(object);
-        let kept = stream.first;
-        stream.drop_before(heap, before);
+        let (kept, before) = (stream.first, before.min(stream.next));
+        let waits = stream.freed < kept;
+        stream.first = kept.max(before);
         stream.trimmed_lsn = stream.trimmed_lsn.max(lsn);
         let dropped = stream.first - kept;
+        if dropped > 0 && !waits {
+            self.reclaiming.push(object);
+        }
         self.events -= dropped;
+    }
+
+    /// Gives the memory of trimmed events back, of about `budget_bytes`. Says whether there was any.
+    pub fn reclaim(&mut self, heap: &mut Heap, mut budget_bytes: usize) -> bool {
+        let any = self.is_reclaiming();
+        while budget_bytes > 0
+            && let Some(object) = self.reclaiming.last()
+        {
+            let stream = &mut self.streams[object.index()];
+            stream.reclaim(heap, &mut budget_bytes);
+            if stream.freed == stream.first {
+                self.reclaiming.pop();
+            }
+        }
+        any
+    }
+
+    /// Whether trimmed events still hold memory.
+    pub fn is_reclaiming(&self) -> bool {
+        !self.reclaiming.is_empty()
     }
 }
 
@@ -169,8 +237,9 @@ impl Streams {
             let chunk = stream.chunks.back_mut().expect("the events were just pushed");
             heap.give(chunk.pop().expect("the events were just pushed").cell);
             stream.next -= 1;
-            if index(stream.next).is_multiple_of(CHUNK_EVENTS) || chunk.is_empty() {
-                stream.chunks.pop_back();
+            if chunk.is_empty() {
+                let chunk = stream.chunks.pop_back().expect("seen above");
+                stream.retire(heap, chunk);
             }
         }
     }
@@ -196,7 +265,7 @@ impl Store {
             let added = self.streams.append(&mut self.heap, mode.object, first + count, event, Lsn::NONE);
             if let Err(status) = added {
                 self.streams.take_back(&mut self.heap, mode.object, count);
-                return Outcome::status(status);
+                return self.no_memory(status);
             }
             count += 1;
         }
@@ -250,6 +319,21 @@ impl Store {
         Outcome::Answer { completion, after: Lsn::NONE }
     }
 
+    /// Whether a read that waits would be answered now. Asks for durability when that is what it waits for.
+    pub fn has_event(&mut self, catalog: &Catalog, wal: &mut Wal, read: &Submission) -> bool {
+        let (object, from) = (ObjectId(read.object), read.arg0);
+        let stream = self.streams.stream(object);
+        if from < stream.first || from >= stream.next {
+            return from < stream.first;
+        }
+        let strict = catalog.get(object).is_some_and(|object| object.durability == Durability::Strict);
+        let durable = !strict || read.flags & flag::RELAXED != 0 || stream.get(from).lsn <= wal.durable_lsn();
+        if !durable {
+            wal.want_durable();
+        }
+        durable
+    }
+
     pub(super) fn trim(&mut self, context: &mut Context<'_>, request: &Request<'_>, mode: Mode) -> Outcome {
         let stream = self.streams.stream(mode.object);
         let before = request.submission.arg0.min(stream.next);
@@ -262,8 +346,39 @@ impl Store {
             return refused;
         }
         let (lsn, after) = mode.log(context, Kind::Trim, before, &[], &[]);
-        self.streams.trim(&mut self.heap, mode.object, before, lsn);
+        self.streams.trim(mode.object, before, lsn);
         let completion = Completion { version: before, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUDGET_BYTES: u64 = 4 << 20;
+
+    fn append(streams: &mut Streams, heap: &mut Heap, offset: u64) -> Result<(), Status> {
+        streams.append(heap, ObjectId(1), offset, &[], Lsn::NONE)
+    }
+
+    #[test]
+    fn events_without_bytes_count_against_the_budget() {
+        let (mut heap, mut streams) = (Heap::new(BUDGET_BYTES), Streams::default());
+        let refused = (0..).find(|offset| append(&mut streams, &mut heap, *offset).is_err()).unwrap();
+        assert_eq!(refused, BUDGET_BYTES / CHUNK_BYTES as u64 * CHUNK_EVENTS as u64);
+        streams.take_back(&mut heap, ObjectId(1), refused / 2);
+        (refused / 2..refused).for_each(|offset| append(&mut streams, &mut heap, offset).unwrap());
+        streams.trim(ObjectId(1), u64::MAX, Lsn::NONE);
+        assert!(append(&mut streams, &mut heap, refused).is_err(), "the memory comes back step by step");
+        let each = CHUNK_EVENTS * RECLAIM_EVENT_BYTES;
+        let steps = (1..).find(|_| !streams.reclaim(&mut heap, each)).unwrap();
+        assert_eq!(steps, refused.div_ceil(CHUNK_EVENTS as u64) + 1);
+        assert_eq!(heap.used_bytes(), CHUNK_BYTES as u64, "one chunk is kept");
+        // Events of a `memory` stream that the log skips: the stream begins anew, with no chunk.
+        append(&mut streams, &mut heap, refused).unwrap();
+        append(&mut streams, &mut heap, refused + 2).unwrap();
+        assert_eq!(heap.used_bytes(), CHUNK_BYTES as u64);
+        assert_eq!(streams.len(), 1);
     }
 }

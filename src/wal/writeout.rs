@@ -5,7 +5,7 @@ use crate::bytes::{index, len_u32};
 use crate::device::{Completion, Device, Operation, OperationKind};
 use crate::wal::layout::BLOCK_BYTES;
 use crate::wal::planted::Planted;
-use crate::wal::{ChainSegment, Prepared, TAG_HEADER, TAG_MASK, Wal, frame, record, segment};
+use crate::wal::{ChainSegment, Fence, Prepared, TAG_HEADER, TAG_MASK, Wal, frame, record, segment};
 
 impl Wal {
     /// Seals what is due and hands it to the device: at once for those who wait, while fewer than
@@ -74,7 +74,12 @@ impl Wal {
     pub fn watermark(&mut self, pool: &mut Pool, now_ns: u64, clean: bool) {
         let idle = self.open.is_none() && self.in_flight.is_empty() && self.stated_lsn < self.durable_lsn;
         let waited = now_ns.saturating_sub(self.idle_since_ns) >= self.limits.watermark_interval_ns;
-        if !idle || !(waited || clean) || self.fenced.is_some() || pool.available() == 0 {
+        if !idle || !(waited || clean) || self.fenced.is_some() {
+            return;
+        }
+        // If there is no room it is tried again an interval later. A deadline in the past would let nobody sleep.
+        self.idle_since_ns = now_ns;
+        if pool.available() == 0 {
             return;
         }
         if self.remaining_bytes(true) < BLOCK_BYTES {
@@ -132,8 +137,8 @@ impl Wal {
         pool.give(completion.operation.buffer);
         if let Err(error) = completion.result {
             let (shard, address) = (self.identity.shard, completion.operation.address);
-            tracing::error!(%shard, %address, %error, "a write failed: the shard stops writing");
-            self.fence(error);
+            tracing::error!(%shard, %address, %error, "a write failed");
+            self.fence(Fence::Device(error));
             return;
         }
         let tag = completion.operation.tag & TAG_MASK;

@@ -107,6 +107,12 @@ impl Producer {
         Ok(true)
     }
 
+    /// Entries of the ring.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
     /// Messages published so far.
     #[must_use]
     pub fn tail(&self) -> u64 {

@@ -216,7 +216,9 @@ fn who_breaks_the_protocol_is_ended_and_told_why() {
             (Submission { key_bytes: u16::MAX, ..put }, EndReason::BadPayload),
             (Submission { payload_offset: 2 << 20, ..put }, EndReason::BadRange),
             (Submission { payload_offset: u64::MAX - 8, ..put }, EndReason::BadRange),
-            (Submission { value_bytes: u32::MAX, ..put }, EndReason::BadRange),
+            (Submission { value_bytes: (16 << 20) + 1, ..put }, EndReason::BadPayload),
+            (Submission { value_bytes: u32::MAX, ..noop() }, EndReason::BadPayload),
+            (Submission { value_bytes: 16 << 20, ..put }, EndReason::BadRange),
             (Submission { reply_offset: u64::MAX, reply_bytes_max: u32::MAX, ..put }, EndReason::BadRange),
         ] {
             let mut attacker = Attacker::new(place);

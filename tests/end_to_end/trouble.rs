@@ -85,11 +85,11 @@ fn a_full_device_refuses_writes_and_keeps_everything_else_going() {
     assert_eq!(client.get(spaces[0], b"to delete").expect("reads go on"), None);
 }
 
-/// Makes every further write of the daemon to a file fail with EFBIG, as a broken drive would with EIO.
-fn break_writes(daemon: &Daemon) {
+/// Makes every further write of the daemon to a file fail with EFBIG, as a broken drive would with EIO; or mends it.
+fn let_write(daemon: &Daemon, may: bool) {
     let pid = i32::try_from(daemon.pid()).ok().and_then(Pid::from_raw).expect("a child has a process id");
-    let none = Rlimit { current: Some(0), maximum: None };
-    prlimit(Some(pid), Resource::Fsize, none).expect("a process may limit its own child");
+    let limit = Rlimit { current: if may { None } else { Some(0) }, maximum: None };
+    prlimit(Some(pid), Resource::Fsize, limit).expect("a process may limit its own child");
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_drive_that_fails_fences_writers_and_readers_go_on() {
         client.put(strict, &number_key(number), &value(number), Write::default()).expect("the drive works");
         client.put(buffered, &number_key(number), &value(number), Write::default()).expect("the drive works");
     }
-    break_writes(&daemon);
+    let_write(&daemon, false);
     let mut in_doubt = 0;
     let begun = Instant::now();
     let mut fenced = 0;
@@ -128,7 +128,14 @@ fn a_drive_that_fails_fences_writers_and_readers_go_on() {
     assert_stored(&mut client, strict, 0..100);
     assert_stored(&mut client, buffered, 0..100);
     assert_eq!(client.stats().expect("it answers")[0][stats::SHARDS_FENCED], 2);
-    daemon.stop();
+    // Its log is a file too.
+    let_write(&daemon, true);
+    assert_eq!(daemon.stop().code(), Some(1));
+    let log = daemon.log();
+    for words in ["shard 0 (a write failed: File too large", "shard 1 (a write failed", "forebay verify"] {
+        assert!(log.contains(words), "{words}: {log}");
+    }
+    assert!(!log.contains("everything acknowledged"), "{log}");
 
     let mut daemon = Daemon::start(&place);
     let mut client = daemon.connect(&place);

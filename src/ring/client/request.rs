@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::ring::protocol::{
-    BATCH_HEADER_BYTES, KEY_BYTES_MAX, Opcode, Status, Submission, flag, shard_of_key, shard_of_stream,
+    BATCH_HEADER_BYTES, KEY_BYTES_MAX, Opcode, Status, Submission, VALUE_BYTES_MAX, flag, shard_of_key, shard_of_stream,
 };
 use crate::types::{Durability, ObjectId, ObjectKind, ShardId};
 
@@ -112,7 +112,7 @@ impl<'a> Plan<'a> {
         if plan.reactor >= reactors {
             return Err(ClientError::Status(Status::BadRequest));
         }
-        if plan.key.len() > KEY_BYTES_MAX {
+        if plan.key.len() > KEY_BYTES_MAX || plan.payload.bytes() > VALUE_BYTES_MAX {
             return Err(ClientError::Status(Status::TooLarge));
         }
         plan.submission.key_bytes = u16::try_from(plan.key.len()).map_err(|_| ClientError::Status(Status::TooLarge))?;

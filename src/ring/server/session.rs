@@ -9,7 +9,7 @@ use forebay_sys::shm::{OutOfRange, SharedMap};
 use forebay_sys::spsc::{Consumer, Producer};
 
 use crate::ring::protocol::{
-    Completion, EndReason, KEY_BYTES_MAX, Opcode, Submission, flag, notice, to_usize, welcome,
+    Completion, EndReason, KEY_BYTES_MAX, Opcode, Submission, VALUE_BYTES_MAX, flag, notice, to_usize, welcome,
 };
 use crate::ring::segment::{self, Layout};
 
@@ -121,6 +121,12 @@ impl SessionRing {
         self.unanswered
     }
 
+    /// The most that can be unanswered: as many as the client's completion ring has entries.
+    #[must_use]
+    pub fn unanswered_max(&self) -> usize {
+        to_usize(self.completions.entries())
+    }
+
     #[must_use]
     pub fn ended(&self) -> bool {
         self.ended
@@ -167,7 +173,7 @@ impl SessionRing {
         if submission.flags & !flag::KNOWN != 0 {
             return Err(EndReason::BadFlags);
         }
-        if usize::from(submission.key_bytes) > KEY_BYTES_MAX {
+        if usize::from(submission.key_bytes) > KEY_BYTES_MAX || submission.value_bytes as usize > VALUE_BYTES_MAX {
             return Err(EndReason::BadPayload);
         }
         let payload_bytes = u64::from(submission.key_bytes) + u64::from(submission.value_bytes);

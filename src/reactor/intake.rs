@@ -1,0 +1,161 @@
+//! Requests out of the clients' rings. A payload is copied only as far as its opcode uses it, within bounds that no
+//! client chooses, and a large one only when there is room for it.
+
+use crate::bytes::index;
+use crate::device::Device;
+use crate::reactor::{Clock, Limits, Phase, Reactor};
+use crate::ring::protocol::{KEY_BYTES_MAX, Opcode, Status, Submission, shard_of_key, shard_of_stream, stats};
+use crate::store::Outcome;
+use crate::types::ShardId;
+use crate::wal::Room;
+
+/// A larger value is copied only when its log has room: a request that stays in its ring is looked at every turn.
+const COPIED_IN_VAIN_BYTES_MAX: usize = 4 << 10;
+
+/// Bytes that a turn copies out of the clients' memory and into it before it leaves the rest to the next one. The request
+/// that goes over it is still served.
+pub(super) const TURN_BYTES_MAX: usize = 4 << 20;
+
+/// The largest payload that is ever copied: any key, with the largest value or the end of a scan.
+pub(super) fn payload_bytes_max(limits: &Limits) -> usize {
+    KEY_BYTES_MAX + limits.value_bytes_max.max(KEY_BYTES_MAX)
+}
+
+/// Leaves of a payload what its opcode uses. What an entry says beyond it counts as nothing.
+#[inline]
+fn cut_payload(opcode: Opcode, submission: &mut Submission) {
+    match opcode {
+        Opcode::Put | Opcode::Scan | Opcode::Append | Opcode::AppendBatch => {}
+        Opcode::Get | Opcode::Delete | Opcode::Open => submission.value_bytes = 0,
+        Opcode::Noop | Opcode::Read | Opcode::Trim | Opcode::Sync | Opcode::Catalog | Opcode::Stats => {
+            (submission.key_bytes, submission.value_bytes) = (0, 0);
+        }
+    }
+}
+
+impl<D: Device, C: Clock> Reactor<D, C> {
+    /// rings.poll, store.apply, wal.append: takes what the clients' rings hold, as far as the later stages have room.
+    pub(super) fn take_requests(&mut self, now_ns: u64) -> bool {
+        if self.phase == Phase::Settling {
+            return false;
+        }
+        self.moved_bytes = 0;
+        let taken = self.take_in_turn(now_ns);
+        self.metrics.add(stats::REQUESTS, taken);
+        taken > 0
+    }
+
+    /// Every client in turn, each turn beginning with another one: behind the one where the last turn had to stop.
+    fn take_in_turn(&mut self, now_ns: u64) -> u64 {
+        let slots = self.sessions.len();
+        let after = |slot: usize| if slot + 1 < slots { slot + 1 } else { 0 };
+        let mut slot = self.first_slot;
+        self.first_slot = after(slot);
+        let mut taken = 0;
+        for _ in 0..slots {
+            for _ in 0..self.limits.turn_requests_max {
+                if self.moved_bytes >= TURN_BYTES_MAX {
+                    self.first_slot = after(slot);
+                    return taken;
+                }
+                if !self.take_request(slot, now_ns) {
+                    break;
+                }
+                taken += 1;
+            }
+            slot = after(slot);
+        }
+        taken
+    }
+
+    /// Takes one request. `false`: there is none, or it has to stay where it is.
+    fn take_request(&mut self, slot: usize, now_ns: u64) -> bool {
+        let Some(session) = &mut self.sessions[slot] else { return false };
+        let mut submission = match session.peek() {
+            Ok(Some(submission)) => submission,
+            Ok(None) => return false,
+            Err(reason) => {
+                self.end_session(slot, reason);
+                return false;
+            }
+        };
+        let opcode = Opcode::from_wire(submission.opcode).expect("`peek` validated the opcode");
+        cut_payload(opcode, &mut submission);
+        let (outcome, at) = if submission.value_bytes as usize > self.value_bytes_max(opcode) {
+            (Outcome::status(Status::TooLarge), 0)
+        } else if self.copy_payload(slot, opcode, &submission) {
+            self.dispatch(slot, opcode, &submission, now_ns)
+        } else {
+            (Outcome::Later, 0)
+        };
+        match outcome {
+            Outcome::Answer { completion, after } => {
+                self.accept(slot);
+                self.answer(slot, submission.user_data, at, completion, after);
+            }
+            Outcome::Wait => {
+                self.accept(slot);
+                self.wait(slot, at, submission, now_ns);
+            }
+            Outcome::Deferred => self.accept(slot),
+            Outcome::Later => {
+                self.metrics.add(stats::BACK_PRESSURE, 1);
+                // What is open holds buffers that this request needs.
+                self.shards.iter_mut().for_each(|shard| shard.wal.want_durable());
+                return false;
+            }
+        }
+        true
+    }
+
+    fn accept(&mut self, slot: usize) {
+        if let Some(session) = &mut self.sessions[slot] {
+            session.advance();
+        }
+    }
+
+    /// Bytes of the value of such a request. The end of a scan is a key.
+    fn value_bytes_max(&self, opcode: Opcode) -> usize {
+        if opcode == Opcode::Scan { KEY_BYTES_MAX } else { self.limits.value_bytes_max }
+    }
+
+    /// Copies the payload of a request out of the client's memory. `false`: it is large, and its log has no room yet.
+    #[inline]
+    fn copy_payload(&mut self, slot: usize, opcode: Opcode, submission: &Submission) -> bool {
+        if submission.value_bytes as usize > COPIED_IN_VAIN_BYTES_MAX && self.has_no_room(slot, opcode, submission) {
+            return false;
+        }
+        let Some(session) = &self.sessions[slot] else { return false };
+        self.payload.clear();
+        session.copy_payload(submission, &mut self.payload);
+        self.moved_bytes += self.payload.len();
+        true
+    }
+
+    /// Whether the log of a large write has no room yet. The client may change the key afterwards: this is a hint.
+    #[cold]
+    fn has_no_room(&mut self, slot: usize, opcode: Opcode, submission: &Submission) -> bool {
+        let (Some(session), Phase::Serving) = (&self.sessions[slot], self.phase) else { return false };
+        self.payload.clear();
+        session.copy_payload(&Submission { value_bytes: 0, ..*submission }, &mut self.payload);
+        let (key_bytes, value_bytes) = (usize::from(submission.key_bytes), submission.value_bytes as usize);
+        let room = |at: usize| self.shards[at].wal.room(&self.pool, key_bytes, value_bytes, false);
+        self.route(opcode, submission).map(room) == Some(Room::Later)
+    }
+
+    /// The shard of a request, as its place in `self.shards`; `None` when another reactor serves it.
+    #[inline]
+    pub(super) fn route(&self, opcode: Opcode, submission: &Submission) -> Option<usize> {
+        let shard = match opcode {
+            Opcode::Append | Opcode::AppendBatch | Opcode::Read | Opcode::Trim => {
+                shard_of_stream(submission.object, self.place.shards)
+            }
+            Opcode::Scan => ShardId(u32::try_from(submission.arg1).ok().filter(|shard| *shard < self.place.shards)?),
+            _ => {
+                let key = &self.payload[..usize::from(submission.key_bytes)];
+                shard_of_key(submission.object, key, self.place.shards)
+            }
+        };
+        (shard.0 % self.place.count() == self.place.reactor).then_some(index(u64::from(shard.0 / self.place.count())))
+    }
+}

@@ -1,0 +1,57 @@
+//! What an answer about a space or stream waits for: the record that made it, and nothing else.
+
+use super::*;
+use crate::wal::Fence;
+
+fn frames(bench: &Bench) -> u64 {
+    bench.reactor.shards()[0].wal.counters.frames
+}
+
+#[test]
+fn to_open_what_is_there_takes_no_frame() {
+    let mut bench = start(&formatted());
+    let space = bench.open(ObjectKind::Space, "space", Durability::Buffered);
+    let before = frames(&bench);
+    let key = key_of_shard_0(space, 1);
+    let catalog = Request::Catalog { after: ObjectId(0), reply_bytes_max: 1_000 };
+    let open = Request::Open { kind: ObjectKind::Space, name: "space", create: Some(Durability::Strict) };
+    for request in [&open, &catalog] {
+        let (answer, _) = bench.call(&Request::Put { space, key: &key, value: b"1", how: Write::default() });
+        assert_eq!(answer.status, Status::Ok);
+        bench.client.submit(1, request).unwrap();
+        bench.reactor.turn();
+        assert!(!bench.reactor.shards()[0].wal.is_durable(), "the window is over too early for this test");
+        assert_eq!(bench.client.poll(&mut Vec::new()).unwrap().unwrap().status, Status::Ok);
+        assert_eq!(frames(&bench), before);
+        // Durable again, for the next round to begin anew.
+        while !bench.reactor.shards()[0].wal.is_durable() {
+            bench.reactor.turn();
+        }
+        bench.reactor.shards[0].wal.counters.frames = before;
+    }
+}
+
+#[test]
+fn a_fenced_shard_0_tells_of_all_that_was_durable() {
+    let mut bench = start(&formatted());
+    let space = bench.open(ObjectKind::Space, "space", Durability::Strict);
+    let key = key_of_shard_0(space, 1);
+    let (answer, _) = bench.call(&Request::Put { space, key: &key, value: b"1", how: Write::default() });
+    assert_eq!(answer.status, Status::Ok);
+    let new = Request::Open { kind: ObjectKind::Space, name: "new", create: Some(Durability::Strict) };
+    bench.client.submit(1, &new).unwrap();
+    let now_ns = bench.reactor.now_ns();
+    assert!(bench.reactor.take_requests(now_ns));
+    // Made, and before it is durable the drive fails.
+    bench.reactor.shards[0].wal.fence(Fence::Device(DeviceError::Errno(5)));
+    bench.reactor.turn();
+    assert_eq!(bench.client.poll(&mut Vec::new()).unwrap().unwrap().status, Status::Fenced);
+    let open = Request::Open { kind: ObjectKind::Space, name: "space", create: None };
+    assert_eq!(bench.call(&open).0.status, Status::Ok);
+    let get = Request::Get { space, key: &key, relaxed: false, value_bytes_max: 16 };
+    assert_eq!(bench.call(&get).0.status, Status::Ok);
+    assert_eq!(bench.call(&new).0.status, Status::Fenced);
+    let (answer, reply) = bench.call(&Request::Catalog { after: ObjectId(0), reply_bytes_max: 1_000 });
+    assert_eq!((answer.status, answer.aux), (Status::Ok, 1), "only what is durable");
+    assert!(reply.ends_with(b"space"));
+}
