@@ -75,7 +75,7 @@ contents_of() {
 }
 
 # guard NAME FORCE [UUID...]: stops unless the device is free to take: unused, and empty or forced or one of these
-# Forebay namespaces. What is in use stays refused even when forced.
+# Forebay namespaces (a script that takes their names sets expects_uuids=1). What is in use stays refused even when forced.
 guard() {
     local name=$1 force=$2 found uuid
     shift 2
@@ -88,8 +88,7 @@ guard() {
     for uuid in "$@"; do
         if [ "$found" = "a Forebay namespace, $uuid" ]; then return; fi
     done
-    case $found in
-        'a Forebay'*) die "/dev/$name holds $found; say --namespace ${found##* } if that is the one. Nothing was changed" ;;
-        *) die "/dev/$name holds $found; --force if it may be taken all the same. Nothing was changed" ;;
-    esac
+    found="/dev/$name holds $found; --force if it may be taken all the same"
+    if [[ ${expects_uuids:-0}$found == 1*'a Forebay'* ]]; then found+=", or --namespace UUID if that is the one"; fi
+    die "$found. Nothing was changed"
 }

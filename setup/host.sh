@@ -39,6 +39,9 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 hugepages=() controllers=() devices=() uuids=() user='' poll_queues='' nr_requests='' force=0 json=0
 asked_too_much=0
+# For guard.sh: --namespace is an option here.
+# shellcheck disable=SC2034
+expects_uuids=1
 # What hugepages must leave of the memory.
 spare_mib=256
 

@@ -63,15 +63,21 @@ format_index() {
         awk -v bits="$shift_bits" '$2 == bits' | sort -n | awk 'NR == 1 { print $3 }'
 }
 
+# nsids: the namespaces of the device, or of its controller.
+nsids() {
+    local id
+    nvme_read list-ns "$device" | sed -nE 's/^\[ *[0-9]+\]:(0x[0-9a-f]+)$/\1/p' | while read -r id; do echo $((id)); done
+}
+
 list() {
     check_controller
     local about id
     about=$(nvme_read id-ctrl "$device")
     say "$device: serial $(field sn <<<"$about"), capacity spare $(field unvmcap <<<"$about") B"
     if [ $(($(field oacs <<<"$about") & 8)) = 0 ]; then say "  no namespace management: create and attach will be refused"; fi
-    nvme_read list-ns "$device" | sed -nE 's/^\[ *[0-9]+\]:(0x[0-9a-f]+)$/\1/p' | while read -r id; do
-        about=$(nvme_read id-ns "$device" --namespace-id="$((id))")
-        say "  namespace $((id)): $(($(field nsze <<<"$about"))) blocks; $(grep 'in use' <<<"$about")"
+    for id in $(nsids); do
+        about=$(nvme_read id-ns "$device" --namespace-id="$id")
+        say "  namespace $id: $(($(field nsze <<<"$about"))) blocks; $(grep 'in use' <<<"$about")"
     done
 }
 
@@ -92,8 +98,9 @@ create() {
     if [ $(($(field oacs <<<"$about") & 8)) = 0 ]; then
         die "$device has no namespace management; use the namespaces that it has ($0 list $device)"
     fi
-    # What holds for namespaces that are yet to be made.
-    about=$(nvme_read id-ns "$device" --namespace-id=0xffffffff --force)
+    # What holds for namespaces that are yet to be made; a drive that does not say has the same for all.
+    about=$(nvme id-ns "$device" --namespace-id=0xffffffff --force 2>/dev/null) ||
+        about=$(nvme_read id-ns "$device" --namespace-id="$(nsids | head -n 1)")
     index=$(format_index "$about")
     [ -n "$index" ] || die "$device has no format with blocks of $block_bytes B and no metadata"
     blocks=$((size_mib * 1048576 / block_bytes))
@@ -120,6 +127,10 @@ format() {
     [ -n "$index" ] || die "/dev/$name has no format with blocks of $block_bytes B and no metadata"
     if grep -qE "^lbaf +$index .*in use" <<<"$about"; then
         say "  /dev/$name has blocks of $block_bytes B already" && return
+    fi
+    # On such a drive a format of one namespace is a format of all.
+    if [ $(($(nvme_read id-ctrl "/dev/$name" | field fna) & 1)) = 1 ] && [ "$(nsids | wc -l)" -gt 1 ]; then
+        die "the drive of /dev/$name formats all its $(nsids | wc -l) namespaces at once (fna bit 0); nothing was changed"
     fi
     if [ "$yes" = 0 ] && [ "$dry_run" = 0 ]; then
         die "this destroys all of /dev/$name, $(($(cat "$(sysfs_of "$name")/size") / 2048)) MiB; say --yes"
