@@ -34,7 +34,7 @@ with open(sys.argv[1], "wb") as log:
     log.truncate(log.tell() - 100)
 END
 head -c 2048 /dev/zero | tr '\0' - >"$base"
-held() { fold -b -w 512 "$image" | cut -b 1 | paste -sd ' '; }
+held() { tr '\0' 0 <"$image" | fold -b -w 512 | cut -b 1 | paste -sd ' '; }
 expect 0 '^3 512 512 discard$' "replay: list" replay "$log" list
 same "replay: an entry that was cut short does not count" 5 "$(replay "$log" list | wc -l)"
 expect 0 '3 of 5 entries' "replay: up to the last flush" replay "$log" image "$base" "$image" --last-flush
