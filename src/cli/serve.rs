@@ -87,13 +87,14 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
 /// Runs until SIGTERM or SIGINT, then stops in good order.
 fn serve(context: &Context, path: &Path, socket: &Path) -> Result<(), Error> {
     start_log(context.config.log.level);
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let options = OpenOptions { tier: context.config.device.tier, ..OpenOptions::default() };
     let device = open(path, &options)?;
     for warning in context.config.warnings() {
         tracing::warn!("{warning}");
     }
     let appliance = Appliance::start(&context.config, &device, socket, &mut |line| tracing::info!("{line}"))?;
+    // Until here a signal ends the process at once: a recovery may be cut off anywhere.
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let Started { tier, durability, notes, epoch, records, log_bytes, replayed_bytes, recovery } = &appliance.started;
     for note in notes {
         tracing::warn!("{note}");

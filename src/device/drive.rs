@@ -51,7 +51,7 @@ impl Drive {
             fua: attribute("fua").is_some_and(|fua| fua == "1"),
             polls: attribute("io_poll").is_some_and(|polls| polls == "1"),
             logical_block_bytes: attribute("logical_block_size")?.parse().ok()?,
-            transfer_bytes_max: number("max_hw_sectors_kb", 1024).min(number("max_segments", PAGE_BYTES)),
+            transfer_bytes_max: number("max_sectors_kb", 1024).min(number("max_segments", PAGE_BYTES)),
             partition: sysfs.join("partition").exists(),
         })
     }
@@ -86,9 +86,14 @@ mod tests {
         let disk = root.join("disk0");
         std::fs::create_dir_all(disk.join("queue")).unwrap();
         std::fs::create_dir_all(disk.join("disk0p1")).unwrap();
-        for (name, value) in
-            [("write_cache", write_cache), ("fua", fua), ("io_poll", "1"), ("logical_block_size", "512")]
-        {
+        for (name, value) in [
+            ("write_cache", write_cache),
+            ("fua", fua),
+            ("io_poll", "1"),
+            ("logical_block_size", "512"),
+            ("max_sectors_kb", "1280"),
+            ("max_segments", "127"),
+        ] {
             std::fs::write(disk.join("queue").join(name), format!("{value}\n")).unwrap();
         }
         let drive = Drive::at(&disk.join("disk0p1"));
@@ -105,6 +110,7 @@ mod tests {
             let drive = drive.unwrap();
             assert_eq!((drive.name.as_str(), drive.polls, drive.logical_block_bytes), ("disk0", true, 512));
             assert_eq!(drive.writes_through(), through, "{cache} fua={fua}");
+            assert_eq!(drive.transfer_bytes_max, 127 * 4096, "ordinary pages count as a segment each");
         }
     }
 

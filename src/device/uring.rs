@@ -109,7 +109,7 @@ impl UringDevice {
     fn collect(&mut self) {
         let mut written = false;
         while let Some(ended) = self.uring.poll() {
-            let completion = completion(ended);
+            let completion = completion(ended, self.geometry.tier);
             written |= completion.operation.kind == OperationKind::WriteDurable && completion.result.is_ok();
             self.ended.push_back(completion);
         }
@@ -128,10 +128,15 @@ impl UringDevice {
     }
 }
 
-fn completion(ended: Ended<Head>) -> Completion {
+/// ENOSPC
+const NO_SPACE: i32 = 28;
+
+fn completion(ended: Ended<Head>, tier: Tier) -> Completion {
     let Head { tag, kind, address, bytes } = ended.context;
     let result = match ended.result {
         Ok(transferred) if transferred == bytes => Ok(()),
+        // A block device that was pulled has no size any more: reads find its end, writes no space.
+        Ok(0) | Err(NO_SPACE) if matches!(tier, Tier::Block { .. }) => Err(DeviceError::Vanished),
         Ok(bytes) => Err(DeviceError::Short { bytes }),
         Err(errno) => Err(DeviceError::from(&io::Error::from_raw_os_error(errno))),
     };

@@ -1,0 +1,167 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # setup/test sets it
+# In guests: the drives, power cuts, hot removal, and host.sh with real drivers. FOREBAY names a binary to try as well,
+# by default target/release/forebay of this tree.
+
+run=$setup/testbed/run
+work=$scratch/guest
+fua=0
+forebay=${FOREBAY:-$setup/../target/release/forebay}
+tools=(qemu-system-x86_64=qemu-system-x86 nbdkit=nbdkit nvme=nvme-cli cpio=cpio modprobe=kmod zstd=zstd xz=xz-utils)
+
+# in_guest NAME OPTIONS... -- : boots, and runs what stands on standard input. Its lines "+ok X" and "-ok X" count.
+in_guest() {
+    local name=$1 code=0 line
+    shift
+    cat >"$scratch/script"
+    "$run" --timeout 240 "$@" bash -u "$scratch/script" >"$scratch/output" 2>&1 </dev/null || code=$?
+    while read -r line; do
+        case $line in
+            '+ok '*) pass ;;
+            '-ok '*) fail "$name: ${line#-ok }" ;;
+        esac
+    done < <(cat "$scratch/output")
+    same "$name: exit code" 0 "$code"
+}
+
+# For the guest: is NAME WANTED FOUND.
+prelude=$(
+    cat <<'END'
+is() { if [ "$2" = "$3" ]; then echo "+ok $1"; else echo "-ok $1: wanted $2, found $3"; fi; }
+b() { head -c 4096 /dev/zero | tr "\0" "$1" | dd of=/dev/nvme0n2 bs=4096 seek="$2" oflag=direct status=none; }
+END
+)
+
+guest_drives() {
+    in_guest "drives" --poll-queues 2 --hugepages 16 <<END
+$prelude
+cd /sys/class/block
+is "blocks of 512 B" 512 "\$(cat nvme0n1/queue/logical_block_size)"
+is "blocks of 4 KiB" 4096 "\$(cat nvme0n2/queue/logical_block_size)"
+is "a volatile write cache" "write back" "\$(cat nvme0n2/queue/write_cache)"
+is "polled queues" 1 "\$(cat nvme0n2/queue/io_poll)"
+is "the serial" FOREBAY-TESTBED "\$(tr -d ' ' </sys/class/nvme/nvme0/serial)"
+is "hugepages" 16 "\$(cat /proc/sys/vm/nr_hugepages)"
+is "the host's root is not written" 1 "\$(touch /forebay-guest && ls /forebay-guest | wc -l)"
+END
+    same "the host's root was not written" '' "$(ls /forebay-guest 2>/dev/null)"
+    printf 'echo "%s"; exit 7\n' "\$1" >"$scratch/script"
+    expect 7 '^two words$' "the command's output and exit code" "$run" --nvme none --timeout 120 \
+        bash "$scratch/script" 'two words'
+}
+
+# cut_after_flush KIND: block 1 is flushed, block 2 is not, block 3 is written with FUA; then the power goes.
+cut_after_flush() {
+    rm -rf "$work"
+    cat >"$scratch/script" <<END
+$prelude
+b A 1 && nvme flush /dev/nvme0n2 && b B 2
+head -c 4096 /dev/zero | tr '\0' C >/run/block
+nvme write /dev/nvme0n2 --start-block=3 --block-count=0 --data-size=4096 --data=/run/block --force-unit-access
+touch /testbed/cut && sleep 100
+END
+    expect 0 'success' "power cut, $1" "$run" --nvme "$1" --work "$work" --cut-after 100 --timeout 240 bash "$scratch/script"
+}
+
+held() { tail -c +$(($2 * 4096 + 1)) "$1" | head -c 1 | tr '\0' 0; }
+
+guest_power_cuts() {
+    cut_after_flush vwc
+    same "vwc: what was flushed is there, and nothing else" A0 "$(held "$work/n2.raw" 1)$(held "$work/n2.raw" 2)"
+    # QEMU's drive says that it has FUA; 7.2 completes such a write like any other.
+    if [ "$(held "$work/n2.raw" 3)" = C ]; then fua=1; else skip 1 "FUA: this QEMU's drive ignores it"; fi
+    cut_after_flush log
+    same "log: what was completed is there" AB "$(held "$work/n2.raw" 1)$(held "$work/n2.raw" 2)"
+    expect 0 'image: ' "log: replay" "$setup/testbed/replay.py" "$work/n2.log" image "$work/n2.base" "$work/image" --last-flush
+    same "log: the state at the last flush" A0 "$(held "$work/image" 1)$(held "$work/image" 2)"
+    expect 125 'before the power was cut' "a cut that came too late is an error" \
+        "$run" --nvme none --cut-after 100 --timeout 120 true
+}
+
+guest_hot_removal() {
+    rm -rf "$work"
+    cat >"$scratch/script" <<END
+$prelude
+touch /testbed/ready
+for i in \$(seq 300); do [ -e /sys/class/nvme/nvme0 ] || break; sleep 0.1; done
+is "taken out" '' "\$(ls /sys/class/nvme)"
+touch /testbed/gone
+for i in \$(seq 300); do [ -b /dev/nvme0n2 ] && break; sleep 0.1; done
+is "put back" nvme0 "\$(ls /sys/class/nvme)"
+END
+    "$run" --work "$work" --timeout 240 bash "$scratch/script" >"$scratch/hot" 2>&1 &
+    local guest_pid=$! mark
+    for mark in ready gone; do
+        while kill -0 "$guest_pid" 2>/dev/null && [ ! -e "$work/share/$mark" ]; do sleep 0.1; done
+        if [ "$mark" = ready ]; then
+            expect 0 'removed' "hot removal" "$setup/testbed/qmp.py" "$work/qmp.sock" remove
+        else
+            expect 0 'returned' "hot return" "$setup/testbed/qmp.py" "$work/qmp.sock" return
+        fi
+    done
+    wait "$guest_pid" || true
+    expect 0 '^[+]ok taken out' "the guest sees the removal" cat "$scratch/hot"
+    expect 0 '^[+]ok put back' "the guest sees the return" cat "$scratch/hot"
+}
+
+guest_host() {
+    in_guest "host.sh" --iommu <<END
+$prelude
+cd $setup
+state() { cat /proc/sys/vm/nr_hugepages; basename \$(readlink /sys/bus/pci/devices/0000:01:00.0/driver); ls /etc/modprobe.d; }
+id nobody
+before=\$(state)
+mkswap /dev/nvme0n1 && ./host.sh config --bind 0000:01:00.0
+is "a signature is refused" nvme "\$(state | sed -n 2p)"
+dd if=/dev/zero of=/dev/nvme0n1 bs=1M count=2 oflag=direct status=none
+./host.sh config --hugepages 16 --bind 0000:01:00.0 --user nobody --poll-queues 2
+is "bound" vfio-pci "\$(state | sed -n 2p)"
+is "hugepages" 16 "\$(cat /proc/sys/vm/nr_hugepages)"
+setpriv --reuid nobody --clear-groups bash -c '[ -r /dev/vfio/vfio ] && : <>/dev/vfio/[0-9]* && touch /dev/hugepages-nobody/x && rm /dev/hugepages-nobody/x'
+is "the user may use it" 0 \$?
+./host.sh status | grep "driver vfio-pci"
+is "status" 0 \$?
+./host.sh reset; rmmod vfio_pci
+for i in \$(seq 50); do [ -b /dev/nvme0n1 ] && break; sleep 0.1; done
+is "reset undoes it" "\$(echo \$before)" "\$(echo \$(state))"
+./namespace.sh format /dev/nvme0n1 --yes
+is "4 KiB blocks" 4096 "\$(cat /sys/class/block/nvme0n1/queue/logical_block_size)"
+END
+}
+
+# A strict write outlives the loss of the drive's cache. Where the drive ignores FUA, the daemon writes and flushes.
+guest_forebay() {
+    local how=''
+    if [ "$fua" = 0 ]; then how=--force-blocking; fi
+    rm -rf "$work"
+    cat >"$scratch/script" <<END
+$forebay format /dev/nvme0n2 --segment-bytes 16MiB && nvme flush /dev/nvme0n2 || exit
+$forebay serve $how --device /dev/nvme0n2 --socket /run/forebay.sock &
+for i in \$(seq 300); do [ -S /run/forebay.sock ] && break; sleep 0.1; done
+for i in 1 2 3; do $forebay --socket /run/forebay.sock put orders \$i "value\$i" --create=strict || exit; done
+touch /testbed/cut; sleep 100
+END
+    expect 0 'ready' "forebay: strict writes and a power cut" "$run" --nvme vwc --work "$work" --cut-after 100 --timeout 240 \
+        bash "$scratch/script"
+    cat >"$scratch/script" <<END
+$forebay serve --device /dev/nvme0n2 --socket /run/forebay.sock &
+for i in \$(seq 300); do [ -S /run/forebay.sock ] && break; sleep 0.1; done
+for i in 1 2 3; do $forebay --socket /run/forebay.sock get orders \$i; done; echo
+END
+    expect 0 'value1value2value3' "forebay: all of them are there" "$run" --nvme vwc --work "$work" --timeout 240 bash "$scratch/script"
+}
+
+missing=$(need "${tools[@]}" 2>&1) || true
+if [ "${guest:-1}" = 0 ]; then
+    skip 5 "guests, as asked"
+elif [ -n "$missing" ]; then
+    skip 5 "guests: $missing"
+elif ! "$setup/testbed/prep" >"$scratch/output" 2>&1; then
+    skip 5 "guests: $(tail -n 1 "$scratch/output")"
+else
+    guest_drives
+    guest_power_cuts
+    guest_hot_removal
+    guest_host
+    if [ -x "$forebay" ]; then guest_forebay; else skip 2 "forebay in a guest: no binary at $forebay; cargo build --release"; fi
+fi

@@ -1,0 +1,161 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # setup/test sets it
+# host.sh on made-up machines: what it refuses, what it prints, and that reset undoes config.
+
+bdf=0000:01:00.0
+uuid=01234567-89ab-cdef-0123-456789abcdef
+
+# machine: a host with one NVMe controller of one empty namespace, in an IOMMU group of its own, on one NUMA node.
+machine() {
+    tree=$scratch/machine
+    rm -rf "$tree"
+    local pci=$tree/sys/bus/pci block=$tree/sys/class/block/nvme0n1 node=$tree/sys/devices/system/node/node0
+    mkdir -p "$pci/devices/$bdf/nvme/nvme0/nvme0n1" "$pci/drivers/nvme" "$pci/drivers/vfio-pci" "$block/holders" \
+        "$block/queue" "$tree/sys/kernel/iommu_groups/7/devices" "$node/hugepages/hugepages-2048kB" \
+        "$tree/proc/sys/kernel/random" "$tree/proc/sys/vm" "$tree/proc/self" "$tree/dev/vfio" "$tree/etc"
+    echo 0x010802 >"$pci/devices/$bdf/class"
+    : >"$pci/devices/$bdf/driver_override"
+    : >"$pci/drivers_probe"
+    : >"$pci/drivers/nvme/unbind"
+    ln -s ../../drivers/nvme "$pci/devices/$bdf/driver"
+    ln -s ../../../../kernel/iommu_groups/7 "$pci/devices/$bdf/iommu_group"
+    ln -s "../../../../bus/pci/devices/$bdf" "$tree/sys/kernel/iommu_groups/7/devices/$bdf"
+    echo 259:1 >"$block/dev"
+    echo nqn.test-1 >"$block/wwid"
+    echo '[mq-deadline] none' >"$block/queue/scheduler"
+    echo 1023 >"$block/queue/nr_requests"
+    echo 0 >"$node/hugepages/hugepages-2048kB/nr_hugepages"
+    echo boot-1 >"$tree/proc/sys/kernel/random/boot_id"
+    echo 0 >"$tree/proc/sys/vm/compact_memory"
+    echo 'MemAvailable: 4194304 kB' >"$tree/proc/meminfo"
+    echo '22 1 254:0 / / rw shared:1 - ext4 /dev/vda rw' >"$tree/proc/self/mountinfo"
+    echo 'Filename Type Size Used Priority' >"$tree/proc/swaps"
+    truncate -s 4M "$tree/dev/nvme0n1"
+    : >"$tree/dev/vfio/7"
+}
+
+host() { env FOREBAY_HOST_ROOT="$tree" "$setup/host.sh" "$@"; }
+
+# content: all of the tree, for comparing; the journal's empty directory does not count.
+content() { (cd "$tree" && find . -not -path './var*' -type f -exec sha256sum {} + | sort -k2; find . -type l | sort); }
+
+# refused PATTERN NAME OPTIONS...: exit code 1, and nothing was changed.
+refused() {
+    local before pattern=$1 name=$2
+    shift 2
+    before=$(content)
+    expect 1 "$pattern" "$name" host config "$@"
+    same "$name: nothing was changed" "$before" "$(content)"
+}
+
+superblock() {
+    python3 -c 'import sys; sys.stdout.buffer.write(b"FBSUPER1" + bytes(8) + bytes.fromhex(sys.argv[1]))' "${uuid//-/}" |
+        dd of="$tree/dev/nvme0n1" bs=1 seek=65536 conv=notrunc status=none
+}
+
+machine
+expect 2 'only what it is asked' "config that asks for nothing" host config
+expect 2 'needs a value' "--bind without an address" host config --bind
+expect 2 'one full PCI address' "--bind of everything" host config --bind all
+expect 2 'one full PCI address' "--bind of half an address" host config --bind 01:00.0
+expect 2 'whole number' "poll queues that are no number" host config --poll-queues x
+expect 2 'goes with --device' "--nr-requests alone" host config --nr-requests 4 --poll-queues 1
+expect 2 'a whole NVMe namespace' "--device that is no NVMe" host config --device /dev/sda
+expect 2 'goes with status' "--json with reset" host reset --json
+refused 'no PCI device 0000:02' "a controller that is not there" --bind 0000:02:00.0
+refused 'there is no user' "a user that is not there" --user forebay-nobody
+refused 'node 3 has no hugepages' "a node that is not there" --hugepages 3=10
+refused 'must stay' "hugepages beyond the memory" --hugepages 99999
+mkdir -p "$tree/sys/devices/system/node/node1"
+refused 'there are 2 NUMA nodes' "hugepages without a node where there are two" --hugepages 10
+expect 0 "^ok +NVMe +$bdf: driver nvme" "status" host status
+expect 0 '^\{"check": "NVMe", "state": "ok"' "status as JSON" host status --json
+
+machine && echo 0x020000 >"$tree/sys/bus/pci/devices/$bdf/class"
+refused 'is no NVMe controller' "a network card" --bind "$bdf"
+machine && rm "$tree/sys/bus/pci/devices/$bdf/iommu_group"
+refused 'no IOMMU group' "no IOMMU" --bind "$bdf"
+machine && mkdir "$tree/sys/bus/pci/devices/0000:02:00.0" "$tree/sys/bus/pci/drivers/e1000"
+echo 0x020000 >"$tree/sys/bus/pci/devices/0000:02:00.0/class"
+ln -s ../../drivers/e1000 "$tree/sys/bus/pci/devices/0000:02:00.0/driver"
+ln -s ../x "$tree/sys/kernel/iommu_groups/7/devices/0000:02:00.0"
+refused 'shares its IOMMU group with 0000:02:00.0' "a shared IOMMU group" --bind "$bdf"
+machine && rm "$tree/sys/bus/pci/devices/$bdf/driver"
+refused 'cannot be looked at' "a controller without driver" --bind "$bdf"
+
+# What is in use is refused by force too, for every way to name it.
+for how in "--bind $bdf" "--device /dev/nvme0n1"; do
+    read -r -a options <<<"$how --force"
+    machine && echo '23 1 259:1 / /srv rw - xfs /dev/x rw' >>"$tree/proc/self/mountinfo"
+    refused 'nvme0n1 is mounted on /srv' "$how, mounted" "${options[@]}"
+    machine && echo '23 1 0:44 / /b rw - btrfs /dev/nvme0n1 rw' >>"$tree/proc/self/mountinfo"
+    refused 'nvme0n1 is mounted on /b' "$how, mounted as Btrfs" "${options[@]}"
+    machine && mkdir "$tree/sys/class/block/nvme0n1/nvme0n1p1" "$tree/sys/class/block/nvme0n1p1"
+    echo 1 >"$tree/sys/class/block/nvme0n1/nvme0n1p1/partition"
+    echo 259:2 >"$tree/sys/class/block/nvme0n1p1/dev"
+    refused 'partitions: nvme0n1p1' "$how, partitions" "${options[@]:0:2}"
+    echo '23 1 259:2 / /p rw - xfs /dev/x rw' >>"$tree/proc/self/mountinfo"
+    refused 'nvme0n1p1 is mounted on /p' "$how, a partition mounted" "${options[@]}"
+    machine && echo '/dev/nvme0n1 partition 1 0 -2' >>"$tree/proc/swaps"
+    refused 'is swap space' "$how, swap" "${options[@]}"
+    machine && : >"$tree/sys/class/block/nvme0n1/holders/dm-3"
+    refused 'held by dm-3' "$how, held" "${options[@]}"
+    machine && mkdir -p "$tree/proc/4711/fd" && echo other >"$tree/proc/4711/comm"
+    ln -s /dev/nvme0n1 "$tree/proc/4711/fd/5"
+    refused 'open in process 4711 \(other\)' "$how, open" "${options[@]}"
+done
+
+machine && superblock
+refused "Forebay namespace, $uuid; --force .* or --namespace" "a Forebay namespace" --bind "$bdf"
+refused "Forebay namespace, $uuid" "another Forebay namespace" --bind "$bdf" --namespace "${uuid/0/1}"
+expect 0 'echo vfio-pci >' "the Forebay namespace expected" host config --bind "$bdf" --namespace "$uuid" --dry-run
+machine && echo x | dd of="$tree/dev/nvme0n1" bs=1 seek=500000 conv=notrunc status=none
+refused 'unknown data in its first 1 MiB' "unknown data" --bind "$bdf"
+expect 0 'echo vfio-pci >' "unknown data, by force" host config --bind "$bdf" --force --dry-run
+if command -v mkswap >/dev/null; then
+    machine && mkswap "$tree/dev/nvme0n1" >/dev/null 2>&1
+    refused 'known signature: .*swap' "a signature" --bind "$bdf"
+else
+    skip 2 "no mkswap"
+fi
+
+# A dry run prints every change and makes none.
+everything=(--hugepages 8 --poll-queues 2 --device /dev/nvme0n1 --nr-requests 64 --user root --bind "$bdf")
+machine && before=$(content)
+expect 0 'echo 8 > .*nr_hugepages' "dry run: hugepages" host config "${everything[@]}" --dry-run
+cp "$scratch/output" "$scratch/dry_run"
+for line in 'mount -t hugetlbfs' 'write /etc/security/limits.d' 'options nvme poll_queues=2' 'scheduler$' 'nr_requests$' \
+    'ATTR\{wwid\}=="nqn.test-1"' "driver_override" "echo $bdf > .*unbind" "echo $bdf > .*drivers_probe" '/dev/vfio/7'; do
+    expect 0 "^\+ .*$line" "dry run: $line" cat "$scratch/dry_run"
+done
+same "dry run: nothing was changed" "$before" "$(content)$(ls "$tree/var" 2>/dev/null)"
+
+# Config, again, and reset.
+machine && before=$(content)
+some=(--hugepages 8 --poll-queues 2 --device /dev/nvme0n1 --nr-requests 64)
+expect 0 'asked for 8 hugepages of 2 MiB, got 8' "config" host config "${some[@]}"
+after=$(content) lines=$(wc -l <"$tree/var/lib/forebay/host.journal")
+same "config changes something" 1 "$([ "$before" != "$after" ] && echo 1)"
+expect 0 'is none already' "config again" host config "${some[@]}"
+same "config again changes nothing" "$after$lines" "$(content)$(wc -l <"$tree/var/lib/forebay/host.journal")"
+expect 0 'config asked for 8' "status tells what was asked" host status
+expect 0 'rm .*forebay.conf' "reset, dry run" host reset --dry-run
+same "reset, dry run: nothing was changed" "$after" "$(content)"
+expect 0 'rm .*host.journal' "reset" host reset
+# The tree's file holds what was written, a kernel would show its list again; memory was put together and stays so.
+same "reset undoes config" "$(grep -vE 'scheduler|compact' <<<"$before")" "$(content | grep -vE 'scheduler|compact')"
+same "reset gives the scheduler back" mq-deadline "$(cat "$tree/sys/class/block/nvme0n1/queue/scheduler")"
+expect 0 'nothing to undo' "reset again" host reset
+
+# What somebody else changed since is theirs.
+machine && expect 0 '' "config" host config "${some[@]}"
+echo 99 >"$tree/sys/class/block/nvme0n1/queue/nr_requests"
+echo '# mine' >>"$tree/etc/modprobe.d/forebay.conf"
+expect 0 'is 99, not the 64 .*left alone' "reset leaves a setting of others" host reset
+same "and its value" 99 "$(cat "$tree/sys/class/block/nvme0n1/queue/nr_requests")"
+expect 0 '# mine' "reset leaves an edited file" cat "$tree/etc/modprobe.d/forebay.conf"
+refused 'not of this script' "a file of others is not overwritten" --poll-queues 3
+machine && expect 0 '' "config" host config "${some[@]}"
+echo boot-2 >"$tree/proc/sys/kernel/random/boot_id"
+expect 0 'rm ' "reset after a reboot" host reset
+same "what the reboot undid is left alone" 8 "$(cat "$(find "$tree" -name nr_hugepages)")"
