@@ -198,8 +198,17 @@ impl Streams {
     }
 
     /// Gives the memory of trimmed events back, of about `budget_bytes`. Says whether there was any.
-    pub fn reclaim(&mut self, heap: &mut Heap, mut budget_bytes: usize) -> bool {
+    #[inline]
+    pub fn reclaim(&mut self, heap: &mut Heap, budget_bytes: usize) -> bool {
         let any = self.is_reclaiming();
+        if any {
+            self.reclaim_some(heap, budget_bytes);
+        }
+        any
+    }
+
+    #[cold]
+    fn reclaim_some(&mut self, heap: &mut Heap, mut budget_bytes: usize) {
         while budget_bytes > 0
             && let Some(object) = self.reclaiming.last()
         {
@@ -209,10 +218,10 @@ impl Streams {
                 self.reclaiming.pop();
             }
         }
-        any
     }
 
     /// Whether trimmed events still hold memory.
+    #[inline]
     pub fn is_reclaiming(&self) -> bool {
         !self.reclaiming.is_empty()
     }

@@ -15,7 +15,9 @@ impl Wal {
             self.give_up(pool);
             return 0;
         }
-        self.prepare_next(pool);
+        if self.prepared.is_empty() {
+            self.prepare_next(pool);
+        }
         let mut handed = 0;
         loop {
             if self.submitted >= self.limits.frames_in_flight_max {
@@ -97,7 +99,7 @@ impl Wal {
     /// Readies the next segment: its header is durable before it is needed. When only the reserve is left, the
     /// shard takes one segment of it, once.
     fn prepare_next(&mut self, pool: &mut Pool) {
-        if !self.prepared.is_empty() || pool.available() == 0 {
+        if pool.available() == 0 {
             return;
         }
         let reserved = !self.segments.has_ordinary();
