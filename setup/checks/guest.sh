@@ -7,6 +7,7 @@ run=$setup/testbed/run
 work=$scratch/guest
 fua=0
 forebay=${FOREBAY:-$setup/../target/release/forebay}
+kills=${FOREBAY_KILLS:-5}
 tools=(qemu-system-x86_64=qemu-system-x86 nbdkit=nbdkit nvme=nvme-cli cpio=cpio modprobe=kmod zstd=zstd xz=xz-utils)
 
 # in_guest NAME OPTIONS... -- : boots, and runs what stands on standard input. Its lines "+ok X" and "-ok X" count.
@@ -132,7 +133,7 @@ END
 # A strict write outlives the loss of the drive's cache. Where the drive ignores FUA, the daemon writes and flushes.
 guest_forebay() {
     local how=''
-    if [ "$fua" = 0 ]; then how=--force-blocking; fi
+    if [ "$fua" = 0 ]; then how='--tier blocking'; fi
     rm -rf "$work"
     cat >"$scratch/script" <<END
 $forebay format /dev/nvme0n2 --segment-bytes 16MiB && nvme flush /dev/nvme0n2 || exit
@@ -151,17 +152,45 @@ END
     expect 0 'value1value2value3' "forebay: all of them are there" "$run" --nvme vwc --work "$work" --timeout 240 bash "$scratch/script"
 }
 
+# The kill test on the guest's drive, by every tier, without and with polled queues. A kill is not a power cut: what a
+# tier completes counts, and so does what it recovers.
+guest_tiers() {
+    local test=$1 queues polled
+    for queues in 0 2; do
+        polled=interrupts
+        if [ "$queues" = 2 ]; then polled=IOPOLL; fi
+        in_guest "tiers, $polled" --poll-queues "$queues" --size 96 <<END
+$prelude
+is "the best tier is found" 1 "\$($forebay doctor --device /dev/nvme0n2 | grep -c 'passthrough (.*, $polled)')"
+for tier in passthrough uring blocking; do
+    FOREBAY_TEST_DEVICE=/dev/nvme0n2 FOREBAY_TEST_TIER=\$tier FOREBAY_KILLS=$kills timeout 100 $test --exact --nocapture \\
+        kill::what_was_acknowledged_survives_kill_9
+    is "kills, \$tier, $polled" 0 \$?
+done
+END
+    done
+}
+
 missing=$(need "${tools[@]}" 2>&1) || true
 if [ "${guest:-1}" = 0 ]; then
-    skip 5 "guests, as asked"
+    skip 6 "guests, as asked"
 elif [ -n "$missing" ]; then
-    skip 5 "guests: $missing"
+    skip 6 "guests: $missing"
 elif ! "$setup/testbed/prep" >"$scratch/output" 2>&1; then
-    skip 5 "guests: $(tail -n 1 "$scratch/output")"
+    skip 6 "guests: $(tail -n 1 "$scratch/output")"
 else
     guest_drives
     guest_power_cuts
     guest_hot_removal
     guest_host
+    test=''
+    for file in "$setup"/../target/debug/deps/end_to_end-*; do
+        if [ -x "$file" ] && [[ $file != *.d ]] && { [ -z "$test" ] || [ "$file" -nt "$test" ]; }; then test=$file; fi
+    done
+    if [ -x "$forebay" ] && [ -n "$test" ]; then
+        guest_tiers "$(realpath "$test")"
+    else
+        skip 8 "tiers in a guest: no binaries; cargo build --release && cargo test --no-run"
+    fi
     if [ -x "$forebay" ]; then guest_forebay; else skip 2 "forebay in a guest: no binary at $forebay; cargo build --release"; fi
 fi

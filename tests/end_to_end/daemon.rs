@@ -41,8 +41,11 @@ impl Place {
              reactors.spin = \"50us\"\nwal.frame_bytes_max = \"64KiB\"\nwal.window_interval = \"20ms\"\n\
              limits.value_bytes_max = \"256KiB\"\nlimits.memory_bytes_max = \"64MiB\"\nlimits.keys_max = 10000\n\
              limits.waiting_reads_max = 16\nrings.arena_bytes = \"2MiB\"\nrings.arena_bytes_max = \"8MiB\"\n\
-             rings.sq_entries = 64\nrings.cq_entries = 128\nflight.directory = \"{flights}\"\n{more}"
+             rings.sq_entries = 64\nrings.cq_entries = 128\nflight.directory = \"{flights}\"\n{more}\n"
         );
+        if let Ok(tier) = std::env::var("FOREBAY_TEST_TIER") {
+            self.config += &format!("device.tier = \"{tier}\"\n");
+        }
         fs::write(self.path("config.toml"), &self.config).expect("the place is writable");
         self
     }
@@ -60,13 +63,15 @@ impl Place {
         self.path("socket")
     }
 
+    /// A file, or the drive that `FOREBAY_TEST_DEVICE` names: all of it is lost, and one test at a time may use it.
     pub fn device(&self) -> PathBuf {
-        self.path("device")
+        std::env::var_os("FOREBAY_TEST_DEVICE").map_or_else(|| self.path("device"), PathBuf::from)
     }
 
-    /// An empty namespace in a file.
+    /// An empty namespace.
     pub fn format(&self, capacity_mib: u64, shards: u32) {
-        let capacity_bytes = Some(capacity_mib << 20);
+        let is_file = std::env::var_os("FOREBAY_TEST_DEVICE").is_none();
+        let capacity_bytes = is_file.then_some(capacity_mib << 20);
         let options = FormatOptions { capacity_bytes, segment_bytes: 1 << 20, shards, force: true };
         format_device(&self.device(), &options, &mut |_, _| {}).expect("the file can be formatted");
     }
