@@ -1,5 +1,7 @@
 //! What this machine offers, what is missing, and what to do about it. Reads only; changes nothing.
 
+mod nvme;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,7 +9,6 @@ use std::time::Duration;
 use forebay_sys::uring::{TaskRun, Uring, UringOptions};
 
 use crate::config::Config;
-use crate::device::drive::Drive;
 use crate::device::open::{OpenOptions, open};
 
 /// One thing that was looked at.
@@ -58,7 +59,8 @@ impl Check {
 #[must_use]
 pub fn checks(path: Option<&Path>) -> Vec<Check> {
     let mut all = vec![hugepages(), memlock(), io_uring(), cores(), governor(), iommu()];
-    all.extend(nvme());
+    all.push(nvme::vfio());
+    all.extend(nvme::controllers());
     all.extend(path.map(tier));
     all
 }
@@ -187,37 +189,6 @@ fn iommu() -> Check {
             .remedy("boot with `intel_iommu=on` or `amd_iommu=on`, and enable it in the firmware");
     }
     Check::new("IOMMU", State::Ok, "active")
-}
-
-/// One check for each NVMe controller on the PCI bus, whatever driver has it.
-fn nvme() -> Vec<Check> {
-    let controllers: Vec<PathBuf> = entries("/sys/bus/pci/devices")
-        .into_iter()
-        .filter(|device| text(device.join("class")).is_some_and(|class| class.starts_with("0x010802")))
-        .collect();
-    if controllers.is_empty() {
-        return vec![Check::new("NVMe", State::Missing, "no controller on the PCI bus")];
-    }
-    controllers.iter().map(|controller| controller_check(controller)).collect()
-}
-
-fn controller_check(controller: &Path) -> Check {
-    let address = file_name(controller);
-    let driver = fs::read_link(controller.join("driver")).map_or("no driver".to_owned(), |link| file_name(&link));
-    let namespaces = entries(controller.join("nvme")).into_iter().flat_map(entries);
-    let drives: Vec<Drive> =
-        namespaces.filter(|path| path.join("queue").is_dir()).filter_map(|path| Drive::at(&path)).collect();
-    let mut found = format!("{address}: {driver}");
-    for drive in &drives {
-        let cache = if drive.volatile_cache { "volatile write cache" } else { "no volatile write cache" };
-        let polls = if drive.polls { "polled" } else { "not polled" };
-        found += &format!("; {}: {cache}, queues {polls}", drive.name);
-    }
-    if drives.iter().any(|drive| !drive.polls) {
-        return Check::new("NVMe", State::Warning, found)
-            .remedy("give the driver polled queues: `modprobe nvme poll_queues=N` (boot: nvme.poll_queues=N)");
-    }
-    Check::new("NVMe", State::Ok, found)
 }
 
 fn tier(path: &Path) -> Check {
