@@ -16,14 +16,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use forebay_sys::dma::{DmaRegion, PageKind, Pages};
+use forebay_sys::dma::{PageKind, Pages};
 use forebay_sys::net::WakeSet;
 
 use crate::buffer::Pool;
 use crate::config::{Config, Spin};
 use crate::device::any::AnyDevice;
 use crate::device::blocks::BlockReader;
-use crate::device::open::OpenDevice;
+use crate::device::open::{OpenDevice, OpenOptions};
 use crate::device::{Device, Tier};
 use crate::error::{Error, Result};
 use crate::reactor::{Address, Clock, Order, Place, Reactor, Shard};
@@ -36,6 +36,9 @@ use crate::wal::superblock::Superblock;
 use crate::wal::survey::{self, Survey};
 
 use recover::{Begun, Settings, ShardState};
+
+/// Buffers of one reader of recovery: four of 1 MiB.
+const READ_BYTES: usize = 4 << 20;
 
 /// What a start found and did, for the log and the report.
 #[derive(Clone, Debug)]
@@ -201,6 +204,22 @@ impl Appliance {
     }
 }
 
+/// How a configuration wants its device opened.
+#[must_use]
+pub fn open_options(config: &Config) -> OpenOptions {
+    let default = OpenOptions::default();
+    let shards = config.format.shards;
+    let reactors = config.reactors.count().min(shards);
+    let pools = crate::bytes::index(config.frame_buffer_bytes(shards, reactors));
+    let readers = (shards as usize + 1) * READ_BYTES;
+    OpenOptions {
+        tier: config.device.tier,
+        hugepages: config.device.hugepages,
+        buffer_bytes: default.buffer_bytes.max(pools + readers),
+        ..default
+    }
+}
+
 /// The configuration with frames that the drive takes whole.
 fn fitted(config: &Config, device: &OpenDevice, notes: &mut Vec<String>) -> Config {
     let mut config = config.clone();
@@ -237,7 +256,8 @@ fn fenced_error(mut fenced: Vec<Fenced>) -> Error {
 
 /// A reader for recovery, with buffers of its own.
 pub fn block_reader(device: &OpenDevice) -> Result<BlockReader<AnyDevice>> {
-    let region = DmaRegion::allocate(4 << 20, Pages::Ordinary)
+    let region = device
+        .region(READ_BYTES, Pages::Ordinary)
         .map_err(|error| Error::new(format!("memory for reading the device: {error}")))?;
     let span = region.span();
     Ok(BlockReader::new(device.reader(Some(&span))?, region.split(1 << 20)))
@@ -307,7 +327,7 @@ fn start_reactors(
     let mut threads = Vec::new();
     for (number, own) in by_reactor.into_iter().enumerate() {
         let pages = if config.device.hugepages { Pages::HugeOrOrdinary } else { Pages::Ordinary };
-        let region = DmaRegion::allocate(sizes.pool_bytes(), pages).map_err(|error| {
+        let region = device.region(sizes.pool_bytes(), pages).map_err(|error| {
             Error::new(format!("{} B of buffers for a reactor: {error}", sizes.pool_bytes()))
                 .remedy("lower wal.frames_in_flight_max or limits.value_bytes_max")
         })?;

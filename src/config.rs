@@ -43,7 +43,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Device {
-    /// A file or a block device. There is no default: a drive is always named. `--device` does it too.
+    /// A file, a block device, or a controller for SPDK ("pcie:0000:00:04.0"). There is no default: a drive is always
+    /// named. `--device` does it too.
     pub path: Option<PathBuf>,
     /// Take DMA memory from hugepages where there are any. Without them ordinary memory is used, with a warning.
     pub hugepages: bool,

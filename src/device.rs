@@ -3,6 +3,7 @@
 pub mod any;
 pub mod blocking;
 pub mod blocks;
+pub mod controller_name;
 pub mod drive;
 pub mod memory;
 pub mod nvme;
@@ -13,6 +14,8 @@ pub mod passthrough;
 pub mod prepare;
 #[cfg(test)]
 mod scratch;
+#[cfg(feature = "spdk")]
+pub mod spdk;
 pub mod uring;
 
 use crate::buffer::Buffer;
@@ -30,6 +33,8 @@ const EINVAL: i32 = 22;
 /// How a device is reached, best first; always reported, see docs/architecture.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tier {
+    /// SPDK's NVMe driver, on a controller of its own. Polled, without system calls on PCIe and vfio-user.
+    Spdk,
     /// NVMe commands through io_uring, to a namespace of a controller that the kernel owns.
     Passthrough { polled: bool },
     /// io_uring on a block device, O_DIRECT; `polled` where the queue really polls.
@@ -56,6 +61,7 @@ impl Tier {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Tier::Spdk => "spdk (NVMe queue pairs in user space, polled)",
             Tier::Passthrough { polled: true } => "passthrough (NVMe commands by io_uring, IOPOLL)",
             Tier::Passthrough { polled: false } => "passthrough (NVMe commands by io_uring, interrupts)",
             Tier::Block { polled: true } => "block (io_uring, O_DIRECT, IOPOLL)",

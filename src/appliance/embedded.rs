@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use crate::appliance::prepare::{FormatOptions, format_device};
 use crate::appliance::scratch::Scratch;
-use crate::appliance::{Appliance, Started, flights};
+use crate::appliance::{Appliance, Started, flights, open_options};
 use crate::config::Config;
-use crate::device::open::{OpenDevice, OpenOptions, open};
+use crate::device::open::{OpenDevice, open};
 use crate::error::{Error, Result};
 use crate::types::ShardId;
 use crate::wal::superblock::Superblock;
@@ -72,8 +72,7 @@ impl Embedded {
     }
 
     fn on(config: Config, device_path: &Path, temporary: Option<Temporary>) -> Result<Embedded> {
-        let options = OpenOptions { tier: config.device.tier, ..OpenOptions::default() };
-        let device = open(device_path, &options)?;
+        let device = open(device_path, &open_options(&config))?;
         let socket = match &temporary {
             Some(temporary) => temporary.directory.join("socket"),
             None => std::env::temp_dir().join(format!("forebay-{}.sock", uuid::Uuid::new_v4().simple())),

@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use crate::appliance::block_reader;
-use crate::device::occupant::what_is_on;
+use crate::device::controller_name::Name;
+use crate::device::occupant::{self, what_is_on};
 use crate::device::open::{OpenDevice, OpenOptions, open};
 use crate::device::prepare::preallocate_and_zero;
 use crate::error::{Error, Result};
+use crate::types::DeviceAddress;
 use crate::wal::format;
 use crate::wal::superblock::{CopyState, Superblock};
 
@@ -26,11 +28,17 @@ pub struct FormatOptions {
 /// # Errors
 /// What the device holds or why it cannot be used; without `force`, nothing of it was changed then.
 pub fn format_device(path: &Path, options: &FormatOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Superblock> {
-    if !path.exists() && options.capacity_bytes.is_none() {
+    // A controller that SPDK drives is no path.
+    let controller = Name::parse(path).is_some();
+    if controller && options.capacity_bytes.is_some() {
+        return Err(Error::new(format!("{} is not a file", path.display()))
+            .remedy("leave out --capacity: a namespace is used whole"));
+    }
+    if !controller && !path.exists() && options.capacity_bytes.is_none() {
         return Err(Error::new(format!("{} does not exist", path.display()))
             .remedy("name a device, or make a file with --capacity 1GiB"));
     }
-    if path.exists() && !options.force {
+    if (controller || path.exists()) && !options.force {
         refuse_occupied(path)?;
     }
     if let Some(capacity_bytes) = options.capacity_bytes {
@@ -53,6 +61,7 @@ pub fn format_device(path: &Path, options: &FormatOptions, progress: &mut dyn Fn
 fn refuse_occupied(path: &Path) -> Result<()> {
     let found = match ours(path)? {
         Some(found) => Some(found),
+        None if Name::parse(path).is_some() => what_is_read(path)?,
         None => what_is_on(path)?,
     };
     match found {
@@ -72,6 +81,17 @@ fn ours(path: &Path) -> Result<Option<String>> {
     let copies = Superblock::read_copies(&mut block_reader(&device)?, bytes)?;
     let any = copies.iter().any(|(_, state)| *state != CopyState::Missing);
     Ok(any.then(|| "a Forebay namespace".to_owned()))
+}
+
+/// What stands on a device that only its own driver can read.
+fn what_is_read(path: &Path) -> Result<Option<String>> {
+    let device = open(path, &OpenOptions { read_only: true, ..OpenOptions::default() })?;
+    let bytes = occupant::HEAD_BYTES.min(crate::bytes::index(device.geometry().capacity_bytes));
+    let mut head = vec![0; bytes];
+    block_reader(&device)?
+        .read(DeviceAddress(0), &mut head)
+        .map_err(|error| Error::new(error.to_string()).context(path.display()))?;
+    Ok(occupant::contents(&head))
 }
 
 /// Formats a memory device.

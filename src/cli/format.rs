@@ -15,7 +15,8 @@ use super::progress::Progress;
 /// without --force. A file is created when --capacity is given, preallocated and zeroed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The file or block device, by name. It is never taken from the configuration.
+    /// The file or block device, or a controller for SPDK (pcie:, vfio-user:, tcp:), by name. It is never taken from
+    /// the configuration.
     device: PathBuf,
     /// The size of the file to create, as 1GiB. A block device is used whole.
     #[arg(long, value_name = "SIZE")]

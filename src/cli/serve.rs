@@ -4,9 +4,9 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
-use forebay::appliance::{Appliance, Started};
+use forebay::appliance::{Appliance, Started, open_options};
 use forebay::config::{self, Config, Spin};
-use forebay::device::open::{OpenOptions, open};
+use forebay::device::open::open;
 use forebay::error::Error;
 use forebay::types::TierChoice;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -19,7 +19,7 @@ use super::context::{Context, Failure};
 /// Runs until SIGTERM or SIGINT. Options override the configuration.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The file or block device. Default: device.path.
+    /// The file or block device, or a controller for SPDK (pcie:, vfio-user:, tcp:). Default: device.path.
     #[arg(long, value_name = "PATH")]
     device: Option<PathBuf>,
     /// The number of reactors, each a thread that polls.
@@ -87,8 +87,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
 /// Runs until SIGTERM or SIGINT, then stops in good order.
 fn serve(context: &Context, path: &Path, socket: &Path) -> Result<(), Error> {
     start_log(context.config.log.level);
-    let options = OpenOptions { tier: context.config.device.tier, ..OpenOptions::default() };
-    let device = open(path, &options)?;
+    let device = open(path, &open_options(&context.config))?;
     for warning in context.config.warnings() {
         tracing::warn!("{warning}");
     }

@@ -56,6 +56,12 @@ impl Config {
         self.frames_per_record_max() + 1 + own * (u64::from(self.wal.frames_in_flight_max) + 2)
     }
 
+    /// Frame buffers of all reactors.
+    #[must_use]
+    pub fn frame_buffer_bytes(&self, shards: u32, reactors: u32) -> u64 {
+        u64::from(reactors) * self.buffers_per_reactor(shards, reactors) * self.wal.frame_bytes_max.0
+    }
+
     /// The most memory that an appliance with this configuration and so many shards uses, part by part. The shards
     /// are those of the formatted device; before there is one, `format.shards`. Clients' rings are touched only as
     /// far as they are used.
@@ -73,7 +79,7 @@ impl Config {
             MemoryPart {
                 name: "frame buffers",
                 reason: format!("{reactors} reactors x {buffers} frames of {frame_bytes}"),
-                bytes: u64::from(reactors) * buffers * frame_bytes.0,
+                bytes: self.frame_buffer_bytes(shards, reactors),
             },
         ];
         if self.flight_recorder() {

@@ -3,11 +3,15 @@
 use super::blocking::BlockingDevice;
 use super::memory::MemoryDevice;
 use super::passthrough::PassthroughDevice;
+#[cfg(feature = "spdk")]
+use super::spdk::SpdkDevice;
 use super::uring::UringDevice;
 use super::{Completion, Device, Geometry, Operation};
 
 /// One of the devices. Made by `OpenDevice::device`, one for every reactor.
 pub enum AnyDevice {
+    #[cfg(feature = "spdk")]
+    Spdk(SpdkDevice),
     Passthrough(PassthroughDevice),
     Uring(UringDevice),
     Blocking(BlockingDevice),
@@ -17,6 +21,8 @@ pub enum AnyDevice {
 macro_rules! each {
     ($any:expr, $device:ident => $call:expr) => {
         match $any {
+            #[cfg(feature = "spdk")]
+            AnyDevice::Spdk($device) => $call,
             AnyDevice::Passthrough($device) => $call,
             AnyDevice::Uring($device) => $call,
             AnyDevice::Blocking($device) => $call,

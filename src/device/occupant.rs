@@ -11,7 +11,7 @@ use super::drive::sysfs;
 use crate::error::{Error, Result};
 
 /// The part of a device that is looked at: every signature below lies in it.
-const HEAD_BYTES: usize = 1 << 20;
+pub const HEAD_BYTES: usize = 1 << 20;
 
 /// A signature: its name, where it stands, and its bytes.
 type Signature = (&'static str, usize, &'static [u8]);
@@ -68,7 +68,9 @@ fn head(file: &File) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-fn contents(head: &[u8]) -> Option<String> {
+/// Names what stands in the first `HEAD_BYTES` of a device; None when all are zero.
+#[must_use]
+pub fn contents(head: &[u8]) -> Option<String> {
     let known = SIGNATURES.iter().find(|(_, at, bytes)| head.get(*at..).is_some_and(|rest| rest.starts_with(bytes)));
     if let Some((name, ..)) = known {
         return Some((*name).to_owned());

@@ -12,9 +12,12 @@ use rustix::io::Errno;
 
 use super::any::AnyDevice;
 use super::blocking::BlockingDevice;
+use super::controller_name::Name;
 use super::drive::Drive;
 use super::memory::{MemoryDevice, MemoryDisk};
 use super::passthrough::Generic;
+#[cfg(feature = "spdk")]
+use super::spdk::attached::Attached;
 use super::uring::{UringDevice, WritePath};
 use super::{BLOCK_BYTES, Device, DeviceError, Geometry, Operation, OperationKind, Tier};
 use crate::error::{Error, Result};
@@ -40,11 +43,25 @@ pub struct OpenOptions {
     /// How long to wait for the lock of a process that lives: it may be about to end. For one that was killed this waits
     /// longer: the kernel holds its lock until the last write under way has ended, and reading before that could miss it.
     pub lock_wait: Duration,
+    /// The most that `region` will be asked for, all together. SPDK without hugepages takes it at once.
+    pub buffer_bytes: usize,
+    /// Hugepages for SPDK, where there are enough of them.
+    pub hugepages: bool,
+    /// A command of SPDK's that takes longer means that the controller is gone.
+    pub command_timeout: Duration,
 }
 
 impl Default for OpenOptions {
     fn default() -> OpenOptions {
-        OpenOptions { operations_max: 64, read_only: false, tier: TierChoice::Auto, lock_wait: Duration::from_secs(3) }
+        OpenOptions {
+            operations_max: 64,
+            read_only: false,
+            tier: TierChoice::Auto,
+            lock_wait: Duration::from_secs(3),
+            buffer_bytes: 64 << 20,
+            hugepages: true,
+            command_timeout: Duration::from_secs(10),
+        }
     }
 }
 
@@ -65,14 +82,21 @@ enum Backing {
         path: PathBuf,
     },
     Memory(MemoryDisk),
+    #[cfg(feature = "spdk")]
+    Spdk(Attached),
 }
 
-/// Opens the file or block device at `path`, locks it, and finds the best tier by a real read. Blocks.
+/// Opens the file or block device at `path`, locks it, and finds the best tier by a real read; or attaches the
+/// controller of that name, see `controller_name`. Blocks.
 ///
 /// # Errors
 /// A path that is missing, of the wrong kind, read-only, too small, or in use by someone else.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<OpenDevice> {
-    OpenDevice::open(path, options).map_err(|error| error.context(path.display()))
+    let opened = match Name::parse(path) {
+        Some(name) => OpenDevice::attach(&name, options),
+        None => OpenDevice::open(path, options),
+    };
+    opened.map_err(|error| error.context(path.display()))
 }
 
 impl OpenDevice {
@@ -82,6 +106,22 @@ impl OpenDevice {
         let geometry = MemoryDevice::new(disk, options.operations_max).geometry();
         let notes = vec!["memory: nothing survives the daemon".to_owned()];
         OpenDevice { backing: Backing::Memory(disk.clone()), geometry, notes }
+    }
+
+    #[cfg(feature = "spdk")]
+    fn attach(name: &Name, options: &OpenOptions) -> Result<OpenDevice> {
+        let attached = Attached::attach(name, options)?;
+        let (geometry, notes) = (attached.geometry(options.operations_max), attached.notes(name));
+        let opened = OpenDevice { backing: Backing::Spdk(attached), geometry, notes };
+        opened.first_read(opened.device(None)?)?;
+        Ok(opened)
+    }
+
+    #[cfg(not(feature = "spdk"))]
+    fn attach(_name: &Name, _options: &OpenOptions) -> Result<OpenDevice> {
+        Err(Error::new("a controller is driven by SPDK, which this build is without").remedy(
+            "build with `cargo build --release --features spdk` (vendor/README.md), or name a file or block device",
+        ))
     }
 
     fn open(path: &Path, options: &OpenOptions) -> Result<OpenDevice> {
@@ -119,6 +159,8 @@ impl OpenDevice {
         match &self.backing {
             Backing::File { path, .. } => path.display().to_string(),
             Backing::Memory(_) => "memory".to_owned(),
+            #[cfg(feature = "spdk")]
+            Backing::Spdk(attached) => attached.name.clone(),
         }
     }
 
@@ -153,7 +195,12 @@ impl OpenDevice {
     /// How a write becomes durable here, for people.
     #[must_use]
     pub fn durability(&self) -> String {
-        let Backing::File { write_path, drive, .. } = &self.backing else { return "none: memory".to_owned() };
+        let (write_path, drive) = match &self.backing {
+            Backing::File { write_path, drive, .. } => (write_path, drive),
+            Backing::Memory(_) => return "none: memory".to_owned(),
+            #[cfg(feature = "spdk")]
+            Backing::Spdk(attached) => return attached.durability(),
+        };
         let how = match (self.geometry.tier, write_path) {
             (Tier::Passthrough { .. }, WritePath::Through)
                 if drive.as_ref().is_some_and(|drive| !drive.volatile_cache) =>
@@ -170,6 +217,18 @@ impl OpenDevice {
             Some(Drive { name, volatile_cache: false, .. }) => format!("{how}; {name} has no volatile write cache"),
             Some(Drive { name, fua: true, .. }) => format!("{how}; {name} has a volatile write cache, and FUA"),
             Some(Drive { name, .. }) => format!("{how}; {name} has a volatile write cache, and no FUA"),
+        }
+    }
+
+    /// Memory for buffers that a device of this may be given. Blocks while it is populated.
+    ///
+    /// # Errors
+    /// When there is not so much.
+    pub fn region(&self, bytes: usize, pages: Pages) -> io::Result<DmaRegion> {
+        match &self.backing {
+            #[cfg(feature = "spdk")]
+            Backing::Spdk(attached) => attached.region(bytes),
+            Backing::File { .. } | Backing::Memory(_) => DmaRegion::allocate(bytes, pages),
         }
     }
 
@@ -194,6 +253,12 @@ impl OpenDevice {
     fn reached_by(&self, tier: Tier, span: Option<&DmaSpan>) -> Result<AnyDevice> {
         match &self.backing {
             Backing::Memory(disk) => Ok(AnyDevice::Memory(MemoryDevice::new(disk, self.geometry.operations_max))),
+            #[cfg(feature = "spdk")]
+            Backing::Spdk(attached) => match attached.device(self.geometry) {
+                Ok(device) => Ok(AnyDevice::Spdk(device)),
+                Err(error) => Err(Error::new(format!("{}: {error}", attached.name))
+                    .remedy("use fewer reactors, or look whether the controller still answers")),
+            },
             Backing::File { file, .. } if self.geometry.tier == Tier::FileBlocking => self.blocking(file),
             Backing::File { file, path, .. } => match self.ring(Geometry { tier, ..self.geometry }, span) {
                 Ok(device) => Ok(device),
@@ -218,7 +283,7 @@ impl OpenDevice {
             (Backing::File { file, write_path, .. }, _) => {
                 Ok(AnyDevice::Uring(UringDevice::new(file.try_clone()?, geometry, *write_path, span)?))
             }
-            (Backing::Memory(_), _) => Err(io::ErrorKind::Unsupported.into()),
+            _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -238,7 +303,7 @@ impl OpenDevice {
         for tier in tiers {
             match self.ring(Geometry { tier, ..self.geometry }, None) {
                 Err(error) => self.notes.push(format!("no {}: io_uring: {error}", tier.name())),
-                Ok(device) => match probe(device) {
+                Ok(device) => match self.probe(device) {
                     Ok(()) => {
                         self.geometry.tier = tier;
                         return Ok(());
@@ -252,11 +317,32 @@ impl OpenDevice {
             return Err(Error::new(format!("the tier that was asked for cannot be had: {why}"))
                 .remedy("use --tier auto, which takes the best that works"));
         }
-        let device = self.device(None)?;
-        probe(device).map_err(|error| {
+        self.first_read(self.device(None)?)
+    }
+
+    fn first_read(&self, device: AnyDevice) -> Result<()> {
+        self.probe(device).map_err(|error| {
             Error::new(format!("the first block cannot be read: {error}"))
                 .remedy("look for errors of the drive in `dmesg`")
         })
+    }
+
+    /// Reads the first block. Only a real read shows whether O_DIRECT and polling work.
+    fn probe(&self, mut device: AnyDevice) -> Result<(), DeviceError> {
+        let region = self.region(BLOCK_BYTES as usize, Pages::Ordinary).map_err(|error| DeviceError::from(&error))?;
+        let buffer = region.split(BLOCK_BYTES as usize).pop().expect("a region of one block is one buffer");
+        let address = DeviceAddress(0);
+        let read = Operation { tag: 0, kind: OperationKind::Read, address, bytes: BLOCK_BYTES, buffer };
+        device.submit(read).map_err(|_| DeviceError::INVALID)?;
+        device.kick();
+        let started = Instant::now();
+        while started.elapsed() < PROBE_TIMEOUT {
+            if let Some(completion) = device.poll() {
+                return completion.result;
+            }
+            std::thread::yield_now();
+        }
+        Err(DeviceError::Errno(Errno::TIMEDOUT.raw_os_error()))
     }
 
     /// The tiers to try on a block device, best first. Finds its generic device.
@@ -371,25 +457,6 @@ fn check_blocks(block: bool, drive: Option<&Drive>) -> Result<()> {
         .remedy("format the namespace with 512 B or 4 KiB blocks (`nvme format --lbaf`)")),
         _ => Ok(()),
     }
-}
-
-/// Reads the first block. Only a real read shows whether O_DIRECT and polling work.
-fn probe(mut device: impl Device) -> Result<(), DeviceError> {
-    let region =
-        DmaRegion::allocate(BLOCK_BYTES as usize, Pages::Ordinary).map_err(|error| DeviceError::from(&error))?;
-    let buffer = region.split(BLOCK_BYTES as usize).pop().expect("a region of one block is one buffer");
-    let address = DeviceAddress(0);
-    let read = Operation { tag: 0, kind: OperationKind::Read, address, bytes: BLOCK_BYTES, buffer };
-    device.submit(read).map_err(|_| DeviceError::INVALID)?;
-    device.kick();
-    let started = Instant::now();
-    while started.elapsed() < PROBE_TIMEOUT {
-        if let Some(completion) = device.poll() {
-            return completion.result;
-        }
-        std::thread::yield_now();
-    }
-    Err(DeviceError::Errno(Errno::TIMEDOUT.raw_os_error()))
 }
 
 /// What an error of `open` means for who named the path.

@@ -5,8 +5,15 @@ use std::path::Path;
 use super::*;
 use crate::device::scratch::{Scratch, operation, pool, run};
 
-const DEFAULT: OpenOptions =
-    OpenOptions { operations_max: 4, read_only: false, tier: TierChoice::Auto, lock_wait: Duration::ZERO };
+const DEFAULT: OpenOptions = OpenOptions {
+    operations_max: 4,
+    read_only: false,
+    tier: TierChoice::Auto,
+    lock_wait: Duration::ZERO,
+    buffer_bytes: 0,
+    hugepages: false,
+    command_timeout: Duration::from_secs(1),
+};
 const BLOCKING: OpenOptions = OpenOptions { tier: TierChoice::Blocking, ..DEFAULT };
 
 fn refused(path: &Path, options: &OpenOptions) -> String {
@@ -218,4 +225,13 @@ fn a_block_device_is_used_alone_and_its_tier_is_explained() {
     let read = run(&mut device, operation(&mut pool, OperationKind::Read, 4096, 4096));
     assert_eq!((read.result, read.operation.buffer.iter().all(|b| *b == 3)), (Ok(()), true));
     assert!(crate::device::occupant::what_is_on(path).unwrap().unwrap().contains("unknown data"));
+}
+
+#[test]
+#[cfg(not(feature = "spdk"))]
+fn a_controller_needs_the_build_with_spdk() {
+    for name in ["pcie:0000:00:04.0", "vfio-user:/run/target", "tcp:127.0.0.1:4420/nqn.2026-01.io.example:x@1"] {
+        let error = refused(Path::new(name), &DEFAULT);
+        assert!(error.contains(name) && error.contains("--features spdk"), "{error}");
+    }
 }

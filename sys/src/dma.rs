@@ -30,10 +30,19 @@ pub enum PageKind {
     Ordinary,
 }
 
-/// A mapping, unmapped when its last buffer, region and span are gone.
+/// Whom the memory goes back to.
+#[derive(Clone, Copy)]
+enum Owner {
+    Kernel,
+    #[cfg(feature = "spdk")]
+    Spdk(crate::spdk::Env),
+}
+
+/// A mapping, given back when its last buffer, region and span are gone.
 struct Mapping {
     address: NonNull<u8>,
     bytes: usize,
+    owner: Owner,
 }
 
 // SAFETY: `Mapping` itself gives no access to the bytes; it only keeps them mapped, which any thread may do.
@@ -48,7 +57,8 @@ impl Mapping {
         let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::POPULATE);
         // SAFETY: a null hint lets the kernel choose a free range, so no existing mapping is replaced.
         let address = unsafe { mmap(std::ptr::null_mut(), bytes, prot, flags, fd, 0) }?;
-        let mapping = Mapping { address: NonNull::new(address.cast()).ok_or(io::ErrorKind::OutOfMemory)?, bytes };
+        let first = NonNull::new(address.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mapping = Mapping { address: first, bytes, owner: Owner::Kernel };
         // mmap hides a failed populate, and the first access would then be a SIGBUS. madvise tells.
         // SAFETY: the range is the mapping that was just made, and populating it changes no contents.
         match unsafe { madvise(address, bytes, Advice::LinuxPopulateWrite) } {
@@ -61,9 +71,19 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: exactly the range that `populated` mapped; all that could reach into it held this `Mapping` by Arc.
-        let unmapped = unsafe { munmap(self.address.as_ptr().cast(), self.bytes) };
-        debug_assert!(unmapped.is_ok(), "a whole mapping can always be unmapped");
+        match self.owner {
+            Owner::Kernel => {
+                // SAFETY: exactly the range that `populated` mapped; all that could reach into it held this `Mapping`
+                // by Arc.
+                let unmapped = unsafe { munmap(self.address.as_ptr().cast(), self.bytes) };
+                debug_assert!(unmapped.is_ok(), "a whole mapping can always be unmapped");
+            }
+            #[cfg(feature = "spdk")]
+            Owner::Spdk(env) => {
+                // SAFETY: allocated by `allocate_spdk`, and all that could reach into it held this `Mapping` by Arc.
+                unsafe { env.free(self.address) };
+            }
+        }
     }
 }
 
@@ -98,6 +118,21 @@ impl DmaRegion {
         }
         let mapping = map("forebay-dma", MemfdFlags::empty(), bytes)?;
         Ok(DmaRegion { mapping: Arc::new(mapping), bytes, pages: PageKind::Ordinary, warning })
+    }
+
+    /// The same, of SPDK's memory: the only one that a controller driven by SPDK can reach. Does not block.
+    ///
+    /// # Errors
+    /// `OutOfMemory` when SPDK has not so much left in one piece, or `InvalidInput` for no bytes at all.
+    #[cfg(feature = "spdk")]
+    pub fn allocate_spdk(env: crate::spdk::Env, bytes: usize) -> io::Result<DmaRegion> {
+        if bytes == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a DMA region needs at least one byte"));
+        }
+        let bytes = bytes.checked_next_multiple_of(BUFFER_ALIGN_BYTES).ok_or(io::ErrorKind::OutOfMemory)?;
+        let address = env.allocate(bytes).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mapping = Arc::new(Mapping { address, bytes, owner: Owner::Spdk(env) });
+        Ok(DmaRegion { mapping, bytes, pages: env.page_kind(), warning: None })
     }
 
     #[must_use]
@@ -182,13 +217,20 @@ impl DmaBuffer {
     pub fn is_within(&self, span: &DmaSpan) -> bool {
         Arc::ptr_eq(&self.mapping, &span.mapping)
     }
+
+    /// True when the region came from SPDK.
+    #[cfg(feature = "spdk")]
+    #[must_use]
+    pub fn is_from_spdk(&self) -> bool {
+        matches!(self.mapping.owner, Owner::Spdk(_))
+    }
 }
 
 impl Deref for DmaBuffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `bytes` initialised (zeroed by the kernel) bytes, mapped while `mapping` lives, owned by this value.
+        // SAFETY: `bytes` initialised bytes (zeroed by whoever gave them), mapped while `mapping` lives, owned by this value.
         unsafe { std::slice::from_raw_parts(self.address.as_ptr(), self.bytes) }
     }
 }

@@ -7,6 +7,8 @@ pub mod cpu;
 pub mod dma;
 pub mod net;
 pub mod shm;
+#[cfg(feature = "spdk")]
+pub mod spdk;
 pub mod spsc;
 #[cfg(feature = "server")]
 pub mod uring;

@@ -1,0 +1,295 @@
+#![forbid(unsafe_code)]
+//! The tier `spdk` beside SPDK's own `spdk_nvme_perf`, on a drive in memory behind a vfio-user target.
+//!
+//!     FOREBAY_SPDK_TARGET=.../nvmf_tgt FOREBAY_SPDK_PERF=.../spdk_nvme_perf \
+//!         cargo bench --features spdk --bench spdk -- [--rounds N] [--ops N] [--json]
+//!
+//! The target polls on core 0. All else runs in one thread on core 1: client, reactor and device by turns, so that no
+//! third core is needed and a put costs no cache line between two.
+
+#[expect(dead_code, reason = "the tests use more of it")]
+#[path = "../tests/spdk/target.rs"]
+mod target;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command as Process;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use forebay::appliance::block_reader;
+use forebay::appliance::prepare::{FormatOptions, format_device};
+use forebay::appliance::recover::{self, Settings};
+use forebay::buffer::Pool;
+use forebay::device::any::AnyDevice;
+use forebay::device::open::{OpenDevice, OpenOptions, open};
+use forebay::device::{Device, Operation, OperationKind};
+use forebay::reactor::{Address, Clock, Limits, Phase, Place, Reactor};
+use forebay::ring::client::{Client, Object, Request, Write};
+use forebay::ring::protocol::Status;
+use forebay::ring::segment::Shape;
+use forebay::ring::server::{Rights, SessionId, pair_in_process};
+use forebay::types::{DeviceAddress, Durability, ObjectId, ObjectKind, ShardId};
+use forebay::wal::flight::{Flight, Owner};
+use forebay::wal::planted::Planted;
+use forebay::wal::superblock::Superblock;
+use forebay::{store, wal};
+use forebay_sys::dma::Pages;
+use forebay_sys::net::WakeSet;
+use target::{PLAIN, SUBSYSTEM, Target};
+
+const DRIVE_BYTES: u64 = 1 << 30;
+const BLOCK_BYTES: u32 = 4096;
+const FRAME_BYTES: usize = 64 << 10;
+const EVENT: [u8; 100] = [7; 100];
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Nanoseconds, and operations a second.
+#[derive(Clone, Copy)]
+struct Figures {
+    p50_ns: u64,
+    p99_ns: u64,
+    per_second: f64,
+}
+
+struct Instants(Instant);
+
+impl Clock for Instants {
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+fn main() -> Result<(), Failure> {
+    let (mut rounds, mut ops, mut json) = (5_usize, 100_000_usize, false);
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
+        match word.as_str() {
+            "--rounds" => rounds = value()?.parse()?,
+            "--ops" => ops = value()?.parse()?,
+            "--json" => json = true,
+            "--bench" => {}
+            _ => return Err(format!("unknown option {word}; see the head of benches/spdk.rs").into()),
+        }
+    }
+    let Some(target) = Target::with_drive("bench", DRIVE_BYTES) else { return Ok(()) };
+    if !core_affinity::set_for_current(core_affinity::CoreId { id: 1 }) {
+        eprintln!("core 1 cannot be pinned to; figures will scatter");
+    }
+    let name = PathBuf::from(format!("vfio-user:{}@{PLAIN}", target.endpoint()));
+    let mut all: BTreeMap<String, Vec<Figures>> = BTreeMap::new();
+    for _ in 0..rounds {
+        for depth in [1, 32] {
+            // A target serves one client a directory: each lets go of it before the next comes.
+            if let Some(figures) = perf(&target.endpoint(), depth)? {
+                all.entry(format!("qd{depth:02} spdk_nvme_perf, 4 KiB write")).or_default().push(figures);
+            }
+            let figures = device(&name, depth, OperationKind::Read, ops)?;
+            all.entry(format!("qd{depth:02} device, 4 KiB read")).or_default().push(figures);
+            let figures = device(&name, depth, OperationKind::WriteDurable, ops)?;
+            all.entry(format!("qd{depth:02} device, 4 KiB write + flush")).or_default().push(figures);
+            let figures = append(&name, depth, ops)?;
+            all.entry(format!("qd{depth:02} strict append, 100 B")).or_default().push(figures);
+        }
+    }
+    report(&all, json);
+    Ok(())
+}
+
+fn opened(name: &Path) -> Result<OpenDevice, Failure> {
+    Ok(open(name, &OpenOptions { hugepages: false, buffer_bytes: 64 << 20, ..OpenOptions::default() })?)
+}
+
+/// Does `ops` things with `depth` of them under way: `step` starts one, or tells how many ended.
+fn drive(ops: usize, depth: usize, mut start: impl FnMut(usize), mut ended: impl FnMut() -> usize) -> Figures {
+    let (mut begun, mut latencies) = (Vec::with_capacity(ops), Vec::with_capacity(ops));
+    let started = Instant::now();
+    while latencies.len() < ops {
+        while begun.len() < ops && begun.len() - latencies.len() < depth {
+            begun.push(Instant::now());
+            start(begun.len() - 1);
+        }
+        for _ in 0..ended() {
+            latencies.push(begun[latencies.len()].elapsed());
+        }
+    }
+    let elapsed = started.elapsed();
+    latencies.sort_unstable();
+    let at = |percent: usize| u64::try_from(latencies[(ops - 1) * percent / 100].as_nanos()).unwrap_or(u64::MAX);
+    Figures { p50_ns: at(50), p99_ns: at(99), per_second: ops as f64 / elapsed.as_secs_f64() }
+}
+
+fn device(name: &Path, depth: usize, kind: OperationKind, ops: usize) -> Result<Figures, Failure> {
+    let opened = opened(name)?;
+    let pool = std::cell::RefCell::new(Pool::new(opened.region(depth * 4096, Pages::Ordinary)?, 4096));
+    let device = std::cell::RefCell::new(opened.device(None)?);
+    let start = |number: usize| {
+        let buffer = pool.borrow_mut().take().expect("as many buffers as are under way");
+        let address = DeviceAddress(number as u64 * u64::from(BLOCK_BYTES) % DRIVE_BYTES);
+        let operation = Operation { tag: 0, kind, address, bytes: BLOCK_BYTES, buffer };
+        device.borrow_mut().submit(operation).expect("the device takes as many as are under way");
+    };
+    let ended = || {
+        let mut count = 0;
+        device.borrow_mut().kick();
+        while let Some(completion) = device.borrow_mut().poll() {
+            completion.result.expect("the operation succeeds");
+            pool.borrow_mut().give(completion.operation.buffer);
+            count += 1;
+        }
+        count
+    };
+    Ok(drive(ops, depth, start, ended))
+}
+
+/// A client, and the reactor that it talks to, in this thread.
+struct Bench {
+    client: Client,
+    reactor: Reactor<AnyDevice, Instants>,
+}
+
+fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
+    let settings = Settings {
+        wal: wal::Limits {
+            frames_in_flight_max: 4,
+            window_interval_ns: 1_000_000,
+            window_bytes: FRAME_BYTES / 2,
+            watermark_interval_ns: 1_000_000_000,
+        },
+        store: store::Limits {
+            key_bytes_max: 1_024,
+            value_bytes_max: 16 << 10,
+            memory_bytes_max: 256 << 20,
+            keys_max: 10_000,
+        },
+        planted: Planted::None,
+    };
+    let mut blocks = block_reader(opened)?;
+    let superblock = Superblock::load(&mut blocks, opened.geometry().capacity_bytes)?;
+    let found = wal::survey::survey(&mut blocks, &superblock, &mut |_, _| {});
+    let owner = Owner { namespace: superblock.namespace, shard: ShardId(0), boot: [0; 16] };
+    let state = recover::read_shard(&mut blocks, &superblock, &found, ShardId(0), None, &settings, &mut |_| {})?;
+    let flights = vec![Flight::new(None, owner, superblock.epoch)];
+    let begun = recover::begin(&mut blocks, &superblock, &found, vec![state], flights, &settings)?;
+    let (key_bytes_max, value_bytes_max) = (1_024, 16 << 10);
+    let shape = Shape {
+        reactors: 1,
+        sq_entries: 64,
+        cq_entries: 64,
+        arena_bytes: 4 << 20,
+        shards: 1,
+        key_bytes_max,
+        value_bytes_max,
+    };
+    let (parts, rings) = pair_in_process(SessionId(1), Rights::ReadWrite, shape)?;
+    let place = Place { reactor: 0, shards: 1, reactors: Arc::new([Address::new()?]), wakes: WakeSet::new()? };
+    let limits = Limits {
+        turn_requests_max: 64,
+        waiting_reads_max: 8,
+        objects_max: 16,
+        key_bytes_max: key_bytes_max as usize,
+        value_bytes_max: value_bytes_max as usize,
+    };
+    let pool = Pool::new(opened.region(16 * FRAME_BYTES, Pages::Ordinary)?, FRAME_BYTES);
+    let mut reactor =
+        Reactor::new(place, limits, Instants(Instant::now()), opened.device(None)?, pool, begun.catalog, begun.shards);
+    rings.into_iter().for_each(|ring| reactor.begin_session(ring));
+    while reactor.phase() == Phase::Settling {
+        reactor.turn();
+    }
+    Ok(Bench { client: Client::from_parts(parts, Duration::ZERO)?, reactor })
+}
+
+fn append(name: &Path, depth: usize, ops: usize) -> Result<Figures, Failure> {
+    let options = FormatOptions { capacity_bytes: None, segment_bytes: 16 << 20, shards: 1, force: true };
+    format_device(name, &options, &mut |_, _| {})?;
+    let opened = opened(name)?;
+    let bench = std::cell::RefCell::new(appliance(&opened)?);
+    let mut reply = Vec::new();
+    let mut answer = || loop {
+        let bench = &mut *bench.borrow_mut();
+        bench.reactor.turn();
+        if let Some(answer) = bench.client.poll(&mut reply).expect("the session lives") {
+            assert_eq!(answer.status, Status::Ok);
+            return answer;
+        }
+    };
+    let kind = ObjectKind::Stream;
+    let create = Request::Open { kind, name: "events", create: Some(Durability::Strict) };
+    bench.borrow_mut().client.submit(0, &create).map_err(|error| format!("{error:?}"))?;
+    let stream = Object { id: ObjectId(u32::try_from(answer().version)?), kind, durability: Durability::Strict };
+    let start = |_| {
+        let append = Request::Append { stream, event: &EVENT, how: Write::default() };
+        bench.borrow_mut().client.submit(0, &append).expect("the ring takes as many as are under way");
+    };
+    let mut reply = Vec::new();
+    let ended = || {
+        let bench = &mut *bench.borrow_mut();
+        bench.reactor.turn();
+        let mut count = 0;
+        while let Some(answer) = bench.client.poll(&mut reply).expect("the session lives") {
+            assert_eq!(answer.status, Status::Ok, "after {count} appends");
+            count += 1;
+        }
+        count
+    };
+    // The log takes 4 KiB an append at depth 1, and is not reclaimed.
+    let room = usize::try_from(DRIVE_BYTES / 2 / u64::from(BLOCK_BYTES))?;
+    Ok(drive(ops.min(room), depth, start, ended))
+}
+
+/// What SPDK's own tool finds on the same target and core; None where FOREBAY_SPDK_PERF does not name it.
+fn perf(endpoint: &str, depth: usize) -> Result<Option<Figures>, Failure> {
+    let Some(program) = std::env::var_os("FOREBAY_SPDK_PERF") else { return Ok(None) };
+    let output = Process::new(program)
+        .args(["--no-huge", "-s", "1024", "-c", "0x2", "-L", "-o", "4096", "-w", "write", "-t", "1"])
+        .args([
+            "-q",
+            &depth.to_string(),
+            "-r",
+            &format!("trtype:VFIOUSER traddr:{endpoint} subnqn:{SUBSYSTEM} ns:{PLAIN}"),
+        ])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let percentile = |name: &str| -> Option<u64> {
+        let line = text.lines().find(|line| line.trim_start().starts_with(name))?;
+        let us: f64 = line.rsplit(':').next()?.trim().strip_suffix("us")?.parse().ok()?;
+        Duration::try_from_secs_f64(us / 1e6).ok().and_then(|latency| u64::try_from(latency.as_nanos()).ok())
+    };
+    let total = text.lines().find(|line| line.starts_with("Total"));
+    let per_second = total.and_then(|line| line.split(':').nth(1)?.split_whitespace().next()?.parse().ok());
+    match (percentile("50.00000%"), percentile("99.00000%"), per_second) {
+        (Some(p50_ns), Some(p99_ns), Some(per_second)) => Ok(Some(Figures { p50_ns, p99_ns, per_second })),
+        _ => Err(format!("spdk_nvme_perf: {text}{}", String::from_utf8_lossy(&output.stderr)).into()),
+    }
+}
+
+fn report(all: &BTreeMap<String, Vec<Figures>>, json: bool) {
+    let mut object = serde_json::Map::new();
+    for (name, rounds) in all {
+        let summary = |of: fn(&Figures) -> f64| {
+            let mut values: Vec<f64> = rounds.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            (values[values.len() / 2], values[0], values[values.len() - 1])
+        };
+        let columns = [
+            ("p50_ns", summary(|f| f.p50_ns as f64)),
+            ("p99_ns", summary(|f| f.p99_ns as f64)),
+            ("per_second", summary(|f| f.per_second)),
+        ];
+        let cells = columns.map(|(key, (median, min, max))| format!("{key} {median:9.0} ({min:.0} - {max:.0})"));
+        if json {
+            let fields = columns.map(|(key, (median, min, max))| {
+                (key.to_owned(), serde_json::json!({ "median": median, "min": min, "max": max }))
+            });
+            object.insert(name.clone(), serde_json::Value::Object(fields.into_iter().collect()));
+        } else {
+            println!("{name:36} {}", cells.join("  "));
+        }
+    }
+    if json {
+        println!("{}", serde_json::Value::Object(object));
+    }
+}

@@ -1,0 +1,181 @@
+//! Attaching a controller by its name: what it is, whether it may be used, and how a write on it becomes durable.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use forebay_sys::dma::DmaRegion;
+use forebay_sys::spdk::{AttachOptions, Controller, Env, EnvMemory, Transport};
+
+use super::{SpdkDevice, WritePath};
+use crate::device::controller_name::Name;
+use crate::device::open::OpenOptions;
+use crate::device::{BLOCK_BYTES, Geometry, Tier};
+use crate::error::{Error, Result};
+use crate::types::TierChoice;
+
+const HUGEPAGE_BYTES: usize = 2 << 20;
+const FREE_HUGEPAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+
+/// What SPDK takes beside the buffers; also with hugepages, where it takes it as it needs it.
+const OWN_BYTES: usize = 64 << 20;
+
+/// A controller that is ours, and one namespace of it.
+pub struct Attached {
+    pub name: String,
+    env: Env,
+    controller: Arc<Controller>,
+    write_path: WritePath,
+}
+
+impl Attached {
+    /// Takes the controller that `name` says. Blocks for about a second.
+    ///
+    /// # Errors
+    /// Nobody there, a kernel driver that has it, no memory, a namespace that cannot be used.
+    pub fn attach(name: &Name, options: &OpenOptions) -> Result<Attached> {
+        if options.tier != TierChoice::Auto {
+            return Err(Error::new("a controller is driven by SPDK, and no other tier can reach it")
+                .remedy("use --tier auto, or name a block device"));
+        }
+        let transport = transport(name)?;
+        let env = Env::start(&transport, memory(options)).map_err(|error| {
+            Error::new(format!("SPDK cannot start: {error}"))
+                .remedy("reserve hugepages (`sysctl vm.nr_hugepages=128`), or set device.hugepages = false")
+        })?;
+        let attach = AttachOptions { namespace: name.namespace, timeout: options.command_timeout };
+        let controller = Controller::attach(env, &transport, &attach)
+            .map_err(|error| Error::new(error.to_string()).remedy(remedy(&transport)))?;
+        let identity = controller.identity();
+        if identity.block_bytes > BLOCK_BYTES || !BLOCK_BYTES.is_multiple_of(identity.block_bytes) {
+            let message =
+                format!("the namespace has blocks of {} B; at most {BLOCK_BYTES} B can be used", identity.block_bytes);
+            return Err(Error::new(message).remedy("format the namespace with 512 B or 4 KiB blocks"));
+        }
+        let write_path = match transport {
+            _ if !identity.volatile_cache => WritePath::Plain,
+            Transport::Pcie { .. } => WritePath::Through,
+            Transport::VfioUser { .. } | Transport::Tcp { .. } => WritePath::ThenFlush,
+        };
+        Ok(Attached { name: name.text.clone(), env, controller, write_path })
+    }
+
+    #[must_use]
+    pub fn geometry(&self, operations_max: u32) -> Geometry {
+        let identity = self.controller.identity();
+        let bytes = identity.blocks.saturating_mul(u64::from(identity.block_bytes));
+        Geometry {
+            capacity_bytes: bytes - bytes % u64::from(BLOCK_BYTES),
+            block_bytes: BLOCK_BYTES,
+            operations_max,
+            tier: Tier::Spdk,
+        }
+    }
+
+    #[must_use]
+    pub fn durability(&self) -> String {
+        let identity = self.controller.identity();
+        let (how, cache) = match self.write_path {
+            WritePath::Plain => ("a plain write", "no volatile write cache"),
+            WritePath::Through => ("FUA on the write", "a volatile write cache"),
+            WritePath::ThenFlush => ("write, then flush", "a volatile write cache"),
+        };
+        format!("{how}; {} ({}), namespace {}, has {cache}", identity.model, identity.serial, identity.namespace)
+    }
+
+    /// What is worth knowing, one line each.
+    #[must_use]
+    pub fn notes(&self, name: &Name) -> Vec<String> {
+        let mut notes = Vec::new();
+        if name.is_shared() {
+            notes.push("NVMe/TCP: nothing keeps another host away from this namespace".to_owned());
+        }
+        notes
+    }
+
+    /// Memory that the controller can reach.
+    ///
+    /// # Errors
+    /// When SPDK has not so much left.
+    pub fn region(&self, bytes: usize) -> io::Result<DmaRegion> {
+        DmaRegion::allocate_spdk(self.env, bytes).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                "SPDK has no more memory; set format.shards to those of the device, or reserve hugepages",
+            )
+        })
+    }
+
+    /// One device for one reactor.
+    ///
+    /// # Errors
+    /// As `SpdkDevice::new`.
+    pub fn device(&self, geometry: Geometry) -> io::Result<SpdkDevice> {
+        SpdkDevice::new(&self.controller, geometry, self.write_path)
+    }
+}
+
+fn transport(name: &Name) -> Result<Transport> {
+    let address = name.address.clone();
+    Ok(match name.kind {
+        "pcie" => {
+            check_driver(&address)?;
+            Transport::Pcie { address }
+        }
+        "vfio-user" => {
+            if !Path::new(&address).join("cntrl").exists() {
+                return Err(Error::new("no target listens in this directory")
+                    .remedy("start one, or look for its directory: it holds a socket called `cntrl`"));
+            }
+            Transport::VfioUser { directory: address }
+        }
+        _ => {
+            let malformed = || {
+                Error::new("not an address of NVMe/TCP")
+                    .remedy("name one as tcp:192.0.2.1:4420/nqn.2026-01.io.example:x")
+            };
+            let (at, subsystem) = address.split_once('/').ok_or_else(malformed)?;
+            let (host, port) = at.rsplit_once(':').ok_or_else(malformed)?;
+            let host: IpAddr = host.trim_matches(['[', ']']).parse().map_err(|_| malformed())?;
+            Transport::Tcp { host, port: port.parse().map_err(|_| malformed())?, subsystem: subsystem.to_owned() }
+        }
+    })
+}
+
+/// A drive that the kernel drives is not ours.
+fn check_driver(address: &str) -> Result<()> {
+    let device = Path::new("/sys/bus/pci/devices").join(address);
+    if !device.exists() {
+        return Err(Error::new("no such PCI device").remedy("`lspci -D | grep -i nvme` lists the controllers"));
+    }
+    let driver = std::fs::read_link(device.join("driver")).ok();
+    let driver = driver.as_ref().and_then(|link| link.file_name()).map(|name| name.to_string_lossy().into_owned());
+    match driver.as_deref() {
+        Some("vfio-pci" | "uio_pci_generic") => Ok(()),
+        driver => Err(Error::new(format!(
+            "{} has this controller",
+            driver.map_or("no driver".to_owned(), |d| format!("the kernel's driver `{d}`"))
+        ))
+        .remedy("give the whole controller, with all its namespaces, to vfio-pci; or name a block device of it")),
+    }
+}
+
+fn remedy(transport: &Transport) -> &'static str {
+    match transport {
+        Transport::Pcie { .. } => "look at SPDK's lines above; another process may have it, or may not open /dev/vfio",
+        Transport::VfioUser { .. } => "look at SPDK's lines above; a target serves one client a directory",
+        Transport::Tcp { .. } => "look at SPDK's lines above; check address, port and subsystem",
+    }
+}
+
+/// Hugepages where there are enough.
+fn memory(options: &OpenOptions) -> EnvMemory {
+    let free = std::fs::read_to_string(FREE_HUGEPAGES).ok().and_then(|text| text.trim().parse::<usize>().ok());
+    let needed = options.buffer_bytes.saturating_add(OWN_BYTES).div_ceil(HUGEPAGE_BYTES);
+    if options.hugepages && free.is_some_and(|free| free >= needed) {
+        EnvMemory::Hugepages
+    } else {
+        EnvMemory::Ordinary { bytes: options.buffer_bytes }
+    }
+}

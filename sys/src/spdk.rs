@@ -1,0 +1,33 @@
+//! SPDK's NVMe driver: a whole controller in user space, its queue pairs polled by the threads that own them.
+//!
+//! `Env` is SPDK in this process, `Controller` one drive or target, `QueuePair` one thread's way to a namespace of it.
+
+mod controller;
+mod env;
+mod queue;
+#[cfg(test)]
+mod tests;
+mod transport;
+
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::cast_possible_truncation,
+    clippy::multiple_unsafe_ops_per_block,
+    clippy::undocumented_unsafe_blocks,
+    dead_code,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    unnecessary_transmutes,
+    unsafe_op_in_unsafe_fn,
+    reason = "written by bindgen; which of them it needs follows SPDK's headers"
+)]
+mod bindings {
+    include!(concat!(env!("OUT_DIR"), "/spdk.rs"));
+}
+
+pub use controller::{AttachOptions, Controller, Identity};
+pub use env::{Env, EnvMemory};
+pub use queue::{Command, Ended, QueuePair, Refusal, Refused, Status};
+pub use transport::Transport;
