@@ -10,7 +10,7 @@ pub mod recover;
 mod scratch;
 mod sizes;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -68,9 +68,7 @@ struct Ended {
 pub struct Appliance {
     reactors: Arc<[Address]>,
     threads: Vec<JoinHandle<Ended>>,
-    /// Where the flight recorders are, if there are any.
-    flight_directory: Option<PathBuf>,
-    namespace: [u8; 16],
+    files: flights::Files,
     listener: Option<Listener>,
     pub started: Started,
 }
@@ -132,12 +130,13 @@ impl Appliance {
         if let Some(cause) = config.segment_too_small(superblock.layout.segment_bytes) {
             return Err(Error::new(cause).context(device.name()));
         }
-        let mut flights = flights::open(config, &superblock, sizes.pool_bytes(), &mut notes)?;
+        let files = flights::Files::of(config, &superblock, device);
+        let mut flights = files.open(&superblock, sizes.pool_bytes(), &mut notes)?;
         let settings =
             Settings { wal: sizes.wal_limits(config), store: sizes.store_limits(config), planted: Planted::None };
         let contents: Vec<_> = flights.iter().map(|flight| flight.contents()).collect();
         let states = read_shards(device, &superblock, &found, &contents, &settings, progress)?;
-        flights::enlarge(config, &superblock, sizes.pool_bytes(), &mut flights)?;
+        files.enlarge(&superblock, sizes.pool_bytes(), &mut flights)?;
         let mut started = Started {
             tier: device.tier(),
             durability: device.durability(),
@@ -154,10 +153,7 @@ impl Appliance {
         drop(blocks);
         let addresses = (0..reactors).map(|_| Address::new()).collect::<std::io::Result<Arc<[Address]>>>()?;
         let threads = start_reactors(config, device, &sizes, &addresses, shards, &catalog, &mut started.notes)?;
-        let flight_directory = config.flight_recorder().then(|| config.flight.directory.clone());
-        let namespace = superblock.namespace;
-        let mut appliance =
-            Appliance { reactors: addresses, threads, flight_directory, namespace, listener: None, started };
+        let mut appliance = Appliance { reactors: addresses, threads, files, listener: None, started };
         let mailboxes = appliance.reactors.iter().map(|address| address.sessions.clone()).collect();
         match Listener::start(listener_options(config, socket, &superblock, reactors), mailboxes) {
             Ok(listener) => appliance.listener = Some(listener),
@@ -188,9 +184,7 @@ impl Appliance {
             match thread.join() {
                 Ok(mut ended) => {
                     fenced.append(&mut ended.fenced);
-                    if let Some(directory) = &self.flight_directory {
-                        forget_all(directory, self.namespace, &ended.landed);
-                    }
+                    forget_all(&self.files, &ended.landed);
                 }
                 Err(_) => died = true,
             }
@@ -234,9 +228,9 @@ fn fitted(config: &Config, device: &OpenDevice, notes: &mut Vec<String>) -> Conf
     config
 }
 
-fn forget_all(directory: &Path, namespace: [u8; 16], shards: &[ShardId]) {
+fn forget_all(files: &flights::Files, shards: &[ShardId]) {
     for shard in shards {
-        if let Err(error) = flights::forget(directory, namespace, *shard) {
+        if let Err(error) = files.forget(*shard) {
             tracing::warn!("{error}");
         }
     }
@@ -339,6 +333,7 @@ fn start_reactors(
         }
         let opened = device;
         let device = opened.device(Some(&region.span()))?;
+        notes.extend(device.note().map(|note| format!("reactor {number}: {note}")));
         let tier = device.geometry().tier;
         if tier != opened.tier() {
             notes.push(format!(

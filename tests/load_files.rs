@@ -37,6 +37,34 @@ fn shortened(text: &str) -> String {
 }
 
 #[test]
+fn an_interrupted_load_leaves_nothing_behind() {
+    let places = ["place", "memory"].map(|name| {
+        let place = std::env::temp_dir().join(format!("forebay-load-{name}-{}", std::process::id()));
+        fs::create_dir_all(&place).expect("the temporary directory is writable");
+        place
+    });
+    let entries = |at: usize| fs::read_dir(&places[at]).expect("it is there").count();
+    let config = places[1].join("config.toml");
+    fs::write(&config, format!("flight.directory = {:?}\n", places[1])).expect("it is writable");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+    command.args(["load", "-", "--config"]).arg(&config).env("TMPDIR", &places[0]).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+    let job = b"[j]\nrw=randwrite\nkeys=100\nruntime=60\n";
+    child.stdin.take().expect("it is piped").write_all(job).expect("it is read");
+    while (entries(0), entries(1)) != (1, 2) {
+        assert_eq!(child.try_wait().expect("it is our child"), None, "it ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    assert_eq!(child.wait().expect("it is our child").code(), Some(128 + 15));
+    assert_eq!((entries(0), entries(1)), (0, 1));
+    for place in places {
+        fs::remove_dir_all(place).expect("it is ours");
+    }
+}
+
+#[test]
 fn every_job_file_runs_to_its_end() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("configs/load");
     let mut names = Vec::new();

@@ -4,12 +4,10 @@ use std::path::{Path, PathBuf};
 
 use crate::appliance::prepare::{FormatOptions, format_device};
 use crate::appliance::scratch::Scratch;
-use crate::appliance::{Appliance, Started, flights, open_options};
+use crate::appliance::{Appliance, Started, open_options};
 use crate::config::Config;
 use crate::device::open::{OpenDevice, open};
 use crate::error::{Error, Result};
-use crate::types::ShardId;
-use crate::wal::superblock::Superblock;
 
 /// A formatted device with its appliance, started and stopped as often as wanted.
 pub struct Embedded {
@@ -21,28 +19,71 @@ pub struct Embedded {
     running: Option<Appliance>,
 }
 
-/// What is removed at the end.
-struct Temporary {
-    directory: PathBuf,
-    made: Superblock,
+/// The directories of a temporary appliance: for its file and its socket, and in memory for its flight recorders.
+#[derive(Clone, Debug)]
+pub struct Temporary {
+    directories: Vec<PathBuf>,
+}
+
+impl Temporary {
+    /// Makes them, and puts the recorders there.
+    ///
+    /// # Errors
+    /// When the place for temporary files cannot be written.
+    pub fn make(config: &mut Config) -> Result<Temporary> {
+        let name = format!("forebay-{}", uuid::Uuid::new_v4().simple());
+        let directory = std::env::temp_dir().join(&name);
+        std::fs::create_dir(&directory)
+            .map_err(|error| Error::new(format!("make {}: {error}", directory.display())).remedy("set TMPDIR"))?;
+        let mut directories = vec![directory];
+        if config.flight_recorder() {
+            let in_memory = config.flight.directory.join(&name);
+            // Where there is no memory file system, a recorder on a disk still serves a killed daemon.
+            if std::fs::create_dir(&in_memory).is_ok() {
+                directories.push(in_memory);
+            }
+            config.flight.directory.clone_from(&directories[directories.len() - 1]);
+        }
+        Ok(Temporary { directories })
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directories[0].join(name)
+    }
+
+    /// Removes them with all that is in them, also under a running appliance.
+    pub fn remove(&self) {
+        for directory in &self.directories {
+            let _ = std::fs::remove_dir_all(directory);
+        }
+    }
 }
 
 impl Embedded {
     /// Formats a file in a temporary place, of `format.capacity` or with room for `log_bytes` of log, and starts.
-    /// `progress` gets lines for a person.
+    /// `progress` gets lines for a person. The place is removed with this value.
     ///
     /// # Errors
     /// No room for the file, or what a start may fail of.
-    pub fn temporary(mut config: Config, log_bytes: u64, progress: &mut dyn FnMut(&str)) -> Result<Embedded> {
-        let scratch = Scratch::plan(&config, log_bytes, &std::env::temp_dir())?;
-        let directory = std::env::temp_dir().join(format!("forebay-{}", uuid::Uuid::new_v4().simple()));
-        std::fs::create_dir(&directory)
-            .map_err(|error| Error::new(format!("make {}: {error}", directory.display())).remedy("set TMPDIR"))?;
-        let device_path = directory.join("device");
-        // Where there is no memory file system, a recorder on a disk still serves a killed daemon.
-        if config.flight_recorder() && !config.flight.directory.is_dir() {
-            config.flight.directory.clone_from(&directory);
+    pub fn temporary(
+        config: Config,
+        temporary: Temporary,
+        log_bytes: u64,
+        progress: &mut dyn FnMut(&str),
+    ) -> Result<Embedded> {
+        let device_path = temporary.file("device");
+        let made = Embedded::formatted(&config, &device_path, log_bytes, progress);
+        if made.is_err() {
+            temporary.remove();
         }
+        made?;
+        let mut embedded = Embedded::on(config, &device_path, Some(temporary))?;
+        embedded.start(progress)?;
+        Ok(embedded)
+    }
+
+    fn formatted(config: &Config, device_path: &Path, log_bytes: u64, progress: &mut dyn FnMut(&str)) -> Result<()> {
+        let scratch = Scratch::plan(config, log_bytes, &std::env::temp_dir())?;
         let options = FormatOptions {
             capacity_bytes: Some(scratch.capacity_bytes),
             segment_bytes: scratch.segment_bytes,
@@ -50,15 +91,8 @@ impl Embedded {
             force: false,
         };
         let mut zeroing = |done: u64, total: u64| progress(&format!("zeroing: {} of {} MiB", done >> 20, total >> 20));
-        let made = format_device(&device_path, &options, &mut zeroing).and_then(|made| {
-            Embedded::on(config, &device_path, Some(Temporary { directory: directory.clone(), made }))
-        });
-        if made.is_err() {
-            let _ = std::fs::remove_dir_all(&directory);
-        }
-        let mut embedded = made?;
-        embedded.start(progress)?;
-        Ok(embedded)
+        format_device(device_path, &options, &mut zeroing)?;
+        Ok(())
     }
 
     /// Starts on a device that was formatted before.
@@ -74,7 +108,7 @@ impl Embedded {
     fn on(config: Config, device_path: &Path, temporary: Option<Temporary>) -> Result<Embedded> {
         let device = open(device_path, &open_options(&config))?;
         let socket = match &temporary {
-            Some(temporary) => temporary.directory.join("socket"),
+            Some(temporary) => temporary.file("socket"),
             None => std::env::temp_dir().join(format!("forebay-{}.sock", uuid::Uuid::new_v4().simple())),
         };
         Ok(Embedded { config, device_path: device_path.to_owned(), device, temporary, socket, running: None })
@@ -124,12 +158,8 @@ impl Drop for Embedded {
         if let Err(error) = self.stop() {
             tracing::error!(%error, "the embedded appliance did not stop in good order");
         }
-        if let Some(Temporary { directory, made }) = &self.temporary {
-            for shard in (0..made.layout.shards).filter(|_| self.config.flight_recorder()) {
-                // Stopped in good order there is none. What one still holds is of a device that goes as well.
-                let _ = flights::forget(&self.config.flight.directory, made.namespace, ShardId(shard));
-            }
-            let _ = std::fs::remove_dir_all(directory);
+        if let Some(temporary) = &self.temporary {
+            temporary.remove();
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::appliance::{block_reader, flights};
+use crate::appliance::block_reader;
+use crate::appliance::flights::Files;
 use crate::config::Config;
 use crate::device::any::AnyDevice;
 use crate::device::blocks::BlockReader;
@@ -19,7 +20,7 @@ use crate::wal::verify::{self, Report, Segments};
 pub struct Offline {
     pub blocks: BlockReader<AnyDevice>,
     pub device_bytes: u64,
-    _device: OpenDevice,
+    device: OpenDevice,
 }
 
 impl Offline {
@@ -30,7 +31,7 @@ impl Offline {
     pub fn open(path: &Path, read_only: bool) -> Result<Offline> {
         let device = open(path, &OpenOptions { read_only, ..OpenOptions::default() })?;
         let (blocks, device_bytes) = (block_reader(&device)?, device.geometry().capacity_bytes);
-        Ok(Offline { blocks, device_bytes, _device: device })
+        Ok(Offline { blocks, device_bytes, device })
     }
 
     /// The superblock and the segments of a namespace.
@@ -61,7 +62,7 @@ pub fn verify(config: &Config, path: &Path, progress: &mut dyn FnMut(&str)) -> R
     };
     let survey = survey_with(&mut offline.blocks, &superblock, progress);
     let mut notes = Vec::new();
-    let flights = flights::found(config, &superblock, &mut notes)?;
+    let flights = Files::of(config, &superblock, &offline.device).found(&superblock, &mut notes)?;
     let mut shards = Vec::new();
     for (number, flight) in (0..superblock.layout.shards).zip(&flights) {
         let mut read = |bytes: u64| progress(&format!("shard {number}: {} MiB of log read", bytes >> 20));
@@ -112,7 +113,7 @@ impl Repair {
         let plan = match choice {
             Choice::Cut(shard) => {
                 let mut notes = Vec::new();
-                let flights = flights::found(config, &superblock, &mut notes)?;
+                let flights = Files::of(config, &superblock, &offline.device).found(&superblock, &mut notes)?;
                 let flight: Option<&Contents> = flights.get(shard.index()).and_then(Option::as_ref);
                 let mut plan =
                     repair::cut(&mut offline.blocks, &superblock, &survey, shard, flight).map_err(in_context)?;
@@ -131,7 +132,7 @@ impl Repair {
     pub fn carry_out(mut self, config: &Config) -> Result<()> {
         self.plan.carry_out(&mut self.offline.blocks)?;
         if let (Some(shard), Some(superblock)) = (self.plan.forget_flight, self.superblock) {
-            flights::forget(&config.flight.directory, superblock.namespace, shard)?;
+            Files::of(config, &superblock, &self.offline.device).forget(shard)?;
         }
         Ok(())
     }

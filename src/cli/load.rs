@@ -5,11 +5,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use forebay::appliance::embedded::Embedded;
+use forebay::appliance::embedded::{Embedded, Temporary};
 use forebay::config::Config;
 use forebay::error::Error;
 use forebay::load::{self, LoadOptions, Report};
 use forebay::ring::client::{Client, ConnectOptions};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use super::context::{Context, Failure};
 use super::progress::Progress;
@@ -121,7 +123,11 @@ fn embedded(
             let frames_at_once = u64::from(config.format.shards) * u64::from(config.wal.frames_in_flight_max);
             let log_bytes = load::parse(text, name)?.log_bytes(frames_at_once);
             let mut due = Progress::new();
-            Embedded::temporary(config, log_bytes, &mut |line| due.show(|| line.to_owned()))?
+            let temporary = Temporary::make(&mut config)?;
+            if !args.keep {
+                remove_on_signal(temporary.clone())?;
+            }
+            Embedded::temporary(config, temporary, log_bytes, &mut |line| due.show(|| line.to_owned()))?
         }
     };
     if args.keep {
@@ -144,6 +150,18 @@ fn embedded(
     drop(client);
     embedded.stop()?;
     Ok(report)
+}
+
+/// An interrupted load leaves no gigabytes behind.
+fn remove_on_signal(temporary: Temporary) -> Result<(), Error> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    std::thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            temporary.remove();
+            std::process::exit(128 + signal);
+        }
+    });
+    Ok(())
 }
 
 /// Where nothing else is asked for: the reactor on the first core, the clients on the others.

@@ -31,6 +31,18 @@ macro_rules! each {
     };
 }
 
+impl AnyDevice {
+    /// What was asked for and could not be had, for people.
+    #[must_use]
+    pub fn note(&self) -> Option<&str> {
+        match self {
+            AnyDevice::Passthrough(device) => device.note(),
+            AnyDevice::Uring(device) => device.note(),
+            _ => None,
+        }
+    }
+}
+
 impl Device for AnyDevice {
     fn geometry(&self) -> Geometry {
         each!(self, device => device.geometry())

@@ -18,7 +18,7 @@ use super::memory::{MemoryDevice, MemoryDisk};
 use super::passthrough::Generic;
 #[cfg(feature = "spdk")]
 use super::spdk::attached::Attached;
-use super::uring::{UringDevice, WritePath};
+use super::uring::{FlushFailed, UringDevice, WritePath};
 use super::{BLOCK_BYTES, Device, DeviceError, Geometry, Operation, OperationKind, Tier};
 use crate::error::{Error, Result};
 use crate::types::{DeviceAddress, TierChoice};
@@ -79,6 +79,7 @@ enum Backing {
         write_path: WritePath,
         drive: Option<Drive>,
         generic: Option<Generic>,
+        flush_failed: FlushFailed,
         path: PathBuf,
     },
     Memory(MemoryDisk),
@@ -135,7 +136,6 @@ impl OpenDevice {
                 .remedy("name one, or make a file with `format`"));
         }
         let (mut file, direct) = open_file(path, options, block)?;
-        lock(&file, options)?;
         let capacity_bytes = capacity(&mut file)?;
         let drive = Drive::of(if block { metadata.rdev() } else { metadata.dev() });
         check_blocks(block, drive.as_ref())?;
@@ -147,7 +147,14 @@ impl OpenDevice {
             operations_max: options.operations_max,
             tier: Tier::FileBlocking,
         };
-        let backing = Backing::File { file, write_path, drive, generic: None, path: path.to_owned() };
+        let backing = Backing::File {
+            file,
+            write_path,
+            drive,
+            generic: None,
+            flush_failed: FlushFailed::default(),
+            path: path.to_owned(),
+        };
         let mut device = OpenDevice { backing, geometry, notes: Vec::new() };
         device.choose_tier(block, direct, options)?;
         Ok(device)
@@ -162,6 +169,28 @@ impl OpenDevice {
             #[cfg(feature = "spdk")]
             Backing::Spdk(attached) => attached.name.clone(),
         }
+    }
+
+    /// Tells this device from a copy of it, in letters that a file's name may have: a file by its inode, a drive by its
+    /// own identifier where it has one.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let text = match &self.backing {
+            Backing::File { file, path, .. } => match file.metadata() {
+                Ok(metadata) if metadata.file_type().is_block_device() => {
+                    let sysfs = super::drive::sysfs(metadata.rdev());
+                    let number =
+                        format!("{}.{}", rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+                    std::fs::read_to_string(sysfs.join("wwid")).map_or(number, |wwid| wwid.trim().to_owned())
+                }
+                Ok(metadata) => format!("{:x}.{:x}", metadata.dev(), metadata.ino()),
+                Err(_) => path.display().to_string(),
+            },
+            Backing::Memory(_) => "memory".to_owned(),
+            #[cfg(feature = "spdk")]
+            Backing::Spdk(attached) => attached.name(),
+        };
+        text.chars().map(|letter| if letter.is_ascii_alphanumeric() || letter == '.' { letter } else { '_' }).collect()
     }
 
     #[must_use]
@@ -280,9 +309,13 @@ impl OpenDevice {
             (Backing::File { generic: Some(generic), .. }, Tier::Passthrough { .. }) => {
                 Ok(AnyDevice::Passthrough(generic.device(geometry, span)?))
             }
-            (Backing::File { file, write_path, .. }, _) => {
-                Ok(AnyDevice::Uring(UringDevice::new(file.try_clone()?, geometry, *write_path, span)?))
-            }
+            (Backing::File { file, write_path, flush_failed, .. }, _) => Ok(AnyDevice::Uring(UringDevice::new(
+                file.try_clone()?,
+                geometry,
+                *write_path,
+                flush_failed.clone(),
+                span,
+            )?)),
             _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }
@@ -385,18 +418,39 @@ fn block_of_generic(metadata: &Metadata) -> Option<PathBuf> {
     block.exists().then_some(block)
 }
 
-/// Opens with O_DIRECT where that is possible (false: it is not), and exclusively when it is a block device.
+/// Opens with O_DIRECT where that is possible (false: it is not), and locks. A block device also exclusively: nobody may
+/// mount it then, and nobody has.
 fn open_file(path: &Path, options: &OpenOptions, block: bool) -> Result<(File, bool)> {
-    let exclusive = if block && !options.read_only { OFlags::EXCL } else { OFlags::empty() };
     let try_open = |flags: OFlags| {
-        let flags = i32::try_from((flags | exclusive).bits()).expect("open flags are an int");
+        let flags = i32::try_from(flags.bits()).expect("open flags are an int");
         File::options().read(true).write(!options.read_only).custom_flags(flags).open(path)
     };
-    match try_open(OFlags::DIRECT) {
+    let (file, direct) = match try_open(OFlags::DIRECT) {
         Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) && !block => {
-            Ok((try_open(OFlags::empty()).map_err(|error| explain(&error))?, false))
+            (try_open(OFlags::empty()).map_err(|error| explain(&error))?, false)
         }
-        opened => Ok((opened.map_err(|error| explain(&error))?, true)),
+        opened => (opened.map_err(|error| explain(&error))?, true),
+    };
+    // One of ours that ends, or was killed, gives the lock back before the exclusive use, a moment apart.
+    lock(&file, options)?;
+    if !block || options.read_only {
+        return Ok((file, direct));
+    }
+    let started = Instant::now();
+    loop {
+        match try_open(OFlags::DIRECT | OFlags::EXCL) {
+            Err(error)
+                if Errno::from_io_error(&error) == Some(Errno::BUSY) && started.elapsed() < options.lock_wait =>
+            {
+                std::thread::sleep(LOCK_INTERVAL);
+            }
+            opened => {
+                let exclusive = opened.map_err(|error| explain(&error))?;
+                drop(file);
+                lock(&exclusive, options)?;
+                return Ok((exclusive, direct));
+            }
+        }
     }
 }
 

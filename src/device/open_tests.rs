@@ -217,7 +217,7 @@ fn a_block_device_is_used_alone_and_its_tier_is_explained() {
     assert_eq!(opened.geometry().capacity_bytes, 1 << 20);
     assert!(opened.tier() == Tier::Block { polled: false } || opened.tier() == Tier::FileBlocking);
     assert!(opened.notes().iter().any(|note| note.contains("io_poll")), "{:?}", opened.notes());
-    assert!(refused(path, &DEFAULT).contains("in use"), "{}", refused(path, &DEFAULT));
+    assert!(refused(path, &DEFAULT).contains("locked by another process"), "{}", refused(path, &DEFAULT));
     let (mut pool, mut device) = (pool(2, 4096), opened.device(None).unwrap());
     let mut write = operation(&mut pool, OperationKind::WriteDurable, 4096, 4096);
     write.buffer.fill(3);
@@ -234,4 +234,25 @@ fn a_controller_needs_the_build_with_spdk() {
         let error = refused(Path::new(name), &DEFAULT);
         assert!(error.contains(name) && error.contains("--features spdk"), "{error}");
     }
+}
+
+#[test]
+fn a_block_device_that_its_last_user_lets_go_in_a_moment_is_waited_for() {
+    let scratch = Scratch::file(1 << 20);
+    let Some(block) = Loop::over(&scratch) else { return };
+    let exclusive = || {
+        let flags = i32::try_from(OFlags::EXCL.bits()).unwrap();
+        File::options().read(true).write(true).custom_flags(flags).open(&block.0).unwrap()
+    };
+    let user = exclusive();
+    let refusal = refused(Path::new(&block.0), &DEFAULT);
+    assert!(refusal.contains("in use"), "{refusal}");
+    let opened = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(user);
+        });
+        open(Path::new(&block.0), &OpenOptions { lock_wait: Duration::from_secs(20), ..DEFAULT })
+    });
+    assert!(opened.is_ok());
 }

@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use forebay_sys::dma::DmaSpan;
 use forebay_sys::uring::{Ended, TaskRun, Transfer, Uring, UringOptions};
 
 use super::blocking::transfer;
-use super::{Completion, Device, DeviceError, Geometry, Operation, OperationKind, Tier};
+use super::{Completion, Device, DeviceError, EIO, ENODEV, Geometry, Operation, OperationKind, Tier};
 use crate::types::DeviceAddress;
 
 /// How a write becomes durable here.
@@ -30,6 +32,29 @@ pub enum WritePath {
 /// A larger write takes long enough that the reactor had better do something else meanwhile.
 const LONE_BYTES_MAX: u32 = 16 << 10;
 
+/// After a failed flush the drive may have dropped what it held: no later write can be called durable, by no device of
+/// the same drive. An errno; 0 as long as none has failed. Every device reads it after its own flush, one thread sets it.
+#[derive(Clone, Debug, Default)]
+pub struct FlushFailed(Arc<AtomicI32>);
+
+impl FlushFailed {
+    fn get(&self) -> Option<DeviceError> {
+        match self.0.load(Ordering::SeqCst) {
+            0 => None,
+            errno => Some(DeviceError::from(&io::Error::from_raw_os_error(errno))),
+        }
+    }
+
+    fn set(&self, error: DeviceError) {
+        let errno = match error {
+            DeviceError::Errno(errno) => errno,
+            DeviceError::Vanished => ENODEV,
+            DeviceError::Short { .. } | DeviceError::Nvme(_) => EIO,
+        };
+        self.0.store(errno, Ordering::SeqCst);
+    }
+}
+
 /// An operation without its buffer, which the ring owns while it is under way.
 struct Head {
     tag: u64,
@@ -47,8 +72,7 @@ pub struct UringDevice {
     ended: VecDeque<Completion>,
     /// A small write that was submitted when nothing was under way: unless company comes, it needs no ring.
     lone: Option<Operation>,
-    /// After a failed flush the drive may have dropped what it held: no later write can be called durable.
-    flush_failed: Option<DeviceError>,
+    flush_failed: FlushFailed,
 }
 
 impl UringDevice {
@@ -60,6 +84,7 @@ impl UringDevice {
         file: File,
         geometry: Geometry,
         write_path: WritePath,
+        flush_failed: FlushFailed,
         span: Option<&DmaSpan>,
     ) -> io::Result<UringDevice> {
         let iopoll = geometry.tier == Tier::Block { polled: true };
@@ -68,7 +93,7 @@ impl UringDevice {
         let options = UringOptions { iopoll, task_run: TaskRun::Cooperative, span };
         let uring = Uring::new(file.try_clone()?, geometry.operations_max, &options)?;
         let ended = VecDeque::with_capacity(geometry.operations_max as usize);
-        Ok(UringDevice { uring, file, geometry, write_path, ended, lone: None, flush_failed: None })
+        Ok(UringDevice { uring, file, geometry, write_path, ended, lone: None, flush_failed })
     }
 
     /// What was asked for and could not be had, for people.
@@ -97,11 +122,13 @@ impl UringDevice {
 
     /// Carries out a write that stayed alone.
     fn write_lone(&mut self, mut operation: Operation) {
-        let result = match self.flush_failed {
+        let result = match self.flush_failed.get() {
             Some(error) => Err(error),
             None => transfer(&self.file, self.geometry.capacity_bytes, &mut operation),
         };
-        self.flush_failed = result.err();
+        if let Err(error) = result {
+            self.flush_failed.set(error);
+        }
         self.ended.push_back(Completion { operation, result });
     }
 
@@ -116,10 +143,13 @@ impl UringDevice {
         if !written || self.write_path == WritePath::Through {
             return;
         }
-        if self.flush_failed.is_none() {
-            self.flush_failed = self.file.sync_data().err().map(|error| DeviceError::from(&error));
+        if self.flush_failed.get().is_none()
+            && let Err(error) = self.file.sync_data()
+        {
+            self.flush_failed.set(DeviceError::from(&error));
         }
-        let Some(error) = self.flush_failed else { return };
+        // Also when it was another device's flush that failed meanwhile.
+        let Some(error) = self.flush_failed.get() else { return };
         for completion in &mut self.ended {
             if completion.operation.kind == OperationKind::WriteDurable {
                 completion.result = completion.result.and(Err(error));
@@ -180,5 +210,35 @@ impl Device for UringDevice {
     fn in_flight(&self) -> u32 {
         let waiting = self.ended.len() + usize::from(self.lone.is_some());
         self.uring.in_flight() + u32::try_from(waiting).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::scratch::{Scratch, operation, pool, run};
+
+    #[test]
+    fn a_flush_that_failed_on_one_device_fails_the_writes_of_all() {
+        let scratch = Scratch::file(1 << 20);
+        let failed = FlushFailed::default();
+        let geometry = Geometry { capacity_bytes: 1 << 20, block_bytes: 4096, operations_max: 4, tier: Tier::File };
+        let open = || {
+            let file = File::options().read(true).write(true).open(scratch.path()).unwrap();
+            UringDevice::new(file, geometry, WritePath::ThenFlush, failed.clone(), None)
+        };
+        let (Ok(one), Ok(mut other)) = (open(), open()) else {
+            eprintln!("skipped: io_uring is refused here");
+            return;
+        };
+        let mut pool = pool(4, 32 << 10);
+        let mut write = |device: &mut UringDevice, bytes| {
+            run(device, operation(&mut pool, OperationKind::WriteDurable, 0, bytes)).result
+        };
+        assert_eq!(write(&mut other, 4096), Ok(()));
+        one.flush_failed.set(DeviceError::Errno(EIO));
+        // Alone and small, and through the ring.
+        assert_eq!(write(&mut other, 4096), Err(DeviceError::Errno(EIO)));
+        assert_eq!(write(&mut other, 32 << 10), Err(DeviceError::Errno(EIO)));
     }
 }

@@ -238,6 +238,9 @@ impl Draft {
         refuse(self.runtime == Some(Duration::ZERO), "runtime", &|| "runtime=0 would end at once; leave it out".into());
         refuse(self.number_ios == Some(0), "number_ios", &|| "number_ios=0 does nothing; leave it out".into());
         refuse(self.size == Some(0), "size", &|| "size=0 does nothing; leave it out".into());
+        refuse(self.size.is_some() && sizes.bytes_mean() == 0 && self.runtime.is_none(), "size", &|| {
+            "values of 0 B never fill size=; set number_ios= or runtime=".into()
+        });
         refuse(keys == 0 && self.size != Some(0), "keys", &|| "there is no key; make keys= or size= larger".into());
         refuse(endless && stream && writes, "rw", &|| "nothing ends this job; set size= or runtime=".into());
         refuse(!stream && key_bytes < digits, "key_size", &|| {

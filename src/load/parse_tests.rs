@@ -152,3 +152,9 @@ fn every_job_file_that_comes_along_is_read_without_a_warning() {
     }
     assert!(count >= 7, "{count}");
 }
+
+#[test]
+fn a_size_that_values_of_nothing_never_fill_is_refused() {
+    let error = errors("[j]\nrw=randwrite\nbs=0\nsize=1m");
+    assert!(error.contains("line 4: job [j]: values of 0 B never fill size="), "{error}");
+}

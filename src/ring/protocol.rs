@@ -23,6 +23,8 @@ pub const RING_ENTRIES_MAX: u32 = 65_536;
 pub const REACTORS_MAX: u32 = 250;
 pub const SHARDS_MAX: u32 = 1_024;
 
+/// Events of one batch: what a reactor can take in without holding other clients up.
+pub const BATCH_EVENTS_MAX: usize = 65_536;
 pub const KEY_BYTES_MAX: usize = 1_024;
 pub const VALUE_BYTES_MAX: usize = 16 << 20;
 pub const NAME_BYTES_MAX: usize = 255;

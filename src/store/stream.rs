@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 
 use crate::bytes::{get_u32, index, len_u32};
-use crate::ring::protocol::{AUX_MORE, BATCH_HEADER_BYTES, Completion, EVENT_HEADER_BYTES, Status, Submission, flag};
+use crate::ring::protocol::{
+    AUX_MORE, BATCH_EVENTS_MAX, BATCH_HEADER_BYTES, Completion, EVENT_HEADER_BYTES, Status, Submission, flag,
+};
 use crate::store::catalog::Catalog;
 use crate::store::heap::{Cell, Heap};
 use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
@@ -99,7 +101,7 @@ impl Stream {
     }
 }
 
-/// The events of a batch. A batch was validated before: see `batch_is_valid`.
+/// The events of a batch. A batch was validated before: see `check_batch`.
 pub fn events(batch: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = batch;
     std::iter::from_fn(move || {
@@ -113,13 +115,17 @@ pub fn events(batch: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Whether a batch is one or more events that fill it exactly.
-fn batch_is_valid(batch: &[u8]) -> bool {
-    let mut at = 0;
+/// A batch is one or more events that fill it exactly, and no more than a turn can take in.
+fn check_batch(batch: &[u8]) -> Result<(), Status> {
+    let (mut at, mut events) = (0, 0);
     while at + BATCH_HEADER_BYTES <= batch.len() {
         at += BATCH_HEADER_BYTES + get_u32(batch, at) as usize;
+        events += 1;
+        if events > BATCH_EVENTS_MAX {
+            return Err(Status::TooLarge);
+        }
     }
-    at == batch.len() && at > 0
+    if at == batch.len() && at > 0 { Ok(()) } else { Err(Status::BadRequest) }
 }
 
 #[derive(Default)]
@@ -259,8 +265,10 @@ impl Store {
         if value.len() > self.limits.value_bytes_max {
             return Outcome::status(Status::TooLarge);
         }
-        if kind == Kind::AppendBatch && !batch_is_valid(value) {
-            return Outcome::status(Status::BadRequest);
+        if kind == Kind::AppendBatch
+            && let Err(status) = check_batch(value)
+        {
+            return Outcome::status(status);
         }
         let mode = Mode { logged: mode.logged || self.streams.stream(mode.object).logged, ..mode };
         if let Some(refused) = mode.refused(context, 0, value.len(), false) {
@@ -389,5 +397,14 @@ mod tests {
         append(&mut streams, &mut heap, refused + 2).unwrap();
         assert_eq!(heap.used_bytes(), CHUNK_BYTES as u64);
         assert_eq!(streams.len(), 1);
+    }
+
+    #[test]
+    fn a_batch_is_whole_events_and_not_too_many() {
+        let empty = [0; BATCH_HEADER_BYTES];
+        assert_eq!(check_batch(&[]), Err(Status::BadRequest));
+        assert_eq!(check_batch(&empty.repeat(BATCH_EVENTS_MAX)), Ok(()));
+        assert_eq!(check_batch(&empty.repeat(BATCH_EVENTS_MAX + 1)), Err(Status::TooLarge));
+        assert_eq!(check_batch(&[empty.as_slice(), &[0]].concat()), Err(Status::BadRequest));
     }
 }

@@ -279,7 +279,7 @@ pub fn recover<B: Blocks>(
                     judge(walker, &state, found, &search, flight, planted, &mut recovered)?;
                     break;
                 };
-                // Only a watermark is gone. No two frames of one epoch begin with the same LSN, so this is the next one.
+                // Only a watermark is gone. No two frames with records begin at one LSN in one epoch: this is the next one.
                 state = State { link, offset, previous_crc, ..state };
             }
         }

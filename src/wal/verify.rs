@@ -102,7 +102,9 @@ impl std::fmt::Display for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             End::Clean { lsn } => write!(f, "clean end after LSN {lsn}"),
-            End::Open { lsn } => write!(f, "end after LSN {lsn}, not stopped in good order"),
+            End::Open { lsn } => {
+                write!(f, "end after LSN {lsn}, without the mark of a clean stop (a shard that was idle writes none)")
+            }
             End::Unfinished { lsn, address, found } => {
                 write!(f, "end after LSN {lsn}, then an unfinished tail at address {address}: {found}")
             }

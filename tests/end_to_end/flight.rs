@@ -90,3 +90,23 @@ fn a_recorder_that_is_too_small_for_another_configuration_keeps_its_records() {
     stop(start(&place, &["--reactors", "1"]));
     assert_eq!(files(&place), Vec::<PathBuf>::new());
 }
+
+#[test]
+fn a_copy_of_the_device_has_recorders_of_its_own() {
+    let place = formatted("flight-copy", 1);
+    let mut daemon = start(&place, &[]);
+    run(&place, &["put", "space", "key", "original", "--create=buffered"]);
+    daemon.kill();
+    let (device, kept) = (place.device(), place.path("kept"));
+    // The copy takes the device's name; the original comes back to it afterwards. A rename keeps its inode.
+    fs::rename(&device, &kept).expect("the place is writable");
+    fs::copy(&kept, &device).expect("there is room");
+    let mut daemon = start(&place, &[]);
+    assert!(daemon.log().contains("another copy of this namespace"), "{}", daemon.log());
+    run(&place, &["put", "space", "key", "copy", "--create=buffered"]);
+    daemon.kill();
+    fs::rename(&kept, &device).expect("the place is writable");
+    let daemon = start(&place, &[]);
+    assert_eq!(run(&place, &["get", "space", "key"]), "original");
+    stop(daemon);
+}
