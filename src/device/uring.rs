@@ -201,7 +201,7 @@ impl Device for UringDevice {
     }
 
     fn poll(&mut self) -> Option<Completion> {
-        if self.ended.is_empty() {
+        if self.ended.is_empty() && self.uring.in_flight() > 0 {
             self.collect();
         }
         self.ended.pop_front()

@@ -70,7 +70,10 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 Control::Close(id) => self.close_session(id),
             }
         }
-        while let Some(order) = self.place.own().orders.pop() {
+        // As with the sessions: an empty queue is seen without a fence.
+        while !self.place.own().orders.is_empty()
+            && let Some(order) = self.place.own().orders.pop()
+        {
             mailed = true;
             match order {
                 Order::Object(object) => self.catalog.insert(*object),
