@@ -188,7 +188,7 @@ impl OpenDevice {
             },
             Backing::Memory(_) => "memory".to_owned(),
             #[cfg(feature = "spdk")]
-            Backing::Spdk(attached) => attached.name(),
+            Backing::Spdk(attached) => attached.name.clone(),
         };
         text.chars().map(|letter| if letter.is_ascii_alphanumeric() || letter == '.' { letter } else { '_' }).collect()
     }
