@@ -5,6 +5,7 @@
 mod control;
 mod idle;
 mod intake;
+mod reclaim;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -104,6 +105,10 @@ impl Place {
     fn own(&self) -> &Address {
         &self.reactors[self.reactor as usize]
     }
+
+    fn others(&self) -> impl Iterator<Item = &Address> {
+        (0..).zip(self.reactors.iter()).filter(|(number, _)| *number != self.reactor).map(|(_, other)| other)
+    }
 }
 
 /// What a reactor is doing.
@@ -145,6 +150,8 @@ pub struct Reactor<D, C> {
     first_slot: usize,
     /// Copied from and to clients in this stage of this turn.
     moved_bytes: usize,
+    /// Free segments were few in the last turn.
+    low: bool,
     /// Streams may have grown since waiting reads were last looked at.
     progressed: bool,
     next_deadline_ns: u64,
@@ -183,6 +190,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             payload: Vec::with_capacity(intake::payload_bytes_max(&limits)),
             first_slot: 0,
             moved_bytes: 0,
+            low: false,
             progressed: false,
             next_deadline_ns: 0,
             worked_ns: 0,
@@ -201,7 +209,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         self.device.kick();
         let completed = self.complete(now_ns);
         let woken = self.wake_waiting_reads(now_ns);
-        let reclaimed = self.reclaim();
+        let reclaimed = self.reclaim(now_ns);
         self.post();
         self.advance_phase(now_ns);
         self.metrics.add(stats::TURNS, 1);
@@ -288,7 +296,12 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         while let Some(completion) = self.device.poll() {
             let shard = Wal::shard_of_tag(completion.operation.tag);
             let at = index(u64::from(shard.0 / self.place.count()));
-            self.shards[at].wal.complete(&mut self.pool, completion, now_ns);
+            let shard = &mut self.shards[at];
+            if Wal::is_reclaim_tag(completion.operation.tag) {
+                shard.reclaim.complete(&mut shard.wal, &mut self.pool, completion);
+            } else {
+                shard.wal.complete(&mut self.pool, completion, now_ns);
+            }
             completed = true;
         }
         for at in 0..self.shards.len() {
@@ -303,9 +316,24 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         completed
     }
 
-    /// Trimmed events give their memory back, a bounded part of it a turn. Says whether there was any.
-    fn reclaim(&mut self) -> bool {
-        self.shards.iter_mut().fold(false, |any, shard| shard.store.reclaim(TURN_RECLAIM_BYTES) | any)
+    /// Trimmed events give their memory back, and old segments are given up: a bounded part of it a turn. Says whether
+    /// there was any.
+    fn reclaim(&mut self, now_ns: u64) -> bool {
+        let mut any = false;
+        let low = self.shards.first().is_some_and(|shard| shard.wal.segments().is_low());
+        if low && !self.low {
+            // What is to be given up may be theirs, and they may sleep.
+            self.place.others().for_each(|other| other.sessions.bell().ring());
+        }
+        self.low = low;
+        for shard in &mut self.shards {
+            any |= shard.store.reclaim(TURN_RECLAIM_BYTES);
+            if self.phase == Phase::Serving {
+                let Shard { store, wal, reclaim, .. } = shard;
+                any |= reclaim.turn(store, wal, &mut self.pool, &mut self.device, now_ns);
+            }
+        }
+        any
     }
 
     /// rings.post: what was answered becomes visible to the clients; those who sleep are woken. Sessions whose

@@ -9,6 +9,7 @@ mod table;
 use crate::buffer::Pool;
 use crate::ring::protocol::{Completion, Opcode, Status, Submission, durability_of, flag};
 use crate::types::{Durability, Lsn, ObjectId, ObjectKind};
+use crate::wal::pool::Writer;
 use crate::wal::record::{Kind, Record};
 use crate::wal::{Room, Wal};
 
@@ -115,11 +116,11 @@ impl Mode {
     }
 
     /// The outcome when there is no room in the log for a record of this size.
-    fn refused(self, context: &Context<'_>, key_bytes: usize, value_bytes: usize, privileged: bool) -> Option<Outcome> {
+    fn refused(self, context: &Context<'_>, key_bytes: usize, value_bytes: usize, writer: Writer) -> Option<Outcome> {
         if !self.logged {
             return None;
         }
-        match context.wal.room(context.pool, key_bytes, value_bytes, privileged) {
+        match context.wal.room(context.pool, key_bytes, value_bytes, writer) {
             Room::Yes => None,
             Room::Later => Some(Outcome::Later),
             Room::NoSpace => Some(Outcome::status(Status::NoSpace)),
@@ -164,6 +165,7 @@ impl Store {
 
     /// Versions from here on belong to this epoch. Called once, after recovery.
     pub fn begin_epoch(&mut self, epoch: u64) {
+        self.streams.finish_replay(&mut self.heap);
         self.next_version = self.next_version.max(epoch << VERSION_COUNTER_BITS).max(1);
     }
 
@@ -181,19 +183,13 @@ impl Store {
                 self.spaces.remove(&mut self.heap, record.object, record.key, record.lsn);
                 Ok(())
             }
-            Kind::Append => {
-                self.streams.append(&mut self.heap, record.object, record.version, record.value, record.lsn)
-            }
-            Kind::AppendBatch => stream::events(record.value).enumerate().try_for_each(|(number, event)| {
-                let offset = record.version + number as u64;
-                self.streams.append(&mut self.heap, record.object, offset, event, record.lsn)
-            }),
+            Kind::Append => self.streams.replay(&mut self.heap, record, std::iter::once(record.value)),
+            Kind::AppendBatch => self.streams.replay(&mut self.heap, record, stream::events(record.value)),
             Kind::Trim => {
-                self.streams.trim(record.object, record.version, record.lsn);
-                self.streams.reclaim(&mut self.heap, usize::MAX);
+                self.streams.replay_trim(&mut self.heap, record.object, record.version, record.lsn);
                 Ok(())
             }
-            Kind::Create => Ok(()),
+            Kind::Create | Kind::Reclaim => Ok(()),
         }
     }
 
@@ -242,6 +238,32 @@ impl Store {
     /// Gives the memory of trimmed events back, of about `budget_bytes`. Says whether there was any.
     pub fn reclaim(&mut self, budget_bytes: usize) -> bool {
         self.streams.reclaim(&mut self.heap, budget_bytes)
+    }
+
+    /// Whether a record of the log still says something: what replaces it, or makes up for it, must not stand in the
+    /// same segment or before. Holds for the oldest segment only.
+    #[must_use]
+    pub fn counts(&self, record: &Record<'_>) -> bool {
+        match record.kind {
+            Kind::Put => self.spaces.holds(&self.heap, record.object, record.key, record.version),
+            Kind::Append => self.streams.keeps(record.object, record.version + 1),
+            Kind::AppendBatch => {
+                let events = stream::events(record.value).count() as u64;
+                self.streams.keeps(record.object, record.version + events)
+            }
+            Kind::Trim => self.streams.begins_at(record.object, record.version),
+            Kind::Create => true,
+            // No put of the key stands before the oldest segment, and those in it do not count.
+            Kind::Delete | Kind::Reclaim => false,
+        }
+    }
+
+    /// What the records that count take in the log when they stand close together, about.
+    #[must_use]
+    pub fn live_bytes(&self) -> u64 {
+        let bytes = self.spaces.live_bytes() + self.streams.live_bytes();
+        // Frame headers, and what is left at the end of a frame.
+        bytes + bytes / 16
     }
 
     /// Keys in this shard.

@@ -6,12 +6,15 @@ pub mod blocks;
 pub mod flight;
 pub mod format;
 pub mod frame;
+mod giveup;
 pub mod inspect;
 pub mod layout;
 pub mod planted;
+pub mod pool;
 pub mod record;
 pub mod recovery;
 pub mod repair;
+pub mod reread;
 pub mod segment;
 pub mod superblock;
 pub mod survey;
@@ -29,7 +32,7 @@ use crate::types::{Lsn, SegmentIndex, ShardId};
 use flight::Flight;
 use layout::Layout;
 use planted::Planted;
-use segment::SegmentPool;
+use pool::{SegmentPool, Writer};
 
 /// Bounds and timing of one shard's log; from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -96,18 +99,31 @@ pub struct Position {
 pub struct ChainSegment {
     pub segment: SegmentIndex,
     pub sequence: u64,
-    /// Kept for deletes and trims.
+    /// Taken from what is kept for deletes, trims and copies.
     pub reserved: bool,
 }
 
+/// A segment that holds a part of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub chained: ChainSegment,
+    /// Of the first record in it.
+    pub first_lsn: Lsn,
+}
+
 /// What a log continues from; made by recovery.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Tail {
     pub next_lsn: Lsn,
     pub previous_crc: u32,
     pub position: Option<Position>,
-    /// Segments of the chain after the present one: prepared, nothing valid in them.
+    /// The segments of the chain, up to the present one.
+    pub links: Vec<Link>,
+    /// Those after it: prepared, nothing valid in them.
     pub prepared: Vec<ChainSegment>,
+    /// Segments of the chain before this number are given up, and the LSN with which that one begins.
+    pub kept_from: u64,
+    pub kept_lsn: Lsn,
     /// The highest durable LSN that the drive itself states.
     pub stated_lsn: Lsn,
 }
@@ -151,6 +167,9 @@ pub struct Counters {
     pub frame_bytes: u64,
     pub watermarks: u64,
     pub segments: u64,
+    pub segments_reclaimed: u64,
+    /// Of `record_bytes`: what was appended again.
+    pub copied_bytes: u64,
 }
 
 /// The log of one shard. Owned by its reactor.
@@ -159,8 +178,12 @@ pub struct Wal {
     seed: u32,
     limits: Limits,
     position: Option<Position>,
+    /// The segments that hold the log, the present one last.
+    links: VecDeque<Link>,
     prepared: VecDeque<Prepared>,
     segments: Arc<SegmentPool>,
+    /// A durable record says that segments of the chain before this number are given up.
+    kept_from: u64,
     next_lsn: Lsn,
     durable_lsn: Lsn,
     /// The highest durable LSN stated in a frame that is durable itself.
@@ -174,6 +197,8 @@ pub struct Wal {
     front_number: u64,
     submitted: u32,
     urgent: bool,
+    /// Copies found no room: the next segment may be one of those that are kept for them.
+    needs_segment: bool,
     idle_since_ns: u64,
     flight: Flight,
     fenced: Option<Fence>,
@@ -181,8 +206,9 @@ pub struct Wal {
     pub counters: Counters,
 }
 
-/// The low bits of an operation's tag: a frame's number, or the header of a prepared segment.
+/// The low bits of an operation's tag: a frame's number, the header of a prepared segment, or a part of reclaim.
 const TAG_HEADER: u64 = 1 << 47;
+const TAG_RECLAIM: u64 = 1 << 46;
 const TAG_MASK: u64 = (1 << 48) - 1;
 
 impl Wal {
@@ -198,13 +224,18 @@ impl Wal {
     ) -> Wal {
         let prepared = tail.prepared.iter().map(|chained| Prepared { chained: *chained, durable: true });
         let frames = limits.frames_in_flight_max as usize;
+        // So that taking a segment never allocates.
+        let mut links = VecDeque::with_capacity(identity.layout.segments as usize);
+        links.extend(tail.links);
         Wal {
             identity,
             seed: record::crc_seed(&identity.namespace, identity.shard),
             limits,
             position: tail.position,
+            links,
             prepared: prepared.collect(),
             segments,
+            kept_from: tail.kept_from,
             next_lsn: tail.next_lsn,
             durable_lsn: Lsn(tail.next_lsn.0 - 1),
             stated_lsn: tail.stated_lsn,
@@ -215,6 +246,7 @@ impl Wal {
             front_number: 0,
             submitted: 0,
             urgent: false,
+            needs_segment: false,
             idle_since_ns: 0,
             flight,
             fenced: None,
@@ -256,6 +288,11 @@ impl Wal {
         self.urgent = true;
     }
 
+    /// Copies, or what a flight recorder held, wait for room: the last segments are for them.
+    pub fn want_segment(&mut self) {
+        self.needs_segment = true;
+    }
+
     /// Stops all writing, for the first reason given. What is not durable stays in doubt.
     pub fn fence(&mut self, reason: Fence) {
         if self.fenced.is_none() {
@@ -267,6 +304,12 @@ impl Wal {
     /// The flight recorder begins anew behind what is durable. Called once, when a replay is durable.
     pub fn reset_flight(&mut self) {
         self.flight.reset(self.identity.epoch, self.durable_lsn);
+    }
+
+    /// Whether an operation's tag is one of reclaim: its completion is for `Reclaim`, not for the log.
+    #[must_use]
+    pub fn is_reclaim_tag(tag: u64) -> bool {
+        tag & TAG_RECLAIM != 0 && tag & TAG_HEADER == 0
     }
 
     /// The shard that an operation's tag names.
@@ -286,7 +329,7 @@ impl Wal {
     pub fn has_segment(&self) -> bool {
         self.position.is_some()
             || self.prepared.front().is_some_and(|next| next.durable)
-            || (self.prepared.is_empty() && self.segments.free_count() == 0)
+            || (self.prepared.is_empty() && !self.segments.has(Writer::Privileged))
     }
 
     #[must_use]

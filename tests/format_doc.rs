@@ -105,8 +105,12 @@ fn constants_have_the_documented_values() {
         ("FLAG_CLEAN", frame::FLAG_CLEAN.into()),
         ("FLAG_CUT", frame::FLAG_CUT.into()),
     ];
-    let record = [("FLAG_MORE", u64::from(record::FLAG_MORE)), ("FLAG_CONTINUED", record::FLAG_CONTINUED.into())];
-    let segment = [("FLAG_RESERVED", u64::from(segment::FLAG_RESERVED))];
+    let record = [
+        ("FLAG_MORE", u64::from(record::FLAG_MORE)),
+        ("FLAG_CONTINUED", record::FLAG_CONTINUED.into()),
+        ("FLAG_COPY", record::FLAG_COPY.into()),
+    ];
+    let segment = [("FLAG_RESERVED", u64::from(segment::FLAG_RESERVED)), ("FLAG_FREED", segment::FLAG_FREED.into())];
     let expected: [(&str, &[(&str, u64)]); 4] =
         [("Layout", &layout), ("Frame", &frame), ("Record", &record), ("Segment header", &segment)];
     for (heading, constants) in expected {

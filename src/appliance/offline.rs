@@ -60,14 +60,17 @@ pub fn verify(config: &Config, path: &Path, progress: &mut dyn FnMut(&str)) -> R
     let Ok(superblock) = superblocks.newest else {
         return Ok(Report { superblocks, segments: Segments::default(), shards: Vec::new(), notes: Vec::new() });
     };
-    let survey = survey_with(&mut offline.blocks, &superblock, progress);
+    let mut survey = survey_with(&mut offline.blocks, &superblock, progress);
     let mut notes = Vec::new();
     let flights = Files::of(config, &superblock, &offline.device).found(&superblock, &mut notes)?;
     let mut shards = Vec::new();
     for (number, flight) in (0..superblock.layout.shards).zip(&flights) {
         let mut read = |bytes: u64| progress(&format!("shard {number}: {} MiB of log read", bytes >> 20));
         let shard = ShardId(number);
-        shards.push(verify::shard(&mut offline.blocks, &superblock, &survey, shard, flight.as_ref(), &mut read));
+        let blocks = &mut offline.blocks;
+        let (report, missing) = verify::shard(blocks, &superblock, &survey, shard, flight.as_ref(), &mut read);
+        shards.push(report);
+        survey.damage.extend(missing);
     }
     let segments = Segments { total: superblock.layout.segments, free: survey.free.len(), damage: survey.damage };
     Ok(Report { superblocks, segments, shards, notes })

@@ -12,9 +12,9 @@ use crate::types::{ObjectId, ObjectKind, ShardId};
 use crate::wal::blocks::Blocks;
 use crate::wal::flight::{Contents, Flight};
 use crate::wal::planted::Planted;
+use crate::wal::pool::SegmentPool;
 use crate::wal::record::Kind;
 use crate::wal::recovery::{self, Recovered, Walker};
-use crate::wal::segment::SegmentPool;
 use crate::wal::superblock::Superblock;
 use crate::wal::survey::Survey;
 use crate::wal::{self, Identity, Wal};
@@ -66,7 +66,7 @@ pub fn read_shard<B: Blocks>(
             let (id, name, lsn) = (record.object, record.key.into(), record.lsn);
             objects.push(Object { id, kind, durability, name, lsn });
         }
-        if record.kind != Kind::Create {
+        if !matches!(record.kind, Kind::Create | Kind::Reclaim) {
             let space = matches!(record.kind, Kind::Put | Kind::Delete);
             used.insert(record.object, if space { ObjectKind::Space } else { ObjectKind::Stream });
         }
@@ -76,6 +76,9 @@ pub fn read_shard<B: Blocks>(
     };
     let recovered = recovery::recover(&mut walker, flight, settings.planted, &mut sink, progress)
         .map_err(|damage| Error::new(damage.to_string()).remedy(LOOK_FIRST))?;
+    if let Some(missing) = survey.missing(shard, recovered.tail.kept_from) {
+        return Err(Error::new(missing.to_string()).remedy(LOOK_FIRST));
+    }
     if let Some((lsn, status)) = refused {
         return Err(Error::new(format!("shard {shard}: the stored data does not fit at LSN {lsn}: {}", status.text()))
             .remedy("raise limits.memory_bytes_max or limits.keys_max in the configuration"));
@@ -121,7 +124,7 @@ pub fn begin<B: Blocks>(
     } else {
         epoch::raise(blocks, superblock, last, &flights)?
     };
-    let segments = Arc::new(SegmentPool::new(&survey.free, superblock.layout.shards));
+    let segments = Arc::new(SegmentPool::new(&superblock.layout, &survey.free));
     let (mut objects, mut used) = (Vec::new(), BTreeMap::new());
     let mut begun = Vec::new();
     for (number, (mut state, flight)) in states.into_iter().zip(flights).enumerate() {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use forebay::appliance::prepare::{FormatOptions, format_device};
 use forebay::config::{ByteSize, Config};
+use forebay::wal::layout::{Layout, RECLAIM_SEGMENTS_PER_SHARD_MIN};
 use serde_json::json;
 
 use super::context::{Context, Failure};
@@ -68,6 +69,14 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     if let Some(warning) = context.config.segment_too_small(layout.segment_bytes) {
         // The data is safe, and the device may be meant for another configuration.
         eprintln!("forebay: warning: {warning}");
+    }
+    if !layout.reclaims() {
+        let Layout { segments, shards, segment_bytes, .. } = layout;
+        eprintln!(
+            "forebay: warning: {segments} segments of {segment_bytes} B for {shards} shards: with fewer than \
+             {RECLAIM_SEGMENTS_PER_SHARD_MIN} a shard nothing that is overwritten or deleted makes room again; use smaller \
+             --segment-bytes or fewer --shards"
+        );
     }
     let uuid = uuid::Uuid::from_bytes(made.namespace);
     if context.json {

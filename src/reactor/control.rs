@@ -8,6 +8,7 @@ use crate::ring::server::{Control, Rights, SessionId, SessionRing};
 use crate::store::catalog::{Object, name_is_valid};
 use crate::store::{Outcome, Reply};
 use crate::types::{Durability, Lsn, ObjectId, ObjectKind, ShardId};
+use crate::wal::pool::Writer;
 use crate::wal::record::Kind;
 use crate::wal::{Fence, Room, Wal};
 
@@ -170,7 +171,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if self.catalog.len() >= self.limits.objects_max {
             return Outcome::status(Status::TooLarge);
         }
-        match wal.room(&self.pool, name.len(), 0, false) {
+        match wal.room(&self.pool, name.len(), 0, Writer::Ordinary) {
             Room::Yes => {}
             Room::Later => return Outcome::Later,
             Room::NoSpace => return Outcome::status(Status::NoSpace),
@@ -251,6 +252,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             (stats::EVENTS, sum(|shard| shard.store.events())),
             (stats::MEMORY_BYTES, sum(|shard| shard.store.memory_bytes())),
             (stats::BUFFERS_FREE, self.pool.available() as u64),
+            (stats::SEGMENTS_RECLAIMED, sum(|shard| shard.wal.counters.segments_reclaimed)),
+            (stats::COPIED_BYTES, sum(|shard| shard.wal.counters.copied_bytes)),
+            (stats::LIVE_BYTES, sum(|shard| shard.store.live_bytes())),
         ];
         for (at, value) in gauges {
             self.metrics.set(at, value);
@@ -305,10 +309,10 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         self.shards.iter().filter_map(|shard| shard.wal.deadline_ns()).chain(waits).min()
     }
 
-    /// Whether the device is at work: then its completions must be polled for.
+    /// Whether something is under way that goes on by itself: the device is at work, or segments are being given up.
     #[must_use]
-    pub fn is_waiting_for_device(&self) -> bool {
-        self.device.in_flight() > 0
+    pub fn is_at_work(&self) -> bool {
+        self.device.in_flight() > 0 || self.shards.iter().any(|shard| shard.reclaim.is_active(&shard.wal))
     }
 
     /// Tells every client to ring when it has something, or that it need not.

@@ -22,7 +22,7 @@ pub fn run<D: Device, C: Clock>(reactor: &mut Reactor<D, C>, spin_ns: Option<u64
         }
         std::hint::spin_loop();
         let idle = spin_ns.is_some_and(|spin_ns| reactor.idle_ns() >= spin_ns);
-        if idle && !reactor.is_waiting_for_device() && reactor.phase() == Phase::Serving {
+        if idle && !reactor.is_at_work() && reactor.phase() == Phase::Serving {
             sleep(reactor);
         }
     }
@@ -33,7 +33,7 @@ fn sleep<D: Device, C: Clock>(reactor: &mut Reactor<D, C>) {
     reactor.set_need_wakeup(true);
     // Either a client sees that this reactor sleeps, or this last turn sees what the client published.
     fence(Ordering::SeqCst);
-    if !reactor.turn() && !reactor.is_waiting_for_device() && reactor.phase() == Phase::Serving {
+    if !reactor.turn() && !reactor.is_at_work() && reactor.phase() == Phase::Serving {
         let now_ns = reactor.now_ns();
         let timeout = reactor.deadline_ns().map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
         if let Err(error) = reactor.doze(timeout) {

@@ -8,6 +8,7 @@ use crate::ring::protocol::{KEY_BYTES_MAX, Opcode, Status, Submission, shard_of_
 use crate::store::Outcome;
 use crate::types::ShardId;
 use crate::wal::Room;
+use crate::wal::pool::Writer;
 
 /// A larger value is copied only when its log has room: a request that stays in its ring is looked at every turn.
 const COPIED_IN_VAIN_BYTES_MAX: usize = 4 << 10;
@@ -139,7 +140,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         self.payload.clear();
         session.copy_payload(&Submission { value_bytes: 0, ..*submission }, &mut self.payload);
         let (key_bytes, value_bytes) = (usize::from(submission.key_bytes), submission.value_bytes as usize);
-        let room = |at: usize| self.shards[at].wal.room(&self.pool, key_bytes, value_bytes, false);
+        let room = |at: usize| self.shards[at].wal.room(&self.pool, key_bytes, value_bytes, Writer::Ordinary);
         self.route(opcode, submission).map(room) == Some(Room::Later)
     }
 

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 
 use crate::buffer::Pool;
+use crate::reactor::reclaim::Reclaim;
 use crate::ring::protocol::{Completion, Status};
 use crate::store::Store;
 use crate::types::Lsn;
+use crate::wal::pool::Writer;
 use crate::wal::record;
 use crate::wal::{Fence, Room, Wal};
 
@@ -27,6 +29,7 @@ pub(super) enum Pending {
 pub struct Shard {
     pub store: Store,
     pub wal: Wal,
+    pub(super) reclaim: Reclaim,
     pending: VecDeque<(Lsn, Pending)>,
     /// What the flight recorder held beyond the durable log, and how much of it is appended again.
     replay: Vec<u8>,
@@ -37,7 +40,15 @@ pub struct Shard {
 impl Shard {
     #[must_use]
     pub fn new(store: Store, wal: Wal, replay: Vec<u8>) -> Shard {
-        Shard { store, wal, pending: VecDeque::new(), replay, replayed_bytes: 0, attached: false }
+        Shard {
+            store,
+            wal,
+            reclaim: Reclaim::default(),
+            pending: VecDeque::new(),
+            replay,
+            replayed_bytes: 0,
+            attached: false,
+        }
     }
 
     /// Room for so many answers in all, so that deferring one never allocates.
@@ -98,14 +109,18 @@ impl Shard {
     pub(super) fn settle(&mut self, pool: &mut Pool, now_ns: u64) -> bool {
         while self.replayed_bytes < self.replay.len() && self.wal.fenced().is_none() {
             let rest = &self.replay[self.replayed_bytes..];
-            let taken = record::claimed_bytes(rest);
-            match self.wal.room(pool, 0, taken - record::HEADER_BYTES, true) {
+            let taken = record::claimed_whole_bytes(rest);
+            match self.wal.room(pool, 0, taken - record::HEADER_BYTES, Writer::Reclaim) {
                 Room::Yes => match self.wal.replay(pool, &rest[..taken], now_ns) {
                     Ok(()) => self.replayed_bytes += taken,
                     Err(_) => self.wal.fence(Fence::ReplayFrameTooSmall),
                 },
                 Room::NoSpace => self.wal.fence(Fence::ReplayNoSpace),
-                Room::Later | Room::Fenced => break,
+                Room::Later => {
+                    self.wal.want_segment();
+                    break;
+                }
+                Room::Fenced => break,
             }
         }
         if self.wal.fenced().is_some() {

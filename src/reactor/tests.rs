@@ -3,6 +3,7 @@
 mod catalog;
 mod full;
 mod hostile;
+mod reclaim;
 mod sessions;
 mod trim;
 mod waits;
@@ -97,7 +98,7 @@ fn start(disk: &MemoryDisk) -> Bench {
 /// A start that finds this in the flight recorder of shard 0.
 fn start_after(disk: &MemoryDisk, contents: Option<&Contents>) -> Bench {
     let mut blocks = DiskBlocks(disk.clone());
-    let superblock = Superblock::load(&mut blocks, CAPACITY).unwrap();
+    let superblock = Superblock::load(&mut blocks, disk.capacity_bytes()).unwrap();
     let found = survey::survey(&mut blocks, &superblock, &mut |_, _| {});
     recover::check_survey(&found).unwrap();
     let mut states = Vec::new();

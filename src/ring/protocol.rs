@@ -449,9 +449,12 @@ pub mod stats {
     pub const MEMORY_BYTES: usize = 17;
     pub const BUFFERS_FREE: usize = 18;
     pub const SLEEPS: usize = 19;
+    pub const SEGMENTS_RECLAIMED: usize = 20;
+    pub const COPIED_BYTES: usize = 21;
+    pub const LIVE_BYTES: usize = 22;
 
     /// Name and unit of every word.
-    pub const NAMES: [&str; 20] = [
+    pub const NAMES: [&str; 23] = [
         "turns",
         "requests",
         "writes",
@@ -472,6 +475,9 @@ pub mod stats {
         "memory_bytes",
         "buffers_free",
         "sleeps",
+        "segments_reclaimed",
+        "copied_bytes",
+        "live_bytes",
     ];
 }
 

@@ -112,8 +112,10 @@ impl Action {
     }
 
     /// The value of the record that an append becomes.
-    fn payload(&self) -> Vec<u8> {
+    /// The value of the record that this makes.
+    pub fn payload(&self) -> Vec<u8> {
         match self {
+            Action::Put { value, .. } => value.clone(),
             Action::Append { events, batch: false, .. } => events.concat(),
             Action::Append { events, .. } => {
                 let framed = |event: &Vec<u8>| [&crate::bytes::len_u32(event.len()).to_le_bytes()[..], event].concat();

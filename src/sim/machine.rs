@@ -43,12 +43,16 @@ pub struct Found {
     pub version: u64,
     pub key: Vec<u8>,
     pub value: Vec<u8>,
+    /// Says again what a record before it said.
+    pub copy: bool,
 }
 
 /// What recovery found in one shard.
 #[derive(Clone, Debug, Default)]
 pub struct FoundLog {
     pub records: Vec<Found>,
+    /// Where the segments that are left begin.
+    pub first_lsn: Lsn,
     /// The first LSN that the drive did not give. Parts of a large record count here, though it is not whole.
     pub next_lsn: Lsn,
     /// What the flight recorder said was durable.
@@ -286,6 +290,9 @@ impl Machine {
 
     /// The daemon ends as it is, by a kill, or with the power of the whole machine.
     pub fn crash(&mut self, power: bool, fate: Fate) -> Result<()> {
+        let shards = self.reactors.iter().flat_map(|reactor| reactor.shards());
+        let reclaimed = shards.map(|shard| shard.wal.counters.segments_reclaimed).sum();
+        self.counts.add_many(Count::SegmentsReclaimed, reclaimed);
         self.reactors.clear();
         self.drive.borrow_mut().crash(power, fate);
         if power { self.boot() } else { Ok(()) }
@@ -304,11 +311,13 @@ fn log(walker: &mut Walker<'_, SimBlocks>, contents: Option<&Contents>, planted:
             version: record.version,
             key: record.key.to_vec(),
             value: record.value.to_vec(),
+            copy: record.flags & record::FLAG_COPY != 0,
         });
     };
     let recovered = recovery::recover(walker, contents, planted, &mut sink, &mut |_| {})
         .map_err(|damage| Error::new(format!("the second look differs: {damage}")))?;
-    Ok(FoundLog { next_lsn: recovered.tail.next_lsn, ..found })
+    let first_lsn = recovered.tail.links.first().map_or(Lsn(1), |link| link.first_lsn);
+    Ok(FoundLog { first_lsn, next_lsn: recovered.tail.next_lsn, ..found })
 }
 
 /// How many encoded records these are.

@@ -2,6 +2,7 @@
 //! store. Versions and LSNs in the answers give the order in which the daemon took the writes.
 
 mod evidence;
+mod meaning;
 mod recovered;
 mod space;
 mod stream;

@@ -72,8 +72,24 @@ impl Profile {
         }
         if random.chance(150) {
             profile.capacity_bytes = least_capacity(&profile, 1 + random.below(3));
+        } else if random.chance(300) {
+            profile.churn(random, steps);
         }
         profile
+    }
+
+    /// So little room, and so much written, that segments are given up again and again.
+    fn churn(&mut self, random: &mut Random, steps: Option<u64>) {
+        self.shards = crate::bytes::len_u32(1 + random.index(2));
+        self.segment_bytes = 64 << 10;
+        let segments =
+            wal::layout::RECLAIM_SEGMENTS_PER_SHARD_MIN * self.shards + crate::bytes::len_u32(random.index(5));
+        self.capacity_bytes =
+            wal::layout::HEAD_BYTES + wal::layout::TAIL_BYTES + u64::from(segments) * self.segment_bytes;
+        self.steps = steps.unwrap_or_else(|| random.between(200, 600));
+        self.in_flight_max = 12;
+        self.store.keys_max = random.pick(&[12, 64]);
+        self.lives += 2;
     }
 
     fn corrupt(&mut self, random: &mut Random) {

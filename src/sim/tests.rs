@@ -51,6 +51,11 @@ fn a_cut_instead_of_a_refusal_is_found() {
 }
 
 #[test]
+fn a_segment_freed_before_its_copies_are_durable_is_found() {
+    finds(Planted::FreeBeforeCopiesDurable, 1..=200, "");
+}
+
+#[test]
 fn one_seed_is_one_history() {
     for seed in [3, 11, 17] {
         let first = run(seed, &Options::default()).expect("it passes");

@@ -10,7 +10,8 @@ use crate::store::heap::{Cell, Heap};
 use crate::store::table::Table;
 use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
 use crate::types::{Lsn, ObjectId};
-use crate::wal::record::Kind;
+use crate::wal::pool::Writer;
+use crate::wal::record::{self, Kind};
 
 /// A scan's reply is bounded by this, so that one request does not hold up the others.
 const SCAN_BYTES_MAX: usize = 1 << 20;
@@ -31,6 +32,14 @@ struct Entry {
     key_bytes: u16,
 }
 
+impl Entry {
+    /// What its record takes in the log; nothing where it is not logged.
+    fn logged_bytes(&self) -> u64 {
+        let bytes = record::encoded_bytes(usize::from(self.key_bytes), self.value_bytes as usize) as u64;
+        if self.lsn == Lsn::NONE { 0 } else { bytes }
+    }
+}
+
 #[derive(Default)]
 struct Ordered {
     keys: BTreeMap<Box<[u8]>, u32>,
@@ -47,6 +56,7 @@ pub struct Spaces {
     ordered: Vec<Ordered>,
     hasher: foldhash::fast::RandomState,
     keys_max: usize,
+    live_bytes: u64,
 }
 
 impl Spaces {
@@ -59,7 +69,22 @@ impl Spaces {
             ordered: Vec::new(),
             hasher: foldhash::fast::RandomState::default(),
             keys_max,
+            live_bytes: 0,
         }
+    }
+
+    /// What the records of these keys take in the log, about.
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
+    /// Whether a put of this version is what a key holds.
+    pub fn holds(&self, heap: &Heap, object: ObjectId, key: &[u8], version: u64) -> bool {
+        let found = self.find(heap, self.hash(object, key), object, key);
+        found.is_some_and(|slot| {
+            let entry = &self.entries[slot as usize];
+            entry.version == version && entry.lsn != Lsn::NONE
+        })
     }
 
     pub fn len(&self) -> usize {
@@ -139,7 +164,9 @@ impl Spaces {
         let entry = &mut self.entries[slot as usize];
         let key_bytes = usize::from(entry.key_bytes);
         heap.bytes_mut(entry.cell, key_bytes + value.len())[key_bytes..].copy_from_slice(value);
+        self.live_bytes -= entry.logged_bytes();
         (entry.value_bytes, entry.version, entry.lsn) = (len_u32(value.len()), version, lsn);
+        self.live_bytes += entry.logged_bytes();
         let object = entry.object;
         let ordered = self.ordered(object);
         ordered.changed_lsn = ordered.changed_lsn.max(lsn);
@@ -165,6 +192,7 @@ impl Spaces {
         let hash = self.hash(object, key);
         if let Some(slot) = self.find(heap, hash, object, key) {
             self.table.remove(hash, slot);
+            self.live_bytes -= self.entries[slot as usize].logged_bytes();
             heap.give(self.entries[slot as usize].cell);
             heap.refund(KEY_OVERHEAD_BYTES + key.len());
             self.free.push(slot);
@@ -214,7 +242,7 @@ impl Store {
             }
         }
         let mode = self.logs(request, mode);
-        if let Some(refused) = mode.refused(context, key.len(), value.len(), false) {
+        if let Some(refused) = mode.refused(context, key.len(), value.len(), Writer::Ordinary) {
             return refused;
         }
         let slot = match self.spaces.place(&mut self.heap, mode.object, key, value.len()) {
@@ -237,7 +265,7 @@ impl Store {
             return Outcome::version(Status::NotFound, 0, mode.visible_after(context.wal, lsn));
         }
         let mode = Mode { logged: mode.logged || lsn != Lsn::NONE, ..mode };
-        if let Some(refused) = mode.refused(context, request.key.len(), 0, true) {
+        if let Some(refused) = mode.refused(context, request.key.len(), 0, Writer::Privileged) {
             return refused;
         }
         let version = self.next_version();

@@ -1,5 +1,7 @@
 //! Streams: events in the order of their offsets, kept in chunks so that no append ever moves them.
 
+mod replay;
+
 use std::collections::VecDeque;
 
 use crate::bytes::{get_u32, index, len_u32};
@@ -11,7 +13,8 @@ use crate::store::heap::{Cell, Heap};
 use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
 use crate::types::{Durability, Lsn, ObjectId};
 use crate::wal::Wal;
-use crate::wal::record::Kind;
+use crate::wal::pool::Writer;
+use crate::wal::record::{self, Kind};
 
 const CHUNK_EVENTS: usize = 4_096;
 /// Memory of a chunk. It counts against the budget while the stream holds it, spare or not.
@@ -44,12 +47,22 @@ struct Stream {
     trimmed_lsn: Lsn,
     /// Something in it was logged: so is all that follows, or a recovery would find holes.
     logged: bool,
+    /// What the records of its events take in the log, about.
+    logged_bytes: u64,
+    /// During a replay: events before this offset do not count; and there may be holes.
+    trimmed: u64,
+    sparse: bool,
 }
 
 impl Stream {
     fn get(&self, offset: u64) -> Event {
         let at = index(offset - self.chunks_begin);
         self.chunks[at / CHUNK_EVENTS][at % CHUNK_EVENTS]
+    }
+
+    fn get_mut(&mut self, offset: u64) -> &mut Event {
+        let at = index(offset - self.chunks_begin);
+        &mut self.chunks[at / CHUNK_EVENTS][at % CHUNK_EVENTS]
     }
 
     /// Makes a place for the next event. `false`: the memory budget is used up.
@@ -128,10 +141,21 @@ fn check_batch(batch: &[u8]) -> Result<(), Status> {
     if at == batch.len() && at > 0 { Ok(()) } else { Err(Status::BadRequest) }
 }
 
+/// Keeps the bytes of an event.
+fn keep(heap: &mut Heap, event: &[u8]) -> Result<Cell, Status> {
+    if event.is_empty() {
+        return Ok(Cell::NONE);
+    }
+    let cell = heap.take(event.len()).ok_or(Status::NoMemory)?;
+    heap.bytes_mut(cell, event.len()).copy_from_slice(event);
+    Ok(cell)
+}
+
 #[derive(Default)]
 pub struct Streams {
     streams: Vec<Stream>,
     events: u64,
+    logged_bytes: u64,
     /// Streams with trimmed events that still hold memory.
     reclaiming: Vec<ObjectId>,
 }
@@ -150,41 +174,30 @@ impl Streams {
         self.events
     }
 
-    /// Appends one event at `offset`. Offsets that the log skips stand before its first event of the stream: they were
-    /// never logged (events of a `memory` stream), and the stream begins behind them.
-    pub fn append(
-        &mut self,
-        heap: &mut Heap,
-        object: ObjectId,
-        offset: u64,
-        event: &[u8],
-        lsn: Lsn,
-    ) -> Result<(), Status> {
-        let stream = self.stream(object);
-        if offset > stream.next {
-            self.trim(object, u64::MAX, Lsn::NONE);
-            self.reclaim(heap, usize::MAX);
-            let stream = self.stream(object);
-            heap.refund((stream.chunks.len() + usize::from(stream.spare.is_some())) * CHUNK_BYTES);
-            *stream = Stream {
-                first: offset,
-                freed: offset,
-                next: offset,
-                trimmed_lsn: stream.trimmed_lsn,
-                ..Stream::default()
-            };
-        }
-        let cell = if event.is_empty() { Cell::NONE } else { heap.take(event.len()).ok_or(Status::NoMemory)? };
-        if !event.is_empty() {
-            heap.bytes_mut(cell, event.len()).copy_from_slice(event);
-        }
+    /// What the records of these events take in the log, about.
+    pub fn live_bytes(&self) -> u64 {
+        self.logged_bytes
+    }
+
+    /// Whether a stream keeps any of its events before `end`.
+    pub fn keeps(&self, object: ObjectId, end: u64) -> bool {
+        self.streams.get(object.index()).is_some_and(|stream| stream.first < end)
+    }
+
+    /// Whether a trim up to `before` is the last one of the stream.
+    pub fn begins_at(&self, object: ObjectId, before: u64) -> bool {
+        self.streams.get(object.index()).is_some_and(|stream| stream.first == before)
+    }
+
+    /// Appends one event, at the stream's next offset.
+    fn append(&mut self, heap: &mut Heap, object: ObjectId, event: &[u8]) -> Result<(), Status> {
+        let cell = keep(heap, event)?;
         let stream = self.stream(object);
         if !stream.make_room(heap) {
             heap.give(cell);
             return Err(Status::NoMemory);
         }
-        stream.push(Event { cell, lsn, bytes: len_u32(event.len()) });
-        stream.logged |= lsn != Lsn::NONE;
+        stream.push(Event { cell, lsn: Lsn::NONE, bytes: len_u32(event.len()) });
         self.events += 1;
         Ok(())
     }
@@ -197,6 +210,11 @@ impl Streams {
         stream.first = kept.max(before);
         stream.trimmed_lsn = stream.trimmed_lsn.max(lsn);
         let dropped = stream.first - kept;
+        // As if all of its events were alike: close enough, and right once it is empty.
+        let gone = u128::from(stream.logged_bytes) * u128::from(dropped) / u128::from((stream.next - kept).max(1));
+        let gone = u64::try_from(gone).expect("a part of a u64");
+        stream.logged_bytes -= gone;
+        self.logged_bytes -= gone;
         if dropped > 0 && !waits {
             self.reclaiming.push(object);
         }
@@ -234,13 +252,14 @@ impl Streams {
 }
 
 impl Streams {
-    /// The last `count` events were logged with this LSN.
-    fn stamp(&mut self, object: ObjectId, count: u64, lsn: Lsn) {
+    /// The last `count` events were logged with this LSN, in a record of so many bytes.
+    fn stamp(&mut self, object: ObjectId, count: u64, lsn: Lsn, record_bytes: usize) {
+        self.logged_bytes += record_bytes as u64;
         let stream = self.stream(object);
-        stream.logged |= lsn != Lsn::NONE;
+        stream.logged = true;
+        stream.logged_bytes += record_bytes as u64;
         for offset in stream.next - count..stream.next {
-            let at = index(offset - stream.chunks_begin);
-            stream.chunks[at / CHUNK_EVENTS][at % CHUNK_EVENTS].lsn = lsn;
+            stream.get_mut(offset).lsn = lsn;
         }
     }
 
@@ -271,7 +290,7 @@ impl Store {
             return Outcome::status(status);
         }
         let mode = Mode { logged: mode.logged || self.streams.stream(mode.object).logged, ..mode };
-        if let Some(refused) = mode.refused(context, 0, value.len(), false) {
+        if let Some(refused) = mode.refused(context, 0, value.len(), Writer::Ordinary) {
             return refused;
         }
         let first = self.streams.stream(mode.object).next;
@@ -279,7 +298,7 @@ impl Store {
         let single = (kind == Kind::Append).then_some(value);
         let batch = events(if kind == Kind::AppendBatch { value } else { &[] });
         for event in single.into_iter().chain(batch) {
-            let added = self.streams.append(&mut self.heap, mode.object, first + count, event, Lsn::NONE);
+            let added = self.streams.append(&mut self.heap, mode.object, event);
             if let Err(status) = added {
                 self.streams.take_back(&mut self.heap, mode.object, count);
                 return self.no_memory(status);
@@ -287,7 +306,9 @@ impl Store {
             count += 1;
         }
         let (lsn, after) = mode.log(context, kind, first, &[], value);
-        self.streams.stamp(mode.object, count, lsn);
+        if lsn != Lsn::NONE {
+            self.streams.stamp(mode.object, count, lsn, record::encoded_bytes(0, value.len()));
+        }
         let completion = Completion { version: first, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }
     }
@@ -359,7 +380,7 @@ impl Store {
             return Outcome::version(Status::Ok, first, mode.visible_after(context.wal, lsn));
         }
         let mode = Mode { logged: mode.logged || stream.logged, ..mode };
-        if let Some(refused) = mode.refused(context, 0, 0, true) {
+        if let Some(refused) = mode.refused(context, 0, 0, Writer::Privileged) {
             return refused;
         }
         let (lsn, after) = mode.log(context, Kind::Trim, before, &[], &[]);
@@ -375,28 +396,23 @@ mod tests {
 
     const BUDGET_BYTES: u64 = 4 << 20;
 
-    fn append(streams: &mut Streams, heap: &mut Heap, offset: u64) -> Result<(), Status> {
-        streams.append(heap, ObjectId(1), offset, &[], Lsn::NONE)
+    fn append(streams: &mut Streams, heap: &mut Heap) -> Result<(), Status> {
+        streams.append(heap, ObjectId(1), &[])
     }
 
     #[test]
     fn events_without_bytes_count_against_the_budget() {
         let (mut heap, mut streams) = (Heap::new(BUDGET_BYTES), Streams::default());
-        let refused = (0..).find(|offset| append(&mut streams, &mut heap, *offset).is_err()).unwrap();
+        let refused = (0..).find(|_| append(&mut streams, &mut heap).is_err()).unwrap();
         assert_eq!(refused, BUDGET_BYTES / CHUNK_BYTES as u64 * CHUNK_EVENTS as u64);
         streams.take_back(&mut heap, ObjectId(1), refused / 2);
-        (refused / 2..refused).for_each(|offset| append(&mut streams, &mut heap, offset).unwrap());
+        (refused / 2..refused).for_each(|_| append(&mut streams, &mut heap).unwrap());
         streams.trim(ObjectId(1), u64::MAX, Lsn::NONE);
-        assert!(append(&mut streams, &mut heap, refused).is_err(), "the memory comes back step by step");
+        assert!(append(&mut streams, &mut heap).is_err(), "the memory comes back step by step");
         let each = CHUNK_EVENTS * RECLAIM_EVENT_BYTES;
         let steps = (1..).find(|_| !streams.reclaim(&mut heap, each)).unwrap();
         assert_eq!(steps, refused.div_ceil(CHUNK_EVENTS as u64) + 1);
         assert_eq!(heap.used_bytes(), CHUNK_BYTES as u64, "one chunk is kept");
-        // Events of a `memory` stream that the log skips: the stream begins anew, with no chunk.
-        append(&mut streams, &mut heap, refused).unwrap();
-        append(&mut streams, &mut heap, refused + 2).unwrap();
-        assert_eq!(heap.used_bytes(), CHUNK_BYTES as u64);
-        assert_eq!(streams.len(), 1);
     }
 
     #[test]

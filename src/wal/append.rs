@@ -5,20 +5,21 @@ use crate::bytes::{index, len_u32};
 use crate::device::{Operation, OperationKind};
 use crate::types::{Lsn, ObjectId};
 use crate::wal::layout::blocks_up;
+use crate::wal::pool::Writer;
 use crate::wal::record::{self, Kind, Record};
-use crate::wal::{InFlight, OpenFrame, Position, Room, TAG_HEADER, Wal, frame, segment};
+use crate::wal::{InFlight, Link, OpenFrame, Position, Room, TAG_RECLAIM, Wal, frame, segment};
 
 impl Wal {
-    /// Whether a record of this size can be appended now. `privileged` (deletes, trims) may use the reserve.
+    /// Whether a record of this size can be appended now, by such a writer.
     #[must_use]
-    pub fn room(&self, pool: &Pool, key_bytes: usize, value_bytes: usize, privileged: bool) -> Room {
+    pub fn room(&self, pool: &Pool, key_bytes: usize, value_bytes: usize, writer: Writer) -> Room {
         if self.fenced.is_some() {
             return Room::Fenced;
         }
         let bytes = record::encoded_bytes(key_bytes, value_bytes);
         if let Some(open) = &self.open
             && open.used + bytes <= open.capacity
-            && (privileged || !self.in_reserve())
+            && self.may_write_here(writer)
         {
             return if self.flight.has_room(bytes) { Room::Yes } else { Room::Later };
         }
@@ -28,20 +29,36 @@ impl Wal {
         if pool.available() < frames + 1 || !self.flight.has_room(bytes + frames * record::HEADER_BYTES) {
             return Room::Later;
         }
-        if self.remaining_bytes(privileged) >= span {
+        if self.remaining_bytes(writer) >= span {
             return Room::Yes;
         }
         match self.prepared.front() {
-            Some(next) if next.chained.reserved && !privileged => Room::NoSpace,
-            Some(next) if next.durable => Room::Yes,
-            Some(_) => Room::Later,
-            None if self.segments.has_ordinary() => Room::Later,
-            None if privileged && !self.in_reserve() && self.segments.free_count() > 0 => Room::Later,
-            None => Room::NoSpace,
+            Some(next) if !next.chained.reserved || self.segments.may_use_reserve(writer) => {
+                if next.durable {
+                    Room::Yes
+                } else {
+                    Room::Later
+                }
+            }
+            None if self.may_take(writer) => Room::Later,
+            _ if self.segments.is_hopeless(writer) => Room::NoSpace,
+            _ => Room::Later,
         }
     }
 
-    pub(super) fn in_reserve(&self) -> bool {
+    /// Whether such a writer may use the present segment.
+    fn may_write_here(&self, writer: Writer) -> bool {
+        !self.in_reserve() || self.segments.may_use_reserve(writer)
+    }
+
+    /// Whether there is a segment that `prepare_next` takes for such a writer.
+    pub(super) fn may_take(&self, writer: Writer) -> bool {
+        // Where nothing is ever given back, a shard takes of the reserve once.
+        let again = self.segments.reclaims() || writer == Writer::Ordinary || !self.in_reserve();
+        again && self.segments.has(writer)
+    }
+
+    fn in_reserve(&self) -> bool {
         self.position.as_ref().is_some_and(|position| position.chained.reserved)
     }
 
@@ -55,9 +72,9 @@ impl Wal {
     }
 
     /// What is left of the present segment after the open frame, for such a writer.
-    pub(super) fn remaining_bytes(&self, privileged: bool) -> usize {
+    pub(super) fn remaining_bytes(&self, writer: Writer) -> usize {
         match &self.position {
-            Some(position) if privileged || !position.chained.reserved => {
+            Some(position) if self.may_write_here(writer) => {
                 let open = self.open.as_ref().map_or(0, |open| blocks_up(open.used));
                 index(self.identity.layout.segment_bytes) - position.offset - open
             }
@@ -67,6 +84,7 @@ impl Wal {
 
     /// Appends one record, in parts where it is larger than a frame. `room` said yes. Gives its last LSN.
     #[expect(clippy::too_many_arguments, reason = "the fields of a record, without a copy of them")]
+    #[inline]
     pub fn append(
         &mut self,
         pool: &mut Pool,
@@ -77,12 +95,19 @@ impl Wal {
         key: &[u8],
         value: &[u8],
     ) -> Lsn {
+        let lsn = self.next_lsn;
+        self.append_record(pool, now_ns, &Record { kind, flags: 0, lsn, object, version, key, value })
+    }
+
+    /// Appends a record as it is but for its LSN. `room` said yes. Gives its last LSN.
+    pub fn append_record(&mut self, pool: &mut Pool, now_ns: u64, record: &Record<'_>) -> Lsn {
+        let Record { kind, object, version, key, value, .. } = *record;
         let bytes = record::encoded_bytes(key.len(), value.len());
         if self.open.as_ref().is_none_or(|open| open.used + bytes > open.capacity) {
             self.seal_open(pool, 0);
             self.open_for(pool, bytes, now_ns);
         }
-        let (mut key, mut value, mut flags) = (key, value, 0);
+        let (mut key, mut value, mut flags) = (key, value, record.flags);
         loop {
             let open = self.open.as_mut().expect("a frame was opened above");
             let free = open.capacity - open.used - record::HEADER_BYTES - key.len();
@@ -91,9 +116,9 @@ impl Wal {
             let (part, rest) = value.split_at(take);
             let more = if whole { 0 } else { record::FLAG_MORE };
             let lsn = self.next_lsn;
-            let record = Record { kind, flags: flags | more, lsn, object, version, key, value: part };
+            let part = Record { kind, flags: flags | more, lsn, object, version, key, value: part };
             let at = open.used;
-            let taken = record::encode(&mut open.buffer[at..open.capacity], self.seed, &record);
+            let taken = record::encode(&mut open.buffer[at..open.capacity], self.seed, &part);
             self.flight.push(&open.buffer[at..at + taken]);
             open.used += taken;
             open.records += 1;
@@ -103,23 +128,44 @@ impl Wal {
             if whole {
                 return lsn;
             }
-            (key, value, flags) = (&[], rest, record::FLAG_CONTINUED);
+            (key, value, flags) = (&[], rest, record.flags | record::FLAG_CONTINUED);
             self.seal_open(pool, 0);
             self.open_frame(pool, now_ns);
         }
     }
 
-    /// Copies one encoded record from the flight recorder into the log, as it is. Part of recovery.
+    /// Copies one encoded record from the flight recorder into the log with all of its parts, as they are. They stay in
+    /// one segment, as if it were appended. `room` said yes to all of its bytes. Part of recovery.
     ///
     /// # Errors
-    /// The record's size when it does not fit a frame: the frame size was made smaller meanwhile.
+    /// The size of a part that does not fit a frame: the frame size was made smaller meanwhile. Nothing was copied.
     pub fn replay(&mut self, pool: &mut Pool, encoded: &[u8], now_ns: u64) -> Result<(), usize> {
-        if encoded.len() > pool.buffer_bytes() - frame::HEADER_BYTES {
-            return Err(encoded.len());
+        let parts = || {
+            let mut rest = encoded;
+            std::iter::from_fn(move || {
+                let (part, next) = rest.split_at_checked(record::claimed_bytes(rest.get(..record::HEADER_BYTES)?))?;
+                rest = next;
+                Some(part)
+            })
+        };
+        let part_bytes_max = pool.buffer_bytes() - frame::HEADER_BYTES;
+        if let Some(part) = parts().find(|part| part.len() > part_bytes_max) {
+            return Err(part.len());
         }
         if self.open.as_ref().is_none_or(|open| open.used + encoded.len() > open.capacity) {
             self.seal_open(pool, 0);
             self.open_for(pool, encoded.len(), now_ns);
+        }
+        for part in parts() {
+            self.replay_part(pool, part, now_ns);
+        }
+        Ok(())
+    }
+
+    fn replay_part(&mut self, pool: &mut Pool, encoded: &[u8], now_ns: u64) {
+        if self.open.as_ref().is_none_or(|open| open.used + encoded.len() > open.capacity) {
+            self.seal_open(pool, 0);
+            self.open_frame(pool, now_ns);
         }
         let open = self.open.as_mut().expect("a frame was opened above");
         open.buffer[open.used..open.used + encoded.len()].copy_from_slice(encoded);
@@ -127,15 +173,15 @@ impl Wal {
         open.records += 1;
         self.next_lsn = self.next_lsn.next();
         self.urgent = true;
-        Ok(())
     }
 
     /// Opens a frame in a segment that holds a record of `record_bytes` to its end.
     pub(super) fn open_for(&mut self, pool: &mut Pool, record_bytes: usize, now_ns: u64) {
         let span = self.span_bytes(pool.buffer_bytes(), record_bytes);
-        if self.remaining_bytes(true) < span {
+        if self.remaining_bytes(Writer::Reclaim) < span {
             let next = self.prepared.pop_front().expect("room() saw a prepared segment");
             self.counters.segments += 1;
+            self.links.push_back(Link { chained: next.chained, first_lsn: self.next_lsn });
             self.position = Some(Position { chained: next.chained, offset: segment::HEADER_BYTES });
         }
         self.open_frame(pool, now_ns);
@@ -202,6 +248,6 @@ impl Wal {
     }
 
     pub(super) fn tag(&self, number: u64) -> u64 {
-        u64::from(self.identity.shard.0) << 48 | number & (TAG_HEADER - 1)
+        u64::from(self.identity.shard.0) << 48 | number & (TAG_RECLAIM - 1)
     }
 }

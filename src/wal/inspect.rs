@@ -50,6 +50,7 @@ pub fn frames<B: Blocks, E>(
 ) -> Result<Summary, E> {
     let mut summary = Summary::default();
     let mut previous_crc = 0;
+    let begins_later = walker.begins_later();
     for link in 0..walker.links() {
         let mut offset = segment::HEADER_BYTES;
         while offset + BLOCK_BYTES <= walker.segment_bytes() {
@@ -57,9 +58,10 @@ pub fn frames<B: Blocks, E>(
                 offset += BLOCK_BYTES;
                 continue;
             };
-            let in_log = header.first_lsn == summary.last_lsn.next()
-                && header.previous_crc == previous_crc
-                && header.epoch >= summary.epoch;
+            // Where the segments before were given up, the log begins with the first frame there is.
+            let begins = summary.frames == 0 && begins_later;
+            let follows = header.first_lsn == summary.last_lsn.next() && header.previous_crc == previous_crc;
+            let in_log = begins || follows && header.epoch >= summary.epoch;
             sink(&Found { header, crc, in_log, bytes })?;
             if in_log {
                 summary.frames += 1;

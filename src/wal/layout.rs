@@ -16,6 +16,8 @@ pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 pub const SEGMENT_BYTES_MAX: u64 = 4 << 30;
 /// A shard needs one segment to write in, one to go on in, and one kept for deletes and trims.
 pub const SEGMENTS_PER_SHARD_MIN: u64 = 3;
+/// With fewer a namespace is filled once.
+pub const RECLAIM_SEGMENTS_PER_SHARD_MIN: u32 = 8;
 
 /// `bytes` in whole blocks.
 #[must_use]
@@ -69,6 +71,12 @@ impl Layout {
     pub fn device_bytes_min(segment_bytes: u64, shards: u32) -> u64 {
         let segments = u64::from(shards) * SEGMENTS_PER_SHARD_MIN;
         segments.saturating_mul(segment_bytes).saturating_add(HEAD_BYTES + TAIL_BYTES)
+    }
+
+    /// Whether segments can be given up: there is room to move what is live about.
+    #[must_use]
+    pub fn reclaims(&self) -> bool {
+        self.segments >= self.shards * RECLAIM_SEGMENTS_PER_SHARD_MIN
     }
 
     /// Two superblock copies near the front, two near the end.

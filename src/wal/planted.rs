@@ -12,6 +12,8 @@ pub enum Planted {
     TrustStaleRecorder,
     /// Recovery cuts the log at damage instead of refusing.
     CutInsteadOfRefuse,
+    /// A segment is marked free before the copies of what counts in it are durable.
+    FreeBeforeCopiesDurable,
 }
 
 impl Planted {

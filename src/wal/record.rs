@@ -18,6 +18,8 @@ pub const VERSION: usize = 24; // u64: a space's version, a stream's first offse
 pub const FLAG_MORE: u8 = 1;
 /// A part that continues the one before it.
 pub const FLAG_CONTINUED: u8 = 2;
+/// Says again what a record before it said, whose segment is to be given up.
+pub const FLAG_COPY: u8 = 4;
 
 /// What a record changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,14 +35,15 @@ pub enum Kind {
     Trim = 5,
     /// A space or stream: key is its name, `version` is kind | durability << 8.
     Create = 6,
+    /// All that counts in the shard's segments before number `version` stands behind them too: they are given up.
+    Reclaim = 7,
 }
 
 impl Kind {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Kind> {
-        [Kind::Put, Kind::Delete, Kind::Append, Kind::AppendBatch, Kind::Trim, Kind::Create]
-            .into_iter()
-            .find(|kind| *kind as u8 == value)
+        use Kind::{Append, AppendBatch, Create, Delete, Put, Reclaim, Trim};
+        [Put, Delete, Append, AppendBatch, Trim, Create, Reclaim].into_iter().find(|kind| *kind as u8 == value)
     }
 }
 
@@ -94,6 +97,20 @@ pub fn claimed_bytes(bytes: &[u8]) -> usize {
     encoded_bytes(usize::from(get_u16(bytes, KEY_BYTES)), get_u32(bytes, VALUE_BYTES) as usize)
 }
 
+/// The bytes that the record at the front of `bytes` takes with all of its parts, as their headers say.
+#[must_use]
+pub fn claimed_whole_bytes(bytes: &[u8]) -> usize {
+    let mut taken = 0;
+    while bytes.len() >= taken + HEADER_BYTES {
+        let part = &bytes[taken..];
+        taken += claimed_bytes(part);
+        if part[FLAGS] & FLAG_MORE == 0 {
+            break;
+        }
+    }
+    taken
+}
+
 /// Decodes the record at the front of `bytes`, with the bytes that it takes. `None`: there is no valid record.
 #[must_use]
 pub fn decode(bytes: &[u8], seed: u32) -> Option<(Record<'_>, usize)> {
@@ -107,7 +124,8 @@ pub fn decode(bytes: &[u8], seed: u32) -> Option<(Record<'_>, usize)> {
     if taken > bytes.len() || crc32c::crc32c_append(seed, &bytes[VALUE_BYTES..end]) != get_u32(bytes, CRC) {
         return None;
     }
-    if bytes[FLAGS] & !(FLAG_MORE | FLAG_CONTINUED) != 0 || bytes[end..taken].iter().any(|byte| *byte != 0) {
+    if bytes[FLAGS] & !(FLAG_MORE | FLAG_CONTINUED | FLAG_COPY) != 0 || bytes[end..taken].iter().any(|byte| *byte != 0)
+    {
         return None;
     }
     let record = Record {
@@ -150,7 +168,7 @@ impl Assembler {
         self.value.extend_from_slice(part.value);
         if !more {
             self.open = false;
-            sink(&Record { flags: 0, key: &self.key, value: &self.value, ..*part });
+            sink(&Record { flags: part.flags & FLAG_COPY, key: &self.key, value: &self.value, ..*part });
         }
     }
 

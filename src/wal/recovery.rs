@@ -2,7 +2,7 @@
 //! Evidence that more was durable means damage: stop, name the place, change nothing. No evidence means an
 //! unfinished tail: cut it, for nobody was promised what lay there.
 
-use crate::bytes::index;
+use crate::bytes::{get_u64, index};
 use crate::device::DeviceError;
 use crate::types::{DeviceAddress, Lsn, ShardId};
 use crate::wal::blocks::Blocks;
@@ -10,10 +10,10 @@ use crate::wal::flight::Contents;
 use crate::wal::frame::{self, Header, Invalid};
 use crate::wal::layout::BLOCK_BYTES;
 use crate::wal::planted::Planted;
-use crate::wal::record::{self, Assembler, Record};
+use crate::wal::record::{self, Assembler, Kind, Record};
 use crate::wal::segment;
 use crate::wal::superblock::Superblock;
-use crate::wal::{ChainSegment, Position, Tail};
+use crate::wal::{ChainSegment, Link, Position, Tail};
 
 /// Why the log does not go on at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub enum Evidence {
     Unreadable,
     /// The flight recorder of the daemon that was here before, in this boot.
     FlightRecorder { durable_lsn: Lsn },
+    /// The log began here when the segments before were given up.
+    Beginning,
 }
 
 /// Acknowledged data is damaged.
@@ -91,7 +93,24 @@ impl std::fmt::Display for Damage {
             Evidence::FlightRecorder { durable_lsn } => {
                 write!(f, "the flight recorder says that LSN {durable_lsn} was durable")
             }
+            Evidence::Beginning => f.write_str("the log began there: what stood before it was given up"),
         }
+    }
+}
+
+impl Tail {
+    /// Takes a record that gives segments up.
+    fn keep_from(&mut self, record: &Record<'_>) {
+        if record.version > self.kept_from && record.value.len() == 8 {
+            (self.kept_from, self.kept_lsn) = (record.version, Lsn(get_u64(record.value, 0)));
+        }
+    }
+
+    /// The log goes on in this link of the chain, with this LSN. Links that held no record of their own come with it.
+    fn enter(&mut self, chain: &[ChainSegment], link: usize, first_lsn: Lsn) {
+        let known = self.links.len();
+        let new = chain.iter().take(link + 1).skip(known);
+        self.links.extend(new.map(|chained| Link { chained: *chained, first_lsn }));
     }
 }
 
@@ -128,6 +147,12 @@ const READ_AHEAD_BYTES: usize = 1 << 20;
 impl<'a, B: Blocks> Walker<'a, B> {
     pub fn new(blocks: &'a mut B, superblock: &'a Superblock, shard: ShardId, chain: &'a [ChainSegment]) -> Self {
         Walker { blocks, superblock, shard, chain, loaded: Vec::new(), loaded_at: None }
+    }
+
+    /// Whether segments before the first one were given up.
+    #[must_use]
+    pub fn begins_later(&self) -> bool {
+        self.chain.first().is_some_and(|first| first.sequence > 1)
     }
 
     /// Segments in the chain.
@@ -181,7 +206,8 @@ impl<'a, B: Blocks> Walker<'a, B> {
         let bytes = self.bytes(link, offset, claimed).map_err(Break::Unreadable)?;
         let (header, crc) = frame::parse(bytes, &namespace, address).map_err(Break::Invalid)?;
         if header.shard != shard || header.segment_sequence != sequence {
-            return Err(Break::NotNext { first_lsn: header.first_lsn, epoch: header.epoch });
+            // Of an earlier life of this segment.
+            return Err(Break::Invalid(Invalid::NoFrame));
         }
         Ok((header, crc, bytes))
     }
@@ -244,6 +270,23 @@ struct State {
     epoch: u64,
 }
 
+impl State {
+    /// The beginning of a log: LSN 1, or the first frame of the segments that are left. Whether that is the one which
+    /// the log begins with is seen when all of it is read: see `check_beginning`.
+    fn begin<B: Blocks>(walker: &mut Walker<'_, B>) -> State {
+        let begin = State { link: 0, offset: segment::HEADER_BYTES, next_lsn: Lsn(1), previous_crc: 0, epoch: 0 };
+        if !walker.begins_later() {
+            return begin;
+        }
+        for offset in (begin.offset..walker.segment_bytes()).step_by(BLOCK_BYTES) {
+            if let Ok((Header { first_lsn, previous_crc, epoch, .. }, _, _)) = walker.frame(0, offset) {
+                return State { link: 0, offset, next_lsn: first_lsn, previous_crc, epoch };
+            }
+        }
+        begin
+    }
+}
+
 /// Recovers one shard. Every whole record goes to `sink` in LSN order, those of the flight recorder last.
 /// Blocks; run it on a thread of its own for every shard. `progress` gets the bytes of log read so far.
 ///
@@ -257,9 +300,10 @@ pub fn recover<B: Blocks>(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Recovered, Damage> {
     let seed = record::crc_seed(&walker.superblock.namespace, walker.shard);
-    let mut state = State { link: 0, offset: segment::HEADER_BYTES, next_lsn: Lsn(1), previous_crc: 0, epoch: 0 };
+    let mut state = State::begin(walker);
+    let begin_lsn = state.next_lsn;
     let mut recovered = Recovered {
-        tail: Tail { next_lsn: Lsn(1), previous_crc: 0, position: None, prepared: Vec::new(), stated_lsn: Lsn(0) },
+        tail: Tail { kept_from: 1, ..Tail::default() },
         epoch_max: 0,
         frames: 0,
         records: 0,
@@ -285,10 +329,36 @@ pub fn recover<B: Blocks>(
         }
     }
     finish(walker, &state, &mut recovered);
+    check_beginning(walker, begin_lsn, &recovered.tail)?;
     if let Some(contents) = flight {
         replay(contents, seed, &mut recovered, &mut assembler, sink);
     }
     Ok(recovered)
+}
+
+/// The record that gave up the segments before the first one says with which LSN that begins.
+fn check_beginning<B: Blocks>(walker: &mut Walker<'_, B>, begin_lsn: Lsn, tail: &Tail) -> Result<(), Damage> {
+    let Some(first) = walker.chain.first() else { return Ok(()) };
+    let damaged = first.sequence > 1 && first.sequence >= tail.kept_from && begin_lsn != tail.kept_lsn;
+    if !damaged {
+        return Ok(());
+    }
+    let end = Position { chained: *first, offset: segment::HEADER_BYTES };
+    let address = walker.address(0, end.offset);
+    let found = walker.frame(0, end.offset).map(|_| ()).err().unwrap_or(Break::Invalid(Invalid::NoFrame));
+    let search = walker.evidence(0, end.offset, Lsn(1), 0);
+    let extent = search.next_valid.filter(|(link, _)| *link == 0).map_or(walker.segment_bytes(), |(_, at)| at);
+    Err(Damage {
+        shard: walker.shard,
+        address,
+        extent_bytes: (extent - end.offset) as u64,
+        expected_lsn: tail.kept_lsn.max(Lsn(1)),
+        found,
+        evidence: Evidence::Beginning,
+        end,
+        previous_crc: 0,
+        epoch: search.epoch_max,
+    })
 }
 
 /// Takes the next frame, here or at the start of the next segment. `Err(None)`: the shard has no log yet.
@@ -324,12 +394,16 @@ fn follow<B: Blocks>(
         let lsn = Lsn(header.first_lsn.0 + number);
         match record::decode(&bytes[at..header.used_bytes as usize], seed) {
             Some((record, taken)) if record.lsn == lsn => {
+                if record.kind == Kind::Reclaim {
+                    recovered.tail.keep_from(&record);
+                }
                 assembler.push(&record, sink);
                 at += taken;
             }
             _ => return Err(Some(Break::BadRecord { lsn })),
         }
     }
+    recovered.tail.enter(walker.chain, link, header.first_lsn);
     recovered.frames += 1;
     recovered.records += u64::from(header.records);
     recovered.log_bytes += u64::from(header.frame_bytes);
@@ -426,6 +500,7 @@ fn missing_place<B: Blocks>(
 
 /// Where the log goes on.
 fn finish<B: Blocks>(walker: &Walker<'_, B>, state: &State, recovered: &mut Recovered) {
+    recovered.tail.enter(walker.chain, state.link, state.next_lsn);
     recovered.tail.next_lsn = state.next_lsn;
     recovered.tail.previous_crc = state.previous_crc;
     if let Some(chained) = walker.chain.get(state.link) {

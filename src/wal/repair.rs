@@ -104,7 +104,7 @@ pub fn segment_headers(blocks: &mut impl Blocks, superblock: &Superblock, survey
             }
         }
     }
-    let holes = holes(survey, &mended);
+    let holes = holes(blocks, superblock, survey, &mended);
     if holes.is_empty() {
         return plan;
     }
@@ -141,7 +141,9 @@ impl Plan {
             shard: frame.shard,
             sequence: frame.segment_sequence,
             epoch: frame.epoch,
+            kept_from: 1,
             reserved: false,
+            freed: false,
         };
         let what =
             format!("write the header of segment {segment}: number {} of shard {}", header.sequence, header.shard);
@@ -150,17 +152,34 @@ impl Plan {
 }
 
 /// The places in the chains that no segment takes, `mended` ones aside.
-fn holes(survey: &Survey, mended: &[(ShardId, u64)]) -> Vec<(ShardId, u64)> {
+fn holes(
+    blocks: &mut impl Blocks,
+    superblock: &Superblock,
+    survey: &Survey,
+    mended: &[(ShardId, u64)],
+) -> Vec<(ShardId, u64)> {
     let mut holes = Vec::new();
     for (number, chain) in survey.chains.iter().enumerate() {
         let shard = ShardId(len_u32(number));
         let last = chain.last().map_or(0, |chained| chained.sequence);
         let taken = |sequence| chain.iter().any(|chained| chained.sequence == sequence);
-        holes.extend(
-            (1..last).map(|sequence| (shard, sequence)).filter(|hole| !taken(hole.1) && !mended.contains(hole)),
-        );
+        let first = kept_from(blocks, superblock, survey, shard);
+        let missing = (first..last).map(|sequence| (shard, sequence));
+        holes.extend(missing.filter(|hole| !taken(hole.1) && !mended.contains(hole)));
     }
     holes
+}
+
+/// The number of the segment with which a shard's log begins, as far as it can be read.
+fn kept_from(blocks: &mut impl Blocks, superblock: &Superblock, survey: &Survey, shard: ShardId) -> u64 {
+    let chain = &survey.chains[shard.index()];
+    let known = survey.kept_from[shard.index()];
+    let Some(first) = chain.first().filter(|first| first.sequence > known) else { return known };
+    let mut walker = Walker::new(blocks, superblock, shard, chain);
+    match recovery::recover(&mut walker, None, Planted::None, &mut |_| {}, &mut |_| {}) {
+        Ok(recovered) => recovered.tail.kept_from.max(known),
+        Err(_) => first.sequence,
+    }
 }
 
 /// Gives up everything of one shard from its damaged place on.
@@ -179,7 +198,8 @@ pub fn cut<B: Blocks>(
             .remedy(format!("choose one below {}", superblock.layout.shards)));
     };
     refuse_first(survey, shard)?;
-    let whole = (1..).zip(chain).take_while(|(sequence, chained)| chained.sequence == *sequence).count();
+    let first = chain.first().map_or(1, |first| first.sequence);
+    let whole = (first..).zip(chain).take_while(|(sequence, chained)| chained.sequence == *sequence).count();
     let (chain, dropped) = chain.split_at(whole);
     let mut walker = Walker::new(blocks, superblock, shard, chain);
     let read = recovery::recover(&mut walker, flight, Planted::None, &mut |_| {}, &mut |_| {});
@@ -198,7 +218,11 @@ pub fn cut<B: Blocks>(
     Ok(match read {
         Err(damage) => cut.plan(Some(&damage), damage.expected_lsn),
         Ok(recovered) if !dropped.is_empty() => cut.plan(None, recovered.tail.next_lsn),
-        Ok(_) => {
+        Ok(recovered) => {
+            if let Some(missing) = survey.missing(shard, recovered.tail.kept_from) {
+                return Err(Error::new(format!("{missing}; a cut does not bring it back"))
+                    .remedy("restore a copy of the device"));
+            }
             let notes = vec![format!("shard {shard}: its log is not damaged; there is nothing to cut")];
             Plan { notes, ..Plan::default() }
         }
@@ -269,7 +293,7 @@ impl Cut<'_> {
     fn loss(&self, damage: Option<&Damage>, from: Lsn) -> String {
         let stated = match damage.map(|damage| damage.evidence) {
             Some(Evidence::Frame { durable_lsn, .. } | Evidence::FlightRecorder { durable_lsn }) => durable_lsn,
-            Some(Evidence::WholeFrame | Evidence::Unreadable) | None => from,
+            Some(Evidence::WholeFrame | Evidence::Unreadable | Evidence::Beginning) | None => from,
         };
         let last = self.last.max(stated);
         let place =

@@ -1,11 +1,7 @@
-//! Segments: fixed-size pieces of the namespace, from one pool for all shards, chained a shard.
-
-use std::sync::atomic::{AtomicI64, Ordering};
-
-use crossbeam_queue::ArrayQueue;
+//! Segments: fixed-size pieces of the namespace, chained a shard. The first block of each says whose it is.
 
 use crate::bytes::{array, get_u16, get_u32, get_u64, put_u16, put_u32, put_u64};
-use crate::types::{DeviceAddress, SegmentIndex, ShardId};
+use crate::types::{DeviceAddress, ShardId};
 use crate::wal::layout::{BLOCK_BYTES, FORMAT_VERSION};
 
 pub const MAGIC_VALUE: u64 = u64::from_le_bytes(*b"FBSEGMT1");
@@ -21,9 +17,12 @@ pub const SHARD: usize = 40; // u32
 pub const FLAGS: usize = 44; // u32
 pub const SEQUENCE: usize = 48; // u64, its place in the shard's chain; the first is 1
 pub const EPOCH: usize = 56; // u64, when it was prepared
+pub const KEPT_FROM: usize = 64; // u64, segments of the chain before this number were given up by then; 0 is 1
 
-/// Taken from what is kept for deletes and trims.
+/// Taken from what is kept for deletes, trims and reclaim.
 pub const FLAG_RESERVED: u32 = 1;
+/// Given up: what stands in it counts no more.
+pub const FLAG_FREED: u32 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -32,7 +31,9 @@ pub struct Header {
     pub shard: ShardId,
     pub sequence: u64,
     pub epoch: u64,
+    pub kept_from: u64,
     pub reserved: bool,
+    pub freed: bool,
 }
 
 /// Fills one block.
@@ -43,9 +44,11 @@ pub fn encode(block: &mut [u8], header: &Header) {
     block[NAMESPACE..NAMESPACE + 16].copy_from_slice(&header.namespace);
     put_u64(block, ADDRESS, header.address.0);
     put_u32(block, SHARD, header.shard.0);
-    put_u32(block, FLAGS, if header.reserved { FLAG_RESERVED } else { 0 });
+    let flag = |set: bool, bit: u32| if set { bit } else { 0 };
+    put_u32(block, FLAGS, flag(header.reserved, FLAG_RESERVED) | flag(header.freed, FLAG_FREED));
     put_u64(block, SEQUENCE, header.sequence);
     put_u64(block, EPOCH, header.epoch);
+    put_u64(block, KEPT_FROM, header.kept_from);
     let crc = crc32c::crc32c(&block[VERSION..]);
     put_u32(block, CRC, crc);
 }
@@ -59,7 +62,9 @@ pub fn decode(block: &[u8], namespace: &[u8; 16], address: DeviceAddress) -> Opt
         shard: ShardId(get_u32(block, SHARD)),
         sequence: get_u64(block, SEQUENCE),
         epoch: get_u64(block, EPOCH),
+        kept_from: get_u64(block, KEPT_FROM).max(1),
         reserved: get_u32(block, FLAGS) & FLAG_RESERVED != 0,
+        freed: get_u32(block, FLAGS) & FLAG_FREED != 0,
     };
     let valid = get_u64(block, MAGIC) == MAGIC_VALUE
         && get_u16(block, VERSION) == FORMAT_VERSION
@@ -67,51 +72,6 @@ pub fn decode(block: &[u8], namespace: &[u8; 16], address: DeviceAddress) -> Opt
         && header.namespace == *namespace
         && header.address == address;
     valid.then_some(header)
-}
-
-/// The free segments of a namespace, shared by all reactors. Touched once a segment, not on the path of a write.
-pub struct SegmentPool {
-    free: ArrayQueue<SegmentIndex>,
-    /// What ordinary writes may still take; the rest is kept for deletes and trims.
-    ordinary: AtomicI64,
-}
-
-impl SegmentPool {
-    /// A pool of `free` segments, the last `reserve` of them kept for deletes and trims.
-    #[must_use]
-    pub fn new(free: &[SegmentIndex], reserve: u32) -> SegmentPool {
-        let queue = ArrayQueue::new(free.len().max(1));
-        for segment in free {
-            queue.push(*segment).expect("the queue has room for every free segment");
-        }
-        let ordinary = i64::try_from(free.len()).expect("segments fit 32 bits") - i64::from(reserve);
-        SegmentPool { free: queue, ordinary: AtomicI64::new(ordinary) }
-    }
-
-    /// Takes a segment for an ordinary write.
-    pub fn take(&self) -> Option<SegmentIndex> {
-        if self.ordinary.fetch_sub(1, Ordering::Relaxed) <= 0 {
-            self.ordinary.fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
-        self.free.pop()
-    }
-
-    /// Takes a segment that was kept for deletes and trims.
-    pub fn take_reserved(&self) -> Option<SegmentIndex> {
-        self.free.pop()
-    }
-
-    /// Whether an ordinary write may still take one.
-    #[must_use]
-    pub fn has_ordinary(&self) -> bool {
-        self.ordinary.load(Ordering::Relaxed) > 0
-    }
-
-    #[must_use]
-    pub fn free_count(&self) -> usize {
-        self.free.len()
-    }
 }
 
 #[cfg(test)]
@@ -126,7 +86,9 @@ mod tests {
             shard: ShardId(1),
             sequence: 4,
             epoch: 2,
+            kept_from: 3,
             reserved: true,
+            freed: false,
         };
         let mut block = vec![9; BLOCK_BYTES];
         encode(&mut block, &header);
@@ -135,14 +97,5 @@ mod tests {
         assert_eq!(decode(&block, &[2; 16], DeviceAddress(4_096)), None);
         block[4_000] ^= 1;
         assert_eq!(decode(&block, &[1; 16], DeviceAddress(4_096)), None);
-    }
-
-    #[test]
-    fn the_reserve_is_kept_from_ordinary_writes() {
-        let pool = SegmentPool::new(&[SegmentIndex(0), SegmentIndex(1), SegmentIndex(2)], 1);
-        assert!(pool.take().is_some() && pool.take().is_some());
-        assert_eq!(pool.take(), None);
-        assert!(pool.take_reserved().is_some());
-        assert_eq!(pool.take_reserved(), None);
     }
 }

@@ -15,6 +15,8 @@ pub struct Survey {
     /// For every shard its segments, in the order of the chain.
     pub chains: Vec<Vec<ChainSegment>>,
     pub free: Vec<SegmentIndex>,
+    /// For every shard: segments of its chain before this number were given up, as a header says. There may be more.
+    pub kept_from: Vec<u64>,
     /// What contradicts itself. With any of these, the namespace is not to be written.
     pub damage: Vec<SegmentDamage>,
     /// The highest epoch in a segment header.
@@ -61,7 +63,9 @@ impl std::fmt::Display for SegmentDamage {
 /// Reads every segment header. `progress` gets (done, total).
 pub fn survey(blocks: &mut impl Blocks, superblock: &Superblock, progress: &mut dyn FnMut(u64, u64)) -> Survey {
     let layout = &superblock.layout;
-    let mut survey = Survey { chains: vec![Vec::new(); layout.shards as usize], ..Survey::default() };
+    let shards = layout.shards as usize;
+    let mut survey = Survey { chains: vec![Vec::new(); shards], kept_from: vec![1; shards], ..Survey::default() };
+    let mut orphans = Vec::new();
     let mut block = vec![0; BLOCK_BYTES];
     for number in 0..layout.segments {
         progress(u64::from(number), u64::from(layout.segments));
@@ -74,6 +78,12 @@ pub fn survey(blocks: &mut impl Blocks, superblock: &Superblock, progress: &mut 
         match segment::decode(&block, &superblock.namespace, address) {
             Some(header) if header.shard.index() < survey.chains.len() => {
                 survey.epoch_max = survey.epoch_max.max(header.epoch);
+                let kept_from = &mut survey.kept_from[header.shard.index()];
+                *kept_from = (*kept_from).max(header.kept_from);
+                if header.freed {
+                    survey.free.push(segment);
+                    continue;
+                }
                 let chained = ChainSegment { segment, sequence: header.sequence, reserved: header.reserved };
                 survey.chains[header.shard.index()].push(chained);
             }
@@ -81,9 +91,19 @@ pub fn survey(blocks: &mut impl Blocks, superblock: &Superblock, progress: &mut 
                 survey.damage.push(SegmentDamage::UnknownShard { segment, address, shard: header.shard });
             }
             None => match orphan(blocks, superblock, segment) {
-                Some(shard) => survey.damage.push(SegmentDamage::HeaderDamaged { segment, address, shard }),
+                Some((shard, sequence)) => orphans.push((segment, shard, sequence)),
                 None => survey.free.push(segment),
             },
+        }
+    }
+    survey.drop_given_up();
+    for (segment, shard, sequence) in orphans {
+        // A frame of what was given up says nothing.
+        if survey.kept_from.get(shard.index()).is_some_and(|kept_from| sequence < *kept_from) {
+            survey.free.push(segment);
+        } else {
+            let address = layout.segment_address(segment);
+            survey.damage.push(SegmentDamage::HeaderDamaged { segment, address, shard });
         }
     }
     for shard in 0..layout.shards {
@@ -94,8 +114,31 @@ pub fn survey(blocks: &mut impl Blocks, superblock: &Superblock, progress: &mut 
     survey
 }
 
+impl Survey {
+    /// Segments that were given up before a later one was prepared are free, whatever their own header says.
+    fn drop_given_up(&mut self) {
+        for (chain, kept_from) in self.chains.iter_mut().zip(&self.kept_from) {
+            chain.retain(|chained| {
+                let kept = chained.sequence >= *kept_from;
+                if !kept {
+                    self.free.push(chained.segment);
+                }
+                kept
+            });
+        }
+    }
+
+    /// What is missing at the beginning of a shard's chain, once its log says which segments were given up.
+    #[must_use]
+    pub fn missing(&self, shard: ShardId, kept_from: u64) -> Option<SegmentDamage> {
+        let first = self.chains[shard.index()].first()?;
+        (first.sequence > kept_from).then_some(SegmentDamage::ChainHole { shard, missing: kept_from })
+    }
+}
+
 fn check_chain(layout: &Layout, shard: ShardId, chain: &[ChainSegment]) -> Option<SegmentDamage> {
-    for (expected, chained) in (1..).zip(chain) {
+    let first = chain.first()?.sequence;
+    for (expected, chained) in (first..).zip(chain) {
         if chained.sequence < expected {
             let address = layout.segment_address(chained.segment);
             return Some(SegmentDamage::ChainTwice { shard, sequence: chained.sequence, address });
@@ -107,8 +150,8 @@ fn check_chain(layout: &Layout, shard: ShardId, chain: &[ChainSegment]) -> Optio
     None
 }
 
-/// The shard of a valid first frame in a segment whose header is not valid.
-fn orphan(blocks: &mut impl Blocks, superblock: &Superblock, segment: SegmentIndex) -> Option<ShardId> {
+/// The shard of a valid first frame in a segment whose header is not valid, and its place in the chain.
+fn orphan(blocks: &mut impl Blocks, superblock: &Superblock, segment: SegmentIndex) -> Option<(ShardId, u64)> {
     let layout = &superblock.layout;
     let address = layout.segment_address(segment).plus(segment::HEADER_BYTES as u64);
     let mut bytes = vec![0; BLOCK_BYTES];
@@ -117,5 +160,5 @@ fn orphan(blocks: &mut impl Blocks, superblock: &Superblock, segment: SegmentInd
     let claimed = frame::claimed_bytes(&bytes, bytes_max).ok()?;
     bytes.resize(claimed, 0);
     blocks.read(address, &mut bytes).ok()?;
-    frame::parse(&bytes, &superblock.namespace, address).ok().map(|(header, _)| header.shard)
+    frame::parse(&bytes, &superblock.namespace, address).ok().map(|(header, _)| (header.shard, header.segment_sequence))
 }

@@ -152,7 +152,8 @@ pub fn superblocks(blocks: &mut impl Blocks, device_bytes: u64) -> Result<Superb
     Ok(Superblocks { copies, newest })
 }
 
-/// Reads one shard's log to its end, every record of it. `progress` gets the bytes of log read so far.
+/// Reads one shard's log to its end, every record of it. `progress` gets the bytes of log read so far. With the report
+/// comes what is missing at the front of the chain, as the log says.
 pub fn shard<B: Blocks>(
     blocks: &mut B,
     superblock: &Superblock,
@@ -160,7 +161,7 @@ pub fn shard<B: Blocks>(
     shard: ShardId,
     flight: Option<&Contents>,
     progress: &mut dyn FnMut(u64),
-) -> ShardReport {
+) -> (ShardReport, Option<SegmentDamage>) {
     let chain = &survey.chains[shard.index()];
     let mut walker = Walker::new(blocks, superblock, shard, chain);
     let (mut records, mut log_bytes) = (0, 0);
@@ -171,6 +172,7 @@ pub fn shard<B: Blocks>(
     };
     let recovered = recovery::recover(&mut walker, flight, Planted::None, &mut count, &mut read);
     let beyond_records = recovered.as_ref().map_or(0, |recovered| records_in(&recovered.replay));
+    let missing = recovered.as_ref().ok().and_then(|recovered| survey.missing(shard, recovered.tail.kept_from));
     let end = match recovered {
         Err(damage) => {
             let (beyond, _) = recovery::beyond(&mut walker, &damage);
@@ -190,7 +192,7 @@ pub fn shard<B: Blocks>(
         durable_lsn: contents.durable_lsn,
         beyond_records,
     });
-    ShardReport { shard, segments: chain.len(), records, log_bytes, end, flight }
+    (ShardReport { shard, segments: chain.len(), records, log_bytes, end, flight }, missing)
 }
 
 /// Encoded records, one behind the other.

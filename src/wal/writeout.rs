@@ -5,6 +5,7 @@ use crate::bytes::{index, len_u32};
 use crate::device::{Completion, Device, Operation, OperationKind};
 use crate::wal::layout::BLOCK_BYTES;
 use crate::wal::planted::Planted;
+use crate::wal::pool::Writer;
 use crate::wal::{ChainSegment, Fence, Prepared, TAG_HEADER, TAG_MASK, Wal, frame, record, segment};
 
 impl Wal {
@@ -84,7 +85,7 @@ impl Wal {
         if pool.available() == 0 {
             return;
         }
-        if self.remaining_bytes(true) < BLOCK_BYTES {
+        if self.remaining_bytes(Writer::Reclaim) < BLOCK_BYTES {
             if !self.prepared.front().is_some_and(|next| next.durable) {
                 return;
             }
@@ -97,18 +98,17 @@ impl Wal {
     }
 
     /// Readies the next segment: its header is durable before it is needed. When only the reserve is left, the
-    /// shard takes one segment of it, once.
+    /// shard takes of that.
     fn prepare_next(&mut self, pool: &mut Pool) {
         if pool.available() == 0 {
             return;
         }
-        let reserved = !self.segments.has_ordinary();
-        let taken = match reserved {
-            false => self.segments.take(),
-            true if self.in_reserve() => None,
-            true => self.segments.take_reserved(),
-        };
-        let Some(segment) = taken else { return };
+        let last = if self.needs_segment { Writer::Reclaim } else { Writer::Privileged };
+        let writers = [Writer::Ordinary, Writer::Privileged, last];
+        let Some(writer) = writers.into_iter().find(|writer| self.may_take(*writer)) else { return };
+        let Some(segment) = self.segments.take(writer) else { return };
+        self.needs_segment = false;
+        let reserved = writer != Writer::Ordinary;
         let sequence = self.position.as_ref().map_or(1, |position| position.chained.sequence + 1);
         let address = self.identity.layout.segment_address(segment);
         let mut buffer = pool.take().expect("counted above");
@@ -118,7 +118,9 @@ impl Wal {
             shard: self.identity.shard,
             sequence,
             epoch: self.identity.epoch,
+            kept_from: self.kept_from,
             reserved,
+            freed: false,
         };
         segment::encode(&mut buffer[..segment::HEADER_BYTES], &header);
         let chained = ChainSegment { segment, sequence, reserved };

@@ -12,9 +12,9 @@ use forebay::wal::blocks::Blocks;
 use forebay::wal::flight::{Flight, Owner};
 use forebay::wal::format;
 use forebay::wal::planted::Planted;
+use forebay::wal::pool::{SegmentPool, Writer};
 use forebay::wal::record::{Kind, Record};
 use forebay::wal::recovery::{self, Recovered, Walker};
-use forebay::wal::segment::SegmentPool;
 use forebay::wal::superblock::Superblock;
 use forebay::wal::survey::{self, Survey};
 use forebay::wal::{Identity, Limits, Room, Wal};
@@ -96,7 +96,7 @@ impl Open {
         raised.write(&mut image).unwrap();
         let disk = MemoryDisk::new(bytes);
         disk.write(DeviceAddress(0), &image.0).unwrap();
-        let segments = Arc::new(SegmentPool::new(&found.survey.free, SHARDS));
+        let segments = Arc::new(SegmentPool::new(&found.superblock.layout, &found.survey.free));
         let limits = Limits {
             frames_in_flight_max: 4,
             window_interval_ns: 1_000,
@@ -142,7 +142,7 @@ impl Open {
     /// One strict record in a frame of its own, or in several when it is large.
     pub fn record(&mut self, shard: u32, kind: Kind, object: ObjectId, version: u64, key: &[u8], value: &[u8]) {
         let wal = &mut self.wals[shard as usize];
-        assert_eq!(wal.room(&self.pool, key.len(), value.len(), false), Room::Yes);
+        assert_eq!(wal.room(&self.pool, key.len(), value.len(), Writer::Ordinary), Room::Yes);
         wal.append(&mut self.pool, self.now_ns, kind, object, version, key, value);
         wal.want_durable();
         self.settle();

@@ -61,7 +61,7 @@ fn mend_headers(image: &mut Image) -> Plan {
 fn end_of(image: &mut Image, shard: u32, flight: Option<&Contents>) -> End {
     let superblock = Superblock::load(image, image.0.len() as u64).unwrap();
     let found = survey(image, &superblock, &mut |_, _| {});
-    verify::shard(image, &superblock, &found, ShardId(shard), flight, &mut |_| {}).end
+    verify::shard(image, &superblock, &found, ShardId(shard), flight, &mut |_| {}).0.end
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub fn evidence(disk: &Disk, layout: &Layout, loss: &Loss) -> Option<DeviceAddre
         let begin = layout.segment_address(SegmentIndex(number));
         disk.read(begin, &mut bytes);
         let Some(header) = segment::decode(&bytes[..BLOCK_BYTES], &NAMESPACE, begin) else { continue };
-        if header.shard != loss.shard {
+        if header.shard != loss.shard || header.freed {
             continue;
         }
         for offset in (BLOCK_BYTES..bytes.len()).step_by(BLOCK_BYTES) {
@@ -23,7 +23,8 @@ pub fn evidence(disk: &Disk, layout: &Layout, loss: &Loss) -> Option<DeviceAddre
             let rest = &bytes[offset..];
             let Ok(claimed) = frame::claimed_bytes(rest, rest.len()) else { continue };
             let Ok((frame, _)) = frame::parse(&rest[..claimed], &NAMESPACE, address) else { continue };
-            if frame.shard == loss.shard && frame.durable_lsn.0 >= loss.missing_lsn {
+            let own = frame.shard == loss.shard && frame.segment_sequence == header.sequence;
+            if own && frame.durable_lsn.0 >= loss.missing_lsn {
                 return Some(address);
             }
         }

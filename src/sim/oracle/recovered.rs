@@ -2,12 +2,12 @@
 
 use std::rc::Rc;
 
-use crate::ring::client::Object;
 use crate::ring::protocol::shard_of_stream;
 use crate::sim::action::Action;
 use crate::sim::machine::{Found, FoundLog};
+use crate::sim::oracle::meaning::Meaning;
 use crate::sim::oracle::{Known, Logged, Oracle, ShardLog, Space, Stream, Verdict, ensure};
-use crate::types::{Durability, ObjectKind, ShardId};
+use crate::types::{Durability, Lsn, ObjectKind, ShardId};
 use crate::wal::record::Kind;
 
 /// How a life ended.
@@ -52,7 +52,7 @@ impl Oracle {
             self.match_log(shard, found, &mut issued).map_err(|what| format!("shard {shard}: {what}"))?;
             let last = found.last_lsn();
             let log = &self.logs[number];
-            let shown = log.shown.iter().any(|version| !found.holds_version(*version));
+            let shown = log.shown.iter().any(|version| found.has_lost_version(*version));
             let (missing_lsn, promised_lsn) = (found.missing_lsn(), log.promised(recorded[number], buffered_before_ns));
             if promised_lsn > last {
                 losses.push(Loss { shard, missing_lsn, promised_lsn, promise: "acknowledged" });
@@ -73,6 +73,10 @@ impl Oracle {
         for record in &found.records {
             let known = self.objects.iter().find(|known| known.object.id == record.object);
             let entry = log.entries.get(&record.lsn.0);
+            if record.kind == Kind::Reclaim {
+                ensure!(entry.is_none(), "{record:?} stands where a write was acknowledged");
+                continue;
+            }
             if let Some(before) = log.base.get(&record.lsn.0) {
                 ensure!(before == record, "{record:?} stands where {before:?} was recovered before");
                 continue;
@@ -83,7 +87,13 @@ impl Oracle {
                 continue;
             };
             ensure!(known.object.kind == kind_of(record.kind), "a record of the wrong kind: {record:?}");
-            if known.object.kind == ObjectKind::Space {
+            if record.copy {
+                ensure!(entry.is_none(), "{record:?} stands where a write was acknowledged");
+                if log.said(record) || found.says_before(record) {
+                    continue;
+                }
+                // The first that is seen of it: its original is gone, and nobody was told.
+            } else if known.object.kind == ObjectKind::Space {
                 ensure!(record.version > version, "version {} follows {version}", record.version);
                 version = record.version;
             }
@@ -98,13 +108,21 @@ impl Oracle {
                 best.map(|at| issued.remove(at));
             }
         }
-        let last = found.last_lsn();
-        let base = log.base.range(..=last).count();
+        let (first, last) = (found.first_lsn.0, found.last_lsn());
+        let base = log.base.keys().filter(|lsn| (first..=last).contains(lsn)).count();
         let still = found.records.iter().filter(|record| log.base.contains_key(&record.lsn.0)).count();
         ensure!(still == base, "{} records that were recovered before are gone from before LSN {last}", base - still);
-        let known = log.entries.range(..=last).count();
+        let known = log.entries.keys().filter(|lsn| (first..=last).contains(lsn)).count();
         ensure!(matched == known, "{} acknowledged writes are gone from before LSN {last}", known - matched);
-        Ok(())
+        if first == 1 {
+            return Ok(());
+        }
+        let said: Vec<Found> = log.entries.range(..first).filter_map(|(lsn, logged)| logged.record(*lsn)).collect();
+        let said = log.base.range(..first).map(|(_, record)| record).chain(&said).chain(&found.records);
+        // Nobody here knows what strangers did with theirs.
+        let said = said.filter(|record| self.objects.iter().any(|known| known.object.id == record.object));
+        let possible: Vec<&Action> = issued.iter().map(Rc::as_ref).collect();
+        Meaning::in_order(found.records.iter()).is_all_of(&Meaning::highest(said), &possible)
     }
 
     /// What was opened is in the catalog.
@@ -136,9 +154,15 @@ impl Oracle {
             let base = found.records.iter().map(|record| (record.lsn.0, record.clone())).collect();
             *log = ShardLog { version_max: version_floor, base, recorded_lsn: found.last_lsn(), ..ShardLog::default() };
             for record in &found.records {
-                let known = self.objects.iter_mut().find(|known| known.object.id == record.object);
-                if let Some(known) = known {
-                    replay(known, record).map_err(|what| format!("{}: {what}", known.name))?;
+                if let Some(known) = self.objects.iter_mut().find(|known| known.object.id == record.object) {
+                    replay(known, record);
+                }
+            }
+            for (object, meaning) in Meaning::in_order(found.records.iter()).streams {
+                if let Some(known) = self.objects.iter_mut().find(|known| known.object.id == object) {
+                    let may_skip = known.object.durability == Durability::Memory;
+                    known.stream =
+                        Stream::recovered(meaning, may_skip).map_err(|what| format!("{}: {what}", known.name))?;
                 }
             }
             log.version_max = log.version_max.max(found.version_max());
@@ -163,9 +187,16 @@ impl Oracle {
 }
 
 impl Found {
-    /// The offset after the last event of an append.
+    fn says_as(&self, other: &Found) -> bool {
+        (self.kind, self.object, self.version) == (other.kind, other.object, other.version)
+            && self.key == other.key
+            && self.value == other.value
+    }
+
+    /// The offset after the last event that there was.
     fn events_end(&self) -> u64 {
         match self.kind {
+            Kind::Trim => self.version,
             Kind::Append => self.version + 1,
             Kind::AppendBatch => self.version + batch(&self.value).len() as u64,
             _ => 0,
@@ -174,7 +205,7 @@ impl Found {
 }
 
 /// The events of a batch's record.
-fn batch(value: &[u8]) -> Vec<&[u8]> {
+pub fn batch(value: &[u8]) -> Vec<&[u8]> {
     let (mut events, mut rest) = (Vec::new(), value);
     while rest.len() >= 4 {
         let (event, next) = rest[4..].split_at(crate::bytes::get_u32(rest, 0) as usize);
@@ -184,7 +215,29 @@ fn batch(value: &[u8]) -> Vec<&[u8]> {
     events
 }
 
+impl Logged {
+    /// The record that this write was, where it changed anything.
+    fn record(&self, lsn: u64) -> Option<Found> {
+        let (kind, key) = match &*self.action {
+            Action::Put { key, .. } => (Kind::Put, key.clone()),
+            Action::Delete { key, .. } => (Kind::Delete, key.clone()),
+            Action::Append { batch: false, .. } => (Kind::Append, Vec::new()),
+            Action::Append { .. } => (Kind::AppendBatch, Vec::new()),
+            Action::Trim { .. } => (Kind::Trim, Vec::new()),
+            _ => return None,
+        };
+        let (object, value) = (self.action.object()?.id, self.action.payload());
+        Some(Found { lsn: Lsn(lsn), kind, object, version: self.version, key, value, copy: false })
+    }
+}
+
 impl ShardLog {
+    /// Whether this was said by a record that is known.
+    fn said(&self, record: &Found) -> bool {
+        self.base.values().any(|before| before.says_as(record))
+            || self.entries.values().any(|logged| is_of(logged, record))
+    }
+
     fn promised(&self, recorded: bool, buffered_before_ns: u64) -> u64 {
         let windows = self.windows.iter().take_while(|(at_ns, _)| *at_ns < buffered_before_ns);
         let on_drive = windows.map(|(_, lsn)| *lsn).max().unwrap_or(0).max(self.durable_lsn);
@@ -193,6 +246,10 @@ impl ShardLog {
 }
 
 impl FoundLog {
+    fn says_before(&self, record: &Found) -> bool {
+        self.records.iter().any(|before| before.lsn < record.lsn && before.says_as(record))
+    }
+
     pub fn last_lsn(&self) -> u64 {
         self.records.last().map_or(0, |record| record.lsn.0)
     }
@@ -202,13 +259,20 @@ impl FoundLog {
         self.next_lsn.0.max(self.last_lsn() + 1)
     }
 
-    fn holds_version(&self, version: u64) -> bool {
-        self.records.iter().any(|record| record.version == version && matches!(record.kind, Kind::Put | Kind::Delete))
+    fn of_spaces(&self) -> impl Iterator<Item = &Found> {
+        self.records.iter().filter(|record| matches!(record.kind, Kind::Put | Kind::Delete))
+    }
+
+    /// Whether the record of a version should be there and is not. Before the log's beginning only what counts is kept,
+    /// and `Meaning` sees to that.
+    fn has_lost_version(&self, version: u64) -> bool {
+        let begin = self.of_spaces().find(|record| !record.copy).map_or(u64::MAX, |record| record.version);
+        let kept = self.first_lsn == Lsn(1) || version >= begin;
+        kept && !self.of_spaces().any(|record| record.version == version)
     }
 
     fn version_max(&self) -> u64 {
-        let of_spaces = self.records.iter().filter(|record| matches!(record.kind, Kind::Put | Kind::Delete));
-        of_spaces.map(|record| record.version).max().unwrap_or(0)
+        self.of_spaces().map(|record| record.version).max().unwrap_or(0)
     }
 }
 
@@ -239,20 +303,11 @@ fn asked_to_trim(action: &Action) -> u64 {
     if let Action::Trim { before, .. } = action { *before } else { 0 }
 }
 
-/// The meaning of a record, told once more and simply.
-fn replay(known: &mut Known, record: &Found) -> Verdict {
-    let Object { durability, .. } = known.object;
+/// The meaning of a record of a space, told once more and simply.
+fn replay(known: &mut Known, record: &Found) {
     match record.kind {
         Kind::Put => known.space.replay(&record.key, record.version, Some(&record.value)),
         Kind::Delete => known.space.replay(&record.key, record.version, None),
-        Kind::Append => {
-            known.stream.replay(record.version, &[&record.value], durability == Durability::Memory)?;
-        }
-        Kind::AppendBatch => {
-            known.stream.replay(record.version, &batch(&record.value), durability == Durability::Memory)?;
-        }
-        Kind::Trim => known.stream.replay_trim(record.version),
-        Kind::Create => {}
+        _ => {}
     }
-    Ok(())
 }

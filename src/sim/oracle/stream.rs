@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::ring::client::{Answer, events};
 use crate::ring::protocol::{AUX_MORE, Status};
 use crate::sim::action::Action;
+use crate::sim::oracle::meaning::StreamMeaning;
 use crate::sim::oracle::{Oracle, Verdict, ensure, is_strict};
 use crate::types::{Durability, ObjectId};
 
@@ -24,24 +25,16 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Events of the recovered log, in its order. Gives what is wrong with their place.
-    pub fn replay(&mut self, offset: u64, events: &[&[u8]], may_skip: bool) -> Verdict {
-        let begins = may_skip && self.next == 0;
-        ensure!(offset == self.next || begins, "offset {offset} follows {}", self.next);
-        if begins {
-            self.first = offset;
+    /// What recovery found of a stream. Gives what is wrong with it.
+    pub fn recovered(meaning: StreamMeaning, may_skip: bool) -> Verdict<Stream> {
+        let (next, mut first) = (meaning.next(), meaning.trimmed);
+        let holes = (first..next).rev().find(|offset| !meaning.events.contains_key(offset));
+        if let Some(hole) = holes {
+            ensure!(may_skip, "offset {hole} is a hole; it was trimmed before {first} and goes on to {next}");
+            first = hole + 1;
         }
-        self.next = offset;
-        for event in events {
-            self.events.insert(self.next, event.to_vec());
-            self.next += 1;
-        }
-        Ok(())
-    }
-
-    pub fn replay_trim(&mut self, before: u64) {
-        self.first = self.first.max(before.min(self.next));
-        self.events = self.events.split_off(&self.first);
+        let mut events = meaning.events;
+        Ok(Stream { events: events.split_off(&first), first, next, ..Stream::default() })
     }
 }
 

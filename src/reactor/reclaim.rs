@@ -1,0 +1,298 @@
+//! Reclaim: while free segments are few, a shard reads its oldest one back, appends again what still counts, and gives
+//! it up. In slices, a bounded part a turn, so that those who write do not wait for it.
+
+use crate::buffer::Pool;
+use crate::device::{Completion, Device, OperationKind};
+use crate::store::Store;
+use crate::types::Lsn;
+use crate::wal::pool::Writer;
+use crate::wal::reread::{Next, Reread};
+use crate::wal::{Fence, Link, Room, Wal};
+
+/// What a turn looks at of a segment when nothing else is under way, and when writers wait for it.
+const SLICE_BYTES: usize = 32 << 10;
+const SLICE_BYTES_MAX: usize = 256 << 10;
+/// For every byte that clients write, so many are looked at: enough to stay ahead while at most three of four count.
+const BYTES_PER_WRITTEN: u64 = 4;
+
+enum Step {
+    Idle,
+    /// Reads, and copies what counts.
+    Copying(Box<Reread>),
+    /// Waits until this LSN is durable, which gives the segment up.
+    Landing(Link, Lsn),
+    /// The header that marks it free is to be written, or under way.
+    Freeing(Link),
+    /// What stands in the oldest segment cannot be read: nothing is given up any more.
+    Stopped,
+}
+
+/// A round through all segments of the chain, to see whether it gains anything.
+#[derive(Default)]
+struct Round {
+    /// The chain's last segment when it began.
+    last_sequence: u64,
+    free: usize,
+    written_bytes: u64,
+}
+
+/// The reclaim of one shard. Owned by its reactor.
+pub(super) struct Reclaim {
+    step: Step,
+    under_way: bool,
+    /// Memory of the last reading, for the next one.
+    loaded: Vec<u8>,
+    /// Bytes that may be looked at.
+    credit: usize,
+    written_bytes: u64,
+    round: Round,
+    /// A round gained nothing; until clients have written so much.
+    exhausted_at: Option<u64>,
+    told_live_bytes: i64,
+    told_hopeful: bool,
+}
+
+impl Default for Reclaim {
+    fn default() -> Reclaim {
+        Reclaim {
+            step: Step::Idle,
+            under_way: false,
+            loaded: Vec::new(),
+            credit: 0,
+            written_bytes: 0,
+            round: Round::default(),
+            exhausted_at: None,
+            told_live_bytes: 0,
+            told_hopeful: true,
+        }
+    }
+}
+
+impl Reclaim {
+    /// Whether it has work that does not wait for the device or for clients.
+    pub(super) fn is_active(&self, wal: &Wal) -> bool {
+        match self.step {
+            Step::Stopped => false,
+            Step::Idle => self.is_wanted(wal),
+            _ => wal.fenced().is_none(),
+        }
+    }
+
+    fn is_wanted(&self, wal: &Wal) -> bool {
+        wal.segments().is_low() && self.told_hopeful && wal.fenced().is_none() && wal.oldest().is_some()
+    }
+
+    /// One slice. Says whether anything happened.
+    #[inline]
+    pub(super) fn turn<D: Device>(
+        &mut self,
+        store: &Store,
+        wal: &mut Wal,
+        pool: &mut Pool,
+        device: &mut D,
+        now_ns: u64,
+    ) -> bool {
+        if !wal.segments().reclaims() {
+            return false;
+        }
+        self.tell(store, wal);
+        if !self.is_active(wal) {
+            return false;
+        }
+        self.slice(store, wal, pool, device, now_ns)
+    }
+
+    /// Tells the others how much here counts, and whether anything here can be given up.
+    #[inline]
+    fn tell(&mut self, store: &Store, wal: &Wal) {
+        let live_bytes = i64::try_from(store.live_bytes()).unwrap_or(i64::MAX);
+        let segment_bytes = i64::try_from(wal.identity().layout.segment_bytes).unwrap_or(i64::MAX);
+        let change = live_bytes - self.told_live_bytes;
+        let closed = i64::try_from(wal.segments_closed()).unwrap_or(i64::MAX);
+        let exhausted = self.exhausted_at.is_some_and(|at| Reclaim::client_bytes(wal) <= at);
+        let hopeful = wal.fenced().is_none()
+            && !matches!(self.step, Step::Stopped)
+            && !exhausted
+            && closed.saturating_mul(segment_bytes) > live_bytes.saturating_add(segment_bytes / 2);
+        if change.abs() < segment_bytes / 16 && hopeful == self.told_hopeful {
+            return;
+        }
+        wal.segments().tell(change, (hopeful != self.told_hopeful).then_some(hopeful));
+        (self.told_live_bytes, self.told_hopeful) = (live_bytes, hopeful);
+    }
+
+    /// Bytes of records that clients had written, copies aside.
+    fn client_bytes(wal: &Wal) -> u64 {
+        wal.counters.record_bytes - wal.counters.copied_bytes
+    }
+
+    #[cold]
+    fn slice<D: Device>(&mut self, store: &Store, wal: &mut Wal, pool: &mut Pool, device: &mut D, now_ns: u64) -> bool {
+        self.earn(wal);
+        match std::mem::replace(&mut self.step, Step::Idle) {
+            Step::Idle => return self.begin(wal),
+            Step::Copying(reread) => return self.copy(reread, store, wal, pool, device, now_ns),
+            Step::Landing(link, lsn) if !wal.has_landed(lsn) => {
+                self.step = Step::Landing(link, lsn);
+                return false;
+            }
+            Step::Landing(link, _) => self.step = Step::Freeing(link),
+            Step::Freeing(link) => {
+                self.step = Step::Freeing(link);
+                let write = if self.under_way { None } else { wal.mark_free(pool, &link) };
+                let Some(write) = write else { return false };
+                return self.submit(device, pool, write);
+            }
+            Step::Stopped => self.step = Step::Stopped,
+        }
+        true
+    }
+
+    /// What may be looked at in this turn.
+    fn earn(&mut self, wal: &Wal) {
+        let written = Reclaim::client_bytes(wal);
+        let earned = (written - self.written_bytes).saturating_mul(BYTES_PER_WRITTEN);
+        self.written_bytes = written;
+        self.credit = self.credit.saturating_add(usize::try_from(earned).unwrap_or(usize::MAX)).min(SLICE_BYTES_MAX);
+        if !wal.segments().has(Writer::Ordinary) {
+            self.credit = SLICE_BYTES_MAX;
+        } else if wal.frames_in_flight() == 0 {
+            self.credit = self.credit.max(SLICE_BYTES);
+        }
+    }
+
+    fn begin(&mut self, wal: &Wal) -> bool {
+        let Some((link, end_lsn)) = wal.oldest() else { return false };
+        if link.chained.sequence > self.round.last_sequence {
+            self.begin_round(wal, &link);
+        }
+        if wal.is_given_up(&link) {
+            self.step = Step::Freeing(link);
+            return true;
+        }
+        let loaded = std::mem::take(&mut self.loaded);
+        self.step = Step::Copying(Box::new(Reread::new(wal.identity(), link, end_lsn, loaded)));
+        true
+    }
+
+    /// The round before is over: if it gained nothing, and clients wrote next to nothing, the next would not either.
+    fn begin_round(&mut self, wal: &Wal, oldest: &Link) {
+        let (free, written_bytes) = (wal.segments().free_count(), Reclaim::client_bytes(wal));
+        let quiet = written_bytes - self.round.written_bytes < wal.identity().layout.segment_bytes;
+        if self.round.last_sequence > 0 && quiet && free <= self.round.free {
+            self.exhausted_at = Some(written_bytes);
+        }
+        let last_sequence = oldest.chained.sequence + wal.segments_closed() as u64;
+        self.round = Round { last_sequence, free, written_bytes };
+    }
+
+    fn copy<D: Device>(
+        &mut self,
+        mut reread: Box<Reread>,
+        store: &Store,
+        wal: &mut Wal,
+        pool: &mut Pool,
+        device: &mut D,
+        now_ns: u64,
+    ) -> bool {
+        let mut worked = false;
+        while self.credit > 0 {
+            match reread.peek() {
+                Next::Record(record) => {
+                    let bytes = crate::wal::record::encoded_bytes(record.key.len(), record.value.len());
+                    if store.counts(&record) {
+                        if !self.has_room(wal, pool, record.key.len(), record.value.len()) {
+                            break;
+                        }
+                        wal.append_copy(pool, now_ns, &record);
+                    }
+                    self.credit = self.credit.saturating_sub(bytes);
+                    reread.advance();
+                    worked = true;
+                }
+                Next::Wait => break,
+                Next::End => {
+                    if !self.has_room(wal, pool, 0, 8) {
+                        break;
+                    }
+                    let link = reread.link();
+                    let lsn = wal.append_give_up(pool, now_ns, &link, reread.end_lsn());
+                    self.loaded = reread.into_loaded();
+                    self.step = Step::Landing(link, lsn);
+                    return true;
+                }
+                Next::Damaged(found) => {
+                    let (shard, segment) = (wal.shard(), reread.link().chained.segment);
+                    tracing::error!(%shard, %segment, %found, "a segment cannot be read back: run `forebay verify`");
+                    self.step = Step::Stopped;
+                    return true;
+                }
+            }
+        }
+        if !self.under_way
+            && let Some((offset, bytes)) = reread.wanted(pool.buffer_bytes())
+            && is_roomy(pool)
+            && let Some(read) = wal.read_segment(pool, &reread.link(), offset, bytes)
+        {
+            worked |= self.submit(device, pool, read);
+        }
+        self.step = Step::Copying(reread);
+        worked
+    }
+
+    /// Whether a copy can be appended. When there will never be room, this shard has nothing to give.
+    fn has_room(&mut self, wal: &mut Wal, pool: &Pool, key_bytes: usize, value_bytes: usize) -> bool {
+        match wal.room(pool, key_bytes, value_bytes, Writer::Reclaim) {
+            Room::Yes => true,
+            Room::Later => {
+                // What is open holds buffers that this needs.
+                wal.want_durable();
+                wal.want_segment();
+                false
+            }
+            Room::NoSpace => {
+                self.exhausted_at = Some(Reclaim::client_bytes(wal));
+                false
+            }
+            Room::Fenced => false,
+        }
+    }
+
+    fn submit<D: Device>(&mut self, device: &mut D, pool: &mut Pool, operation: crate::device::Operation) -> bool {
+        match device.submit(operation) {
+            Ok(()) => self.under_way = true,
+            Err(operation) => pool.give(operation.buffer),
+        }
+        self.under_way
+    }
+
+    /// Takes the completion of a read or of a header.
+    #[cold]
+    pub(super) fn complete(&mut self, wal: &mut Wal, pool: &mut Pool, completion: Completion) {
+        self.under_way = false;
+        let Completion { operation, result } = completion;
+        match (&mut self.step, operation.kind, result) {
+            (Step::Copying(reread), OperationKind::Read, Ok(())) => {
+                reread.load(&operation.buffer[..operation.bytes as usize]);
+            }
+            (Step::Freeing(_), OperationKind::WriteDurable, Ok(())) => {
+                wal.drop_oldest();
+                self.step = Step::Idle;
+            }
+            (_, OperationKind::WriteDurable, Err(error)) => wal.fence(Fence::Device(error)),
+            (step, _, result) => {
+                if let Err(error) = result {
+                    let (shard, address) = (wal.shard(), operation.address);
+                    tracing::error!(%shard, %address, %error, "a segment cannot be read back");
+                }
+                *step = Step::Stopped;
+            }
+        }
+        pool.give(operation.buffer);
+    }
+}
+
+/// Reads leave most buffers to those who write.
+fn is_roomy(pool: &Pool) -> bool {
+    pool.available() > pool.count() / 4
+}

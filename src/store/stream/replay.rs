@@ -1,0 +1,172 @@
+//! Streams out of a recovered log. Reclaim copies what is old to the log's end, so events come in any order: each goes
+//! to its place, with holes around it that later ones fill.
+
+use crate::bytes::len_u32;
+use crate::ring::protocol::Status;
+use crate::store::heap::{Cell, Heap};
+use crate::store::stream::{CHUNK_BYTES, CHUNK_EVENTS, Event, Stream, Streams, keep};
+use crate::types::{Lsn, ObjectId};
+use crate::wal::record::{Record, encoded_bytes};
+
+/// An event that no record gave yet.
+const HOLE: Event = Event { cell: Cell::NONE, lsn: Lsn(u64::MAX), bytes: 0 };
+
+impl Stream {
+    /// Forgets its chunks, whose events gave their memory back, and goes on at `offset`.
+    fn begin_at(&mut self, heap: &mut Heap, offset: u64) {
+        heap.refund((self.chunks.len() + usize::from(self.spare.is_some())) * CHUNK_BYTES);
+        self.chunks.clear();
+        self.spare = None;
+        (self.first, self.freed, self.next) = (offset, offset, offset);
+    }
+
+    /// Makes `offset` one of its places, a hole unless it was one before. `false`: the memory budget is used up.
+    fn reach(&mut self, heap: &mut Heap, offset: u64) -> bool {
+        if self.first == self.next {
+            self.begin_at(heap, offset);
+        }
+        self.sparse |= offset < self.first || offset > self.next;
+        while self.next <= offset {
+            if !self.make_room(heap) {
+                return false;
+            }
+            self.push(HOLE);
+        }
+        while offset < self.chunks_begin {
+            if !heap.charge(CHUNK_BYTES) {
+                return false;
+            }
+            self.chunks.push_front(vec![HOLE; CHUNK_EVENTS]);
+            self.chunks_begin -= CHUNK_EVENTS as u64;
+        }
+        for before in offset..self.first {
+            *self.get_mut(before) = HOLE;
+        }
+        self.first = self.first.min(offset);
+        self.freed = self.first;
+        true
+    }
+}
+
+impl Streams {
+    /// Takes the events of a recovered record. One that was trimmed, or is there already, is passed over.
+    pub fn replay<'e>(
+        &mut self,
+        heap: &mut Heap,
+        record: &Record<'_>,
+        events: impl Iterator<Item = &'e [u8]>,
+    ) -> Result<(), Status> {
+        let mut placed = false;
+        for (offset, event) in (record.version..).zip(events) {
+            placed |= self.place(heap, record, offset, event)?;
+        }
+        let bytes = if placed { encoded_bytes(0, record.value.len()) as u64 } else { 0 };
+        self.logged_bytes += bytes;
+        let stream = self.stream(record.object);
+        stream.logged_bytes += bytes;
+        stream.logged = true;
+        Ok(())
+    }
+
+    fn place(&mut self, heap: &mut Heap, record: &Record<'_>, offset: u64, event: &[u8]) -> Result<bool, Status> {
+        let stream = self.stream(record.object);
+        if offset < stream.trimmed {
+            return Ok(false);
+        }
+        let events = stream.next - stream.first;
+        let reached = stream.reach(heap, offset);
+        let (missing, more) = (reached && stream.get(offset).lsn == HOLE.lsn, stream.next - stream.first);
+        self.events = self.events + more - events;
+        if !reached {
+            return Err(Status::NoMemory);
+        }
+        if missing {
+            let (cell, bytes) = (keep(heap, event)?, len_u32(event.len()));
+            *self.stream(record.object).get_mut(offset) = Event { cell, lsn: record.lsn, bytes };
+        }
+        Ok(missing)
+    }
+
+    /// Takes a recovered trim. Whatever is below it does not count, before and after it in the log.
+    pub fn replay_trim(&mut self, heap: &mut Heap, object: ObjectId, before: u64, lsn: Lsn) {
+        self.trim(object, before, lsn);
+        self.reclaim(heap, usize::MAX);
+        let stream = self.stream(object);
+        stream.trimmed = stream.trimmed.max(before);
+        if before > stream.next {
+            stream.begin_at(heap, before);
+        }
+    }
+
+    /// Ends a replay. What stands before a hole was never logged together with what follows it (events of a `memory`
+    /// stream), or `repair` gave up what was between: the stream begins behind the last hole.
+    pub fn finish_replay(&mut self, heap: &mut Heap) {
+        for number in 0..self.streams.len() {
+            let stream = &mut self.streams[number];
+            if !std::mem::take(&mut stream.sparse) {
+                continue;
+            }
+            let hole = (stream.first..stream.next).rev().find(|offset| stream.get(*offset).lsn == HOLE.lsn);
+            if let Some(hole) = hole {
+                self.trim(ObjectId(len_u32(number)), hole + 1, Lsn::NONE);
+                self.reclaim(heap, usize::MAX);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::record::Kind;
+
+    const STREAM: ObjectId = ObjectId(1);
+
+    fn replay(streams: &mut Streams, heap: &mut Heap, offset: u64) {
+        let value = offset.to_le_bytes();
+        let (kind, flags, lsn) = (Kind::Append, 0, Lsn(1));
+        let record = Record { kind, flags, lsn, object: STREAM, version: offset, key: &[], value: &value };
+        streams.replay(heap, &record, std::iter::once(&value[..])).unwrap();
+    }
+
+    fn extent(streams: &mut Streams) -> (u64, u64, u64) {
+        let stream = streams.stream(STREAM);
+        (stream.first, stream.next, streams.len())
+    }
+
+    #[test]
+    fn events_come_in_any_order() {
+        let (mut heap, mut streams) = (Heap::new(64 << 20), Streams::default());
+        let offsets = (9_000..10_000).chain(20_000..20_100).chain(3_000..9_000).chain(9_990..20_000);
+        offsets.for_each(|offset| replay(&mut streams, &mut heap, offset));
+        streams.finish_replay(&mut heap);
+        assert_eq!(extent(&mut streams), (3_000, 20_100, 17_100));
+        for offset in 3_000..20_100_u64 {
+            let event = streams.stream(STREAM).get(offset);
+            assert_eq!(heap.bytes(event.cell, 8), offset.to_le_bytes());
+        }
+    }
+
+    #[test]
+    fn a_stream_begins_behind_its_last_hole() {
+        let (mut heap, mut streams) = (Heap::new(64 << 20), Streams::default());
+        (0..10).chain(12..20).chain(21..30).for_each(|offset| replay(&mut streams, &mut heap, offset));
+        streams.finish_replay(&mut heap);
+        assert_eq!(extent(&mut streams), (21, 30, 9));
+    }
+
+    #[test]
+    fn what_was_trimmed_stays_so_wherever_the_trim_stands() {
+        let (mut heap, mut streams) = (Heap::new(64 << 20), Streams::default());
+        (0..10).for_each(|offset| replay(&mut streams, &mut heap, offset));
+        streams.replay_trim(&mut heap, STREAM, 5, Lsn(2));
+        (0..12).for_each(|offset| replay(&mut streams, &mut heap, offset));
+        assert_eq!(extent(&mut streams), (5, 12, 7));
+        // Nothing but the trim is left of what was before 5,000.
+        streams.replay_trim(&mut heap, STREAM, 5_000, Lsn(3));
+        assert_eq!(extent(&mut streams), (5_000, 5_000, 0));
+        (5_003..5_010).chain(5_000..5_003).for_each(|offset| replay(&mut streams, &mut heap, offset));
+        streams.finish_replay(&mut heap);
+        assert_eq!(extent(&mut streams), (5_000, 5_010, 10));
+    }
+}

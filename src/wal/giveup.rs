@@ -1,0 +1,105 @@
+//! Giving a segment up: the log's side of reclaim. The reactor reads the oldest segment back and appends again what
+//! still counts; a record then says that nothing in that segment does, and only when that is durable is its header
+//! marked free. So whatever a crash leaves, each record that counts stands in the log once or twice, never not at all.
+
+use crate::buffer::Pool;
+use crate::bytes::len_u32;
+use crate::device::{Operation, OperationKind};
+use crate::types::{Lsn, ObjectId};
+use crate::wal::planted::Planted;
+use crate::wal::pool::SegmentPool;
+use crate::wal::record::{FLAG_COPY, Kind, Record};
+use crate::wal::{Identity, Link, TAG_RECLAIM, Wal, segment};
+
+impl Wal {
+    /// The oldest segment of the chain, when all of it is durable and the log has gone on to another; with the LSN
+    /// after its last record.
+    #[must_use]
+    pub fn oldest(&self) -> Option<(Link, Lsn)> {
+        let (oldest, next) = (self.links.front()?, self.links.get(1)?);
+        (self.durable_lsn.next() >= next.first_lsn).then_some((*oldest, next.first_lsn))
+    }
+
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    #[must_use]
+    pub fn segments(&self) -> &SegmentPool {
+        &self.segments
+    }
+
+    /// Segments that the log fills, the present one aside.
+    #[must_use]
+    pub fn segments_closed(&self) -> usize {
+        self.links.len().saturating_sub(1)
+    }
+
+    /// Whether the oldest segment is given up already, by a daemon that ended before it marked it free.
+    #[must_use]
+    pub fn is_given_up(&self, link: &Link) -> bool {
+        link.chained.sequence < self.kept_from
+    }
+
+    /// Appends the record that gives a segment up, whose records end before `end_lsn`. `room` said yes to 8 bytes, and
+    /// every copy is appended.
+    pub fn append_give_up(&mut self, pool: &mut Pool, now_ns: u64, link: &Link, end_lsn: Lsn) -> Lsn {
+        let (object, version) = (ObjectId(0), link.chained.sequence + 1);
+        let before = self.counters.record_bytes;
+        let lsn = self.append(pool, now_ns, Kind::Reclaim, object, version, &[], &end_lsn.0.to_le_bytes());
+        self.counters.copied_bytes += self.counters.record_bytes - before;
+        self.want_durable();
+        lsn
+    }
+
+    /// Appends a record that still counts once more.
+    pub fn append_copy(&mut self, pool: &mut Pool, now_ns: u64, record: &Record<'_>) {
+        let before = self.counters.record_bytes;
+        self.append_record(pool, now_ns, &Record { flags: FLAG_COPY, ..*record });
+        self.counters.copied_bytes += self.counters.record_bytes - before;
+    }
+
+    /// Whether the record with which a segment was given up is durable.
+    #[must_use]
+    pub fn has_landed(&self, lsn: Lsn) -> bool {
+        lsn <= self.durable_lsn || self.planted.is(Planted::FreeBeforeCopiesDurable)
+    }
+
+    /// The write that marks a segment free; `None` while there is no buffer for it.
+    pub fn mark_free(&mut self, pool: &mut Pool, link: &Link) -> Option<Operation> {
+        let mut buffer = pool.take()?;
+        self.kept_from = self.kept_from.max(link.chained.sequence + 1);
+        let address = self.identity.layout.segment_address(link.chained.segment);
+        let header = segment::Header {
+            namespace: self.identity.namespace,
+            address,
+            shard: self.identity.shard,
+            sequence: link.chained.sequence,
+            epoch: self.identity.epoch,
+            kept_from: self.kept_from,
+            reserved: false,
+            freed: true,
+        };
+        segment::encode(&mut buffer[..segment::HEADER_BYTES], &header);
+        let bytes = len_u32(segment::HEADER_BYTES);
+        let tag = self.tag(0) | TAG_RECLAIM;
+        Some(Operation { tag, kind: OperationKind::WriteDurable, address, bytes, buffer })
+    }
+
+    /// A read of a segment.
+    pub fn read_segment(&self, pool: &mut Pool, link: &Link, offset: usize, bytes: usize) -> Option<Operation> {
+        let buffer = pool.take()?;
+        let address = self.identity.layout.segment_address(link.chained.segment).plus(offset as u64);
+        let tag = self.tag(0) | TAG_RECLAIM;
+        Some(Operation { tag, kind: OperationKind::Read, address, bytes: len_u32(bytes), buffer })
+    }
+
+    /// The oldest segment is marked free, durably: it goes back to the pool.
+    pub fn drop_oldest(&mut self) {
+        if let Some(link) = self.links.pop_front() {
+            self.segments.give(link.chained.segment);
+            self.counters.segments_reclaimed += 1;
+        }
+    }
+}
