@@ -11,7 +11,7 @@ use forebay_sys::uring::{TaskRun, Uring, UringOptions};
 use crate::config::Config;
 use crate::device::controller_name::Name;
 use crate::device::occupant::what_is_on;
-use crate::device::open::{OpenOptions, open};
+use crate::device::open::{OpenOptions, node, open};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug)]
@@ -202,7 +202,7 @@ fn tier(path: &Path) -> Check {
                 found += &format!("; {note}");
             }
             if Name::parse(path).is_none() {
-                found += &match what_is_on(path) {
+                found += &match what_is_on(&node(path)) {
                     Ok(Some(what)) => format!("; holds {what}"),
                     Ok(None) => "; holds nothing that is known".to_owned(),
                     Err(error) => format!("; {error}"),

@@ -9,7 +9,7 @@ use crate::device::blocks::BlockReader;
 use crate::device::controller_name::Name;
 use crate::device::identity::Identity;
 use crate::device::occupant::{self, Ends};
-use crate::device::open::{OpenDevice, OpenOptions, open};
+use crate::device::open::{OpenDevice, OpenOptions, node, open};
 use crate::device::partition_table;
 use crate::device::prepare::preallocate_and_zero;
 use crate::error::{Error, Result};
@@ -45,6 +45,7 @@ pub struct Formatted {
 /// # Errors
 /// What the device holds or why it cannot be used; nothing of it was changed then. With `force` only what uses it counts.
 pub fn format_device(path: &Path, options: &FormatOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Formatted> {
+    let path = &node(path);
     // A controller that SPDK drives is no path.
     let controller = Name::parse(path).is_some();
     if controller && options.capacity_bytes.is_some() {

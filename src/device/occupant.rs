@@ -208,13 +208,23 @@ fn user_of(metadata: &Metadata) -> io::Result<Option<String>> {
     if let Some(holder) = holder(&directories) {
         return Ok(Some(format!("something that {holder} uses")));
     }
-    // Only one device of a Btrfs stands in the list of mounts.
-    let names: Vec<_> = directories.iter().filter_map(|directory| directory.canonicalize().ok()).collect();
-    let names = names.iter().filter_map(|directory| directory.file_name());
-    let file_systems: Vec<PathBuf> =
-        std::fs::read_dir("/sys/fs/btrfs").into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    let mut member = names.flat_map(|name| file_systems.iter().map(move |system| system.join("devices").join(name)));
-    Ok(member.any(|device| device.exists()).then(|| "a part of a mounted Btrfs file system".to_owned()))
+    let names = directories.iter().filter_map(|directory| Some(directory.file_name()?.to_string_lossy().into_owned()));
+    Ok(names.into_iter().find_map(|name| unlisted(Path::new("/sys"), &name)))
+}
+
+/// Who uses the device with this name without standing in the lists of mounts, swap space and holders.
+fn unlisted(sys: &Path, name: &str) -> Option<String> {
+    let entries = |directory: &str| std::fs::read_dir(sys.join(directory)).into_iter().flatten().flatten();
+    // Only one device of a Btrfs is listed as mounted.
+    if entries("fs/btrfs").any(|system| system.path().join("devices").join(name).exists()) {
+        return Some("a part of a mounted Btrfs file system".to_owned());
+    }
+    let node = Path::new("/dev").join(name);
+    let mut loops = entries("class/block").filter(|entry| {
+        let backing = std::fs::read_to_string(entry.path().join("loop/backing_file"));
+        backing.is_ok_and(|backing| Path::new(backing.trim_end()) == node)
+    });
+    loops.next().map(|entry| format!("what {} shows", entry.file_name().to_string_lossy()))
 }
 
 /// The numbers and the directories of a device, of its partitions, and of the whole drive when it is a partition.

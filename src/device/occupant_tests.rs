@@ -127,6 +127,19 @@ fn a_partition_speaks_for_its_drive_and_a_drive_for_its_partitions() {
 }
 
 #[test]
+fn a_member_of_a_btrfs_and_what_a_loop_device_shows_are_in_use() {
+    let disk = Disk::new("unlisted");
+    let find = || unlisted(&disk.0, "disk0p1");
+    std::fs::create_dir_all(disk.0.join("class/block/loop3/loop")).unwrap();
+    std::fs::write(disk.0.join("class/block/loop3/loop/backing_file"), "/dev/disk0p11\n").unwrap();
+    assert_eq!(find(), None);
+    std::fs::write(disk.0.join("class/block/loop3/loop/backing_file"), "/dev/disk0p1\n").unwrap();
+    assert_eq!(find().as_deref(), Some("what loop3 shows"));
+    std::fs::create_dir_all(disk.0.join("fs/btrfs/some-uuid/devices/disk0p1")).unwrap();
+    assert_eq!(find().as_deref(), Some("a part of a mounted Btrfs file system"));
+}
+
+#[test]
 fn swap_space_is_found_by_the_number_of_its_device() {
     let swaps = "Filename Type Size Used Priority\n/dev/null file 1 0 -2\n/nowhere partition 1 0 -2\n";
     assert_eq!(swap_device(swaps, &["1:3".to_owned()]), None, "no block device");

@@ -101,9 +101,15 @@ enum Backing {
 pub fn open(path: &Path, options: &OpenOptions) -> Result<OpenDevice> {
     let opened = match Name::parse(path) {
         Some(name) => OpenDevice::attach(&name, options),
-        None => OpenDevice::open(path, options),
+        None => OpenDevice::open(&node(path), options),
     };
-    opened.map_err(|error| error.context(Identity::of_path(path).label(path.display())))
+    opened.map_err(|error| error.context(Identity::of_path(&node(path)).label(path.display())))
+}
+
+/// What is opened for a path: for a generic NVMe device the block device of the same namespace, else the path itself.
+#[must_use]
+pub fn node(path: &Path) -> PathBuf {
+    path.metadata().ok().and_then(|metadata| block_of_generic(&metadata)).unwrap_or_else(|| path.to_owned())
 }
 
 impl OpenDevice {
@@ -136,9 +142,6 @@ impl OpenDevice {
     fn open(path: &Path, options: &OpenOptions) -> Result<OpenDevice> {
         let metadata = std::fs::metadata(path).map_err(|error| explain(&error))?;
         let block = metadata.file_type().is_block_device();
-        if let Some(block) = block_of_generic(&metadata) {
-            return OpenDevice::open(&block, options);
-        }
         if !block && !metadata.is_file() {
             return Err(Error::new("neither a file, a block device, nor an NVMe namespace")
                 .remedy("name one, or make a file with `format`"));
