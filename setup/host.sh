@@ -92,13 +92,13 @@ check_hugepages() {
     fi
 }
 
-# namespaces_of BDF: the block devices of a controller. With multipath its own are hidden behind their subsystem's.
+# namespaces_of BDF: the block devices that a controller's namespaces have, or should have. With multipath its own are
+# hidden behind their subsystem's; one that the block layer cannot use has a generic device alone.
 namespaces_of() {
-    local path name
-    for path in "$root/sys/bus/pci/devices/$1"/nvme/nvme*/nvme*n*; do
-        name=$(basename "$path" | sed -E 's/^(nvme[0-9]+)c[0-9]+(n[0-9]+)$/\1\2/')
-        if [ -e "$(sysfs_of "$name")" ]; then echo "$name"; fi
-    done
+    local path
+    for path in "$root/sys/bus/pci/devices/$1"/nvme/nvme*/{nvme*n*,ng*n*}; do
+        if [ -e "$path" ]; then basename "$path" | sed -E 's/^(nvme[0-9]+)c[0-9]+(n[0-9]+)$/\1\2/; s/^ng/nvme/'; fi
+    done | sort -u
 }
 
 # queues_of NAME: where its requests really queue: with multipath, in the hidden device of each path.
@@ -132,7 +132,14 @@ check_controller() {
     if [ "$driver" != nvme ] && [ "$force" = 0 ]; then
         die "$bdf has driver $driver, so its contents cannot be looked at; give it to nvme first, or --force"
     fi
-    for name in $(namespaces_of "$bdf"); do guard "$name" "$force" "${uuids[@]}"; done
+    for name in $(namespaces_of "$bdf"); do
+        if [ -e "$(sysfs_of "$name")" ]; then
+            guard "$name" "$force" "${uuids[@]}"
+        elif [ "$force" = 0 ]; then
+            die "$bdf has a namespace without a block device, $name, so its contents cannot be looked at; --force if it" \
+                "may be taken all the same. Nothing was changed"
+        fi
+    done
 }
 
 # Replaces each path by the kernel's name of the namespace.

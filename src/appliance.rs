@@ -4,6 +4,7 @@ pub mod embedded;
 mod epoch;
 mod flights;
 pub mod offline;
+mod own;
 mod panic;
 pub mod prepare;
 pub mod recover;
@@ -107,8 +108,7 @@ impl Appliance {
     ) -> Result<Appliance> {
         let begun = std::time::Instant::now();
         let mut blocks = block_reader(device)?;
-        let superblock = Superblock::load(&mut blocks, device.geometry().capacity_bytes)
-            .map_err(|error| error.context(device.name()))?;
+        let superblock = own::load(&mut blocks, device).map_err(|error| error.context(device.label()))?;
         let mut told = begun;
         let found = survey::survey(&mut blocks, &superblock, &mut |done, total| {
             if told.elapsed() >= Duration::from_secs(1) {
@@ -120,6 +120,7 @@ impl Appliance {
         let shards = superblock.layout.shards;
         let reactors = config.reactors.count().min(shards);
         let mut notes = device.notes().to_vec();
+        notes.extend(own::note(&superblock, device));
         let config = &fitted(config, device, &mut notes);
         if reactors < config.reactors.count() {
             notes
@@ -128,7 +129,7 @@ impl Appliance {
         let sizes = sizes::Sizes::of(config, shards, reactors);
         sizes.check()?;
         if let Some(cause) = config.segment_too_small(superblock.layout.segment_bytes) {
-            return Err(Error::new(cause).context(device.name()));
+            return Err(Error::new(cause).context(device.label()));
         }
         let files = flights::Files::of(config, &superblock, device);
         let mut flights = files.open(&superblock, sizes.pool_bytes(), &mut notes)?;

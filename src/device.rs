@@ -5,11 +5,13 @@ pub mod blocking;
 pub mod blocks;
 pub mod controller_name;
 pub mod drive;
+pub mod identity;
 pub mod memory;
 pub mod nvme;
 pub mod nvme_status;
 pub mod occupant;
 pub mod open;
+pub mod partition_table;
 pub mod passthrough;
 pub mod prepare;
 #[cfg(test)]

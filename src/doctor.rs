@@ -9,7 +9,9 @@ use std::time::Duration;
 use forebay_sys::uring::{TaskRun, Uring, UringOptions};
 
 use crate::config::Config;
-use crate::device::open::{OpenOptions, open};
+use crate::device::controller_name::Name;
+use crate::device::occupant::what_is_on;
+use crate::device::open::{OpenOptions, node, open};
 
 /// One thing that was looked at.
 #[derive(Clone, Debug)]
@@ -195,9 +197,16 @@ fn tier(path: &Path) -> Check {
     match open(path, &OpenOptions { read_only: true, lock_wait: Duration::ZERO, ..OpenOptions::default() }) {
         Err(error) => Check::new("device", State::Broken, error.to_string()),
         Ok(device) => {
-            let mut found = format!("{}: {}; {}", path.display(), device.tier().name(), device.durability());
+            let mut found = format!("{}: {}; {}", device.label(), device.tier().name(), device.durability());
             for note in device.notes() {
                 found += &format!("; {note}");
+            }
+            if Name::parse(path).is_none() {
+                found += &match what_is_on(&node(path)) {
+                    Ok(Some(what)) => format!("; holds {what}"),
+                    Ok(None) => "; holds nothing that is known".to_owned(),
+                    Err(error) => format!("; {error}"),
+                };
             }
             Check::new("device", if device.notes().is_empty() { State::Ok } else { State::Warning }, found)
         }

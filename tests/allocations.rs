@@ -86,7 +86,7 @@ fn appliance() -> (Reactor<MemoryDevice, TestClock>, Client) {
         disk.write(DeviceAddress(address), &[0; 8]).expect("the address lies inside the disk");
     }
     let mut blocks = DiskBlocks(disk.clone());
-    format::format(&mut blocks, CAPACITY, 4 << 20, SHARDS, [9; 16]).expect("the disk is large enough");
+    format::format(&mut blocks, CAPACITY, 4 << 20, SHARDS, [9; 16], None).expect("the disk is large enough");
     let superblock = Superblock::load(&mut blocks, CAPACITY).expect("just formatted");
     let found = survey::survey(&mut blocks, &superblock, &mut |_, _| {});
     let (mut states, mut flights) = (Vec::new(), Vec::new());

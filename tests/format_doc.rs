@@ -64,6 +64,7 @@ fn declared(source: &str) -> Fields {
             Some("u16") => 2,
             Some("u8") => 1,
             Some("16") => 16,
+            Some("40") => 40,
             other => panic!("{name}: a field of type {other:?}"),
         };
         fields.insert(name.to_owned(), (offset.parse().expect("an offset is a number"), bytes));
@@ -95,6 +96,7 @@ fn constants_have_the_documented_values() {
         ("FORMAT_VERSION", layout::FORMAT_VERSION.into()),
         ("HEAD_BYTES", layout::HEAD_BYTES),
         ("TAIL_BYTES", layout::TAIL_BYTES),
+        ("PARTITION_TABLE_BYTES", layout::PARTITION_TABLE_BYTES),
         ("SUPERBLOCK_COPIES", layout::SUPERBLOCK_COPIES as u64),
         ("SEGMENT_BYTES_MIN", layout::SEGMENT_BYTES_MIN),
         ("SEGMENT_BYTES_MAX", layout::SEGMENT_BYTES_MAX),

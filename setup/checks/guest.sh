@@ -152,6 +152,38 @@ END
     expect 0 'value1value2value3' "forebay: all of them are there" "$run" --nvme vwc --work "$work" --timeout 240 bash "$scratch/script"
 }
 
+# A drive is marked as ours for the kernel and other tools, which does not stand in our own way; and a copy of a namespace
+# on another drive is not taken for it.
+guest_own_drive() {
+    in_guest "own drive" <<END
+$prelude
+make() { $forebay format "\$@" --segment-bytes 16MiB 2>&1; }
+start() { timeout 60 $forebay serve --device "\$1" --socket /run/forebay.sock 2>&1 & pid=\$!; }
+is "format names the drive" 1 "\$(make /dev/nvme0n1 | grep -c '^/dev/nvme0n1 (0000:01:00.0, serial FOREBAY-TESTBED, namespace 1): ')"
+blockdev --rereadpt /dev/nvme0n1
+is "the kernel sees the partition" nvme0n1p1 "\$(ls /sys/class/block/nvme0n1 | grep p1)"
+is "blkid sees whose it is" forebay "\$(blkid -p -o value -s PART_ENTRY_NAME /dev/nvme0n1p1)"
+is "the drive is taken" 1 "\$(make /dev/nvme0n1 | grep -c 'holds a Forebay namespace')"
+is "the partition is not a drive" 1 "\$(make /dev/nvme0n1p1 --force | grep -c 'name the whole drive, /dev/nvme0n1')"
+is "format again, by force, with the partition there" 1 "\$(make /dev/ng0n1 --force | grep -c segments)"
+start /dev/nvme0n1
+for i in \$(seq 300); do [ -S /run/forebay.sock ] && break; sleep 0.1; done
+$forebay --socket /run/forebay.sock put orders 1 value --create=strict
+is "served with the partition there" 0 \$?
+is "and nobody else takes the partition" 1 "\$(mkfs.ext4 -q /dev/nvme0n1p1 2>&1 | grep -c 'in use')"
+kill \$pid && wait \$pid
+for end in 0 1020; do dd if=/dev/nvme0n1 of=/dev/nvme0n2 bs=1M skip=\$end seek=\$end count=40 oflag=direct status=none; done
+wanted='with serial FOREBAY-TESTBED, namespace 1; this one is serial FOREBAY-TESTBED, namespace 2'
+is "a copy is refused" 1 "\$(timeout 60 $forebay serve --device /dev/nvme0n2 2>&1 | grep -c "\$wanted")"
+$forebay repair /dev/nvme0n2 --adopt --yes
+start /dev/nvme0n2
+for i in \$(seq 300); do [ -S /run/forebay.sock ] && break; sleep 0.1; done
+is "until it is wanted" value "\$($forebay --socket /run/forebay.sock get orders 1)"
+kill \$pid && wait \$pid
+is "the original is what it was" 1 "\$($forebay inspect /dev/nvme0n1 | grep -c 'on the drive with serial FOREBAY-TESTBED, namespace 1')"
+END
+}
+
 # The kill test on the guest's drive, by every tier, without and with polled queues. A kill is not a power cut: what a
 # tier completes counts, and so does what it recovers.
 guest_tiers() {
@@ -192,5 +224,5 @@ else
     else
         skip 8 "tiers in a guest: no binaries; cargo build --release && cargo test --no-run"
     fi
-    if [ -x "$forebay" ]; then guest_forebay; else skip 2 "forebay in a guest: no binary at $forebay; cargo build --release"; fi
+    if [ -x "$forebay" ]; then guest_forebay && guest_own_drive; else skip 3 "forebay in a guest: no binary at $forebay; cargo build --release"; fi
 fi

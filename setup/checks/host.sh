@@ -22,6 +22,7 @@ machine() {
     ln -s "../../../../bus/pci/devices/$bdf" "$tree/sys/kernel/iommu_groups/7/devices/$bdf"
     echo 259:1 >"$block/dev"
     echo nqn.test-1 >"$block/wwid"
+    echo 8192 >"$block/size"
     echo '[mq-deadline] none' >"$block/queue/scheduler"
     echo 1023 >"$block/queue/nr_requests"
     echo 0 >"$node/hugepages/hugepages-2048kB/nr_hugepages"
@@ -48,9 +49,11 @@ refused() {
     same "$name: nothing was changed" "$before" "$(content)"
 }
 
+# superblock [AT [UUID]]
 superblock() {
-    python3 -c 'import sys; sys.stdout.buffer.write(b"FBSUPER1" + bytes(8) + bytes.fromhex(sys.argv[1]))' "${uuid//-/}" |
-        dd of="$tree/dev/nvme0n1" bs=1 seek=65536 conv=notrunc status=none
+    local named=${2:-$uuid}
+    python3 -c 'import sys; sys.stdout.buffer.write(b"FBSUPER1" + bytes(8) + bytes.fromhex(sys.argv[1]))' "${named//-/}" |
+        dd of="$tree/dev/nvme0n1" bs=1 seek="${1:-65536}" conv=notrunc status=none
 }
 
 machine
@@ -103,12 +106,42 @@ for how in "--bind $bdf" "--device /dev/nvme0n1"; do
     machine && mkdir -p "$tree/proc/4711/fd" && echo other >"$tree/proc/4711/comm"
     ln -s /dev/nvme0n1 "$tree/proc/4711/fd/5"
     refused 'open in process 4711 \(other\)' "$how, open" "${options[@]}"
+    machine && mkdir -p "$tree/proc/4711" && echo '23 1 259:1 / /c rw - xfs /dev/x rw' >"$tree/proc/4711/mountinfo"
+    refused 'nvme0n1 is mounted on /c' "$how, mounted in a container" "${options[@]}"
+    machine && mkdir -p "$tree/sys/fs/btrfs/uuid/devices/nvme0n1"
+    refused 'part of a mounted Btrfs' "$how, the second device of a Btrfs" "${options[@]}"
+    machine && mkdir -p "$tree/sys/class/block/loop3/loop" && echo /dev/nvme0n1 >"$tree/sys/class/block/loop3/loop/backing_file"
+    refused 'is behind loop3' "$how, behind a loop device" "${options[@]}"
 done
+
+# Somebody whom nothing names has taken it exclusively: a mount that the made-up machine knows nothing of.
+machine && mkdir "$scratch/held"
+if truncate -s 4M "$scratch/held.img" && mkfs.ext4 -q "$scratch/held.img" 2>/dev/null && node=$(losetup --find --show "$scratch/held.img" 2>/dev/null); then
+    if mount "$node" "$scratch/held" 2>/dev/null; then
+        rm "$tree/dev/nvme0n1" && ln -s "$node" "$tree/dev/nvme0n1"
+        expect 1 'held by something that has no name here' "held by nobody knows whom" host config --bind "$bdf" --force
+        umount "$scratch/held"
+    else
+        skip 1 "nothing can be mounted here"
+    fi
+    losetup --detach "$node"
+else
+    skip 1 "no loop device"
+fi
 
 machine && superblock
 refused "Forebay namespace, $uuid; --force .* or --namespace" "a Forebay namespace" --bind "$bdf"
 refused "Forebay namespace, $uuid" "another Forebay namespace" --bind "$bdf" --namespace "${uuid/0/1}"
 expect 0 'echo vfio-pci >' "the Forebay namespace expected" host config --bind "$bdf" --namespace "$uuid" --dry-run
+machine && superblock 4063232 # 128 KiB before the end
+refused "Forebay namespace, $uuid; --force" "a Forebay namespace whose front is gone" --bind "$bdf"
+machine && superblock && superblock 3997696 "${uuid/0/1}"
+refused "Forebay namespace, $uuid ${uuid/0/1};" "superblocks of two namespaces" --bind "$bdf" --namespace "$uuid"
+machine && echo 0 >"$tree/sys/class/block/nvme0n1/size" && : >"$tree/dev/nvme0n1"
+refused 'cannot read' "a namespace that the kernel cannot read" --bind "$bdf"
+machine && mkdir "$tree/sys/bus/pci/devices/$bdf/nvme/nvme0/ng0n2"
+refused 'namespace without a block device, nvme0n2' "a namespace with a generic device alone" --bind "$bdf"
+expect 0 'echo vfio-pci >' "and by force" host config --bind "$bdf" --force --dry-run
 machine && echo x | dd of="$tree/dev/nvme0n1" bs=1 seek=500000 conv=notrunc status=none
 refused 'unknown data in its first 1 MiB' "unknown data" --bind "$bdf"
 expect 0 'echo vfio-pci >' "unknown data, by force" host config --bind "$bdf" --force --dry-run

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::appliance::block_reader;
 use crate::appliance::flights::Files;
+use crate::appliance::own;
 use crate::config::Config;
 use crate::device::any::AnyDevice;
 use crate::device::blocks::BlockReader;
@@ -61,7 +62,7 @@ pub fn verify(config: &Config, path: &Path, progress: &mut dyn FnMut(&str)) -> R
         return Ok(Report { superblocks, segments: Segments::default(), shards: Vec::new(), notes: Vec::new() });
     };
     let mut survey = survey_with(&mut offline.blocks, &superblock, progress);
-    let mut notes = Vec::new();
+    let mut notes = Vec::from_iter(own::other_drive(&superblock, &offline.device));
     let flights = Files::of(config, &superblock, &offline.device).found(&superblock, &mut notes)?;
     let mut shards = Vec::new();
     for (number, flight) in (0..superblock.layout.shards).zip(&flights) {
@@ -83,6 +84,8 @@ pub enum Choice {
     Superblocks,
     /// Segment headers, from the frames behind them.
     SegmentHeaders,
+    /// The drive that the superblock names: this one from now on.
+    Adopt,
     /// Give up a shard's log from its damaged place on.
     Cut(ShardId),
 }
@@ -107,7 +110,14 @@ impl Repair {
         progress: &mut dyn FnMut(&str),
     ) -> Result<Repair> {
         let mut offline = Offline::open(path, read_only)?;
-        let in_context = |error: Error| error.context(path.display());
+        let label = offline.device.label();
+        let in_context = |error: Error| error.context(&label);
+        if choice == Choice::Adopt {
+            let drive = offline.device.drive();
+            let plan = repair::adopt(&mut offline.blocks, offline.device_bytes, drive).map_err(in_context)?;
+            return Ok(Repair { offline, superblock: None, plan });
+        }
+        own::load(&mut offline.blocks, &offline.device).map_err(in_context)?;
         if choice == Choice::Superblocks {
             let plan = repair::superblocks(&mut offline.blocks, offline.device_bytes).map_err(in_context)?;
             return Ok(Repair { offline, superblock: None, plan });

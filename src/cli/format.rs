@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use forebay::appliance::prepare::{FormatOptions, format_device};
+use forebay::appliance::prepare::{FormatOptions, Formatted, format_device};
 use forebay::config::{ByteSize, Config};
 use forebay::wal::layout::{Layout, RECLAIM_SEGMENTS_PER_SHARD_MIN};
+use forebay::wal::superblock::Superblock;
 use serde_json::json;
 
 use super::context::{Context, Failure};
@@ -65,7 +66,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         progress.show(|| format!("zeroing: {} of {} MiB", done >> 20, total >> 20));
     })
     .map_err(|error| error.context("format"))?;
-    let layout = made.layout;
+    let Formatted { superblock: Superblock { namespace, layout, drive, .. }, label, controllers } = &made;
     if let Some(warning) = context.config.segment_too_small(layout.segment_bytes) {
         // The data is safe, and the device may be meant for another configuration.
         eprintln!("forebay: warning: {warning}");
@@ -78,16 +79,17 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
              --segment-bytes or fewer --shards"
         );
     }
-    let uuid = uuid::Uuid::from_bytes(made.namespace);
+    let uuid = uuid::Uuid::from_bytes(*namespace);
     if context.json {
         return context.out.json(&json!({
             "device": args.device, "uuid": uuid.to_string(), "capacity_bytes": layout.capacity_bytes,
             "segments": layout.segments, "segment_bytes": layout.segment_bytes, "shards": layout.shards,
+            "serial": drive.map(|drive| drive.serial()), "drive_namespace": drive.map(|drive| drive.fields().1),
+            "controllers": controllers,
         }));
     }
     context.out.line(format!(
-        "{}: {} segments of {}, {} shards, {uuid}",
-        args.device.display(),
+        "{label}: {} segments of {}, {} shards, {uuid}",
         layout.segments,
         ByteSize(layout.segment_bytes),
         layout.shards,

@@ -72,18 +72,23 @@ pub fn run(args: &Args, context: &mut Context) -> Result<(), Failure> {
 }
 
 fn head(superblocks: &Superblocks, context: &mut Context) -> Result<(), Failure> {
-    if let Ok(Superblock { namespace, generation, epoch, layout }) = &superblocks.newest {
+    if let Ok(Superblock { namespace, generation, epoch, layout, drive }) = &superblocks.newest {
         let uuid = uuid::Uuid::from_bytes(*namespace);
         if context.json {
             context.out.json(&json!({
                 "what": "namespace", "uuid": uuid.to_string(), "generation": generation, "epoch": epoch,
                 "capacity_bytes": layout.capacity_bytes, "segment_bytes": layout.segment_bytes,
                 "segments": layout.segments, "shards": layout.shards,
+                "serial": drive.map(|drive| drive.serial()), "drive_namespace": drive.map(|drive| drive.fields().1),
             }))?;
         } else {
             context.out.line(format!(
-                "namespace {uuid}: {} B, {} segments of {} B, {} shards, generation {generation}, epoch {epoch}",
-                layout.capacity_bytes, layout.segments, layout.segment_bytes, layout.shards
+                "namespace {uuid}: {} B, {} segments of {} B, {} shards, generation {generation}, epoch {epoch}{}",
+                layout.capacity_bytes,
+                layout.segments,
+                layout.segment_bytes,
+                layout.shards,
+                drive.map(|drive| format!(", on the drive with {drive}")).unwrap_or_default(),
             ))?;
         }
     }

@@ -12,9 +12,9 @@ use super::progress::Progress;
 /// Mend a device that recovery refuses. Says what would be lost, and changes nothing without --yes.
 ///
 /// Look with `forebay verify` first. The daemon must not run on the device. Choose one of --superblocks,
-/// --segment-headers (neither loses anything) and --cut (which does).
+/// --segment-headers, --adopt (none of them loses anything) and --cut (which does).
 #[derive(Debug, clap::Args)]
-#[command(group(clap::ArgGroup::new("choice").required(true).args(["superblocks", "segment_headers", "cut"])))]
+#[command(group(clap::ArgGroup::new("choice").required(true).args(["superblocks", "segment_headers", "adopt", "cut"])))]
 pub struct Args {
     /// The file or block device.
     device: PathBuf,
@@ -24,6 +24,9 @@ pub struct Args {
     /// Rewrite damaged segment headers from the frames behind them.
     #[arg(long)]
     segment_headers: bool,
+    /// Name this drive in the superblocks, for a namespace that was copied to it on purpose. Use no other copy after it.
+    #[arg(long)]
+    adopt: bool,
     /// Give up everything of a shard from its damaged place on, acknowledged data included.
     #[arg(long, requires = "shard")]
     cut: bool,
@@ -39,6 +42,7 @@ pub fn run(args: &Args, context: &mut Context) -> Result<(), Failure> {
     let choice = match args.shard {
         Some(shard) => Choice::Cut(ShardId(shard)),
         None if args.superblocks => Choice::Superblocks,
+        None if args.adopt => Choice::Adopt,
         None => Choice::SegmentHeaders,
     };
     let mut progress = Progress::new();
@@ -61,6 +65,7 @@ impl Args {
         let choice = match choice {
             Choice::Superblocks => "--superblocks".to_owned(),
             Choice::SegmentHeaders => "--segment-headers".to_owned(),
+            Choice::Adopt => "--adopt".to_owned(),
             Choice::Cut(shard) => format!("--cut --shard {shard}"),
         };
         format!("forebay repair {} {choice} --yes", self.device.display())

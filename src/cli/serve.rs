@@ -99,8 +99,15 @@ fn serve(context: &Context, path: &Path, socket: &Path) -> Result<(), Error> {
         tracing::warn!("{note}");
     }
     tracing::info!(
-        device = %path.display(), tier = tier.name(), durability, epoch, records, log_mib = log_bytes >> 20,
-        replayed_bytes, recovery_ms = recovery.as_millis(), "recovered"
+        device = device.label(),
+        tier = tier.name(),
+        durability,
+        epoch,
+        records,
+        log_mib = log_bytes >> 20,
+        replayed_bytes,
+        recovery_ms = recovery.as_millis(),
+        "recovered"
     );
     tracing::info!(socket = %socket.display(), "ready");
     let signal = signals.forever().next();

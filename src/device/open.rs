@@ -14,7 +14,9 @@ use super::any::AnyDevice;
 use super::blocking::BlockingDevice;
 use super::controller_name::Name;
 use super::drive::Drive;
+use super::identity::{DriveId, Identity};
 use super::memory::{MemoryDevice, MemoryDisk};
+use super::occupant;
 use super::passthrough::Generic;
 #[cfg(feature = "spdk")]
 use super::spdk::attached::Attached;
@@ -69,6 +71,10 @@ impl Default for OpenOptions {
 pub struct OpenDevice {
     backing: Backing,
     geometry: Geometry,
+    /// Empty for a file.
+    identity: Identity,
+    /// Of a whole drive.
+    lba_bytes: Option<u32>,
     notes: Vec<String>,
 }
 
@@ -95,9 +101,15 @@ enum Backing {
 pub fn open(path: &Path, options: &OpenOptions) -> Result<OpenDevice> {
     let opened = match Name::parse(path) {
         Some(name) => OpenDevice::attach(&name, options),
-        None => OpenDevice::open(path, options),
+        None => OpenDevice::open(&node(path), options),
     };
-    opened.map_err(|error| error.context(path.display()))
+    opened.map_err(|error| error.context(Identity::of_path(&node(path)).label(path.display())))
+}
+
+/// What is opened for a path: for a generic NVMe device the block device of the same namespace, else the path itself.
+#[must_use]
+pub fn node(path: &Path) -> PathBuf {
+    path.metadata().ok().and_then(|metadata| block_of_generic(&metadata)).unwrap_or_else(|| path.to_owned())
 }
 
 impl OpenDevice {
@@ -106,14 +118,16 @@ impl OpenDevice {
     pub fn memory(disk: &MemoryDisk, options: &OpenOptions) -> OpenDevice {
         let geometry = MemoryDevice::new(disk, options.operations_max).geometry();
         let notes = vec!["memory: nothing survives the daemon".to_owned()];
-        OpenDevice { backing: Backing::Memory(disk.clone()), geometry, notes }
+        let backing = Backing::Memory(disk.clone());
+        OpenDevice { backing, geometry, identity: Identity::default(), lba_bytes: None, notes }
     }
 
     #[cfg(feature = "spdk")]
     fn attach(name: &Name, options: &OpenOptions) -> Result<OpenDevice> {
         let attached = Attached::attach(name, options)?;
         let (geometry, notes) = (attached.geometry(options.operations_max), attached.notes(name));
-        let opened = OpenDevice { backing: Backing::Spdk(attached), geometry, notes };
+        let (identity, lba_bytes) = (attached.identity(), Some(attached.lba_bytes()));
+        let opened = OpenDevice { backing: Backing::Spdk(attached), geometry, identity, lba_bytes, notes };
         opened.first_read(opened.device(None)?)?;
         Ok(opened)
     }
@@ -128,9 +142,6 @@ impl OpenDevice {
     fn open(path: &Path, options: &OpenOptions) -> Result<OpenDevice> {
         let metadata = std::fs::metadata(path).map_err(|error| explain(&error))?;
         let block = metadata.file_type().is_block_device();
-        if let Some(block) = block_of_generic(&metadata) {
-            return OpenDevice::open(&block, options);
-        }
         if !block && !metadata.is_file() {
             return Err(Error::new("neither a file, a block device, nor an NVMe namespace")
                 .remedy("name one, or make a file with `format`"));
@@ -139,6 +150,13 @@ impl OpenDevice {
         let capacity_bytes = capacity(&mut file)?;
         let drive = Drive::of(if block { metadata.rdev() } else { metadata.dev() });
         check_blocks(block, drive.as_ref())?;
+        if let Some(Drive { partition: true, name, .. }) = &drive
+            && block
+            && occupant::is_our_partition(path)?
+        {
+            return Err(Error::new("the partition that marks a Forebay drive as used")
+                .remedy(format!("name the whole drive, /dev/{name}")));
+        }
         let through = drive.as_ref().is_some_and(Drive::writes_through);
         let write_path = if through { WritePath::Through } else { WritePath::ThenFlush };
         let geometry = Geometry {
@@ -147,6 +165,9 @@ impl OpenDevice {
             operations_max: options.operations_max,
             tier: Tier::FileBlocking,
         };
+        let identity = if block { Identity::of(metadata.rdev()) } else { Identity::default() };
+        let whole = drive.as_ref().filter(|drive| block && !drive.partition);
+        let lba_bytes = whole.map(|drive| drive.logical_block_bytes);
         let backing = Backing::File {
             file,
             write_path,
@@ -155,7 +176,7 @@ impl OpenDevice {
             flush_failed: FlushFailed::default(),
             path: path.to_owned(),
         };
-        let mut device = OpenDevice { backing, geometry, notes: Vec::new() };
+        let mut device = OpenDevice { backing, geometry, identity, lba_bytes, notes: Vec::new() };
         device.choose_tier(block, direct, options)?;
         Ok(device)
     }
@@ -169,6 +190,39 @@ impl OpenDevice {
             #[cfg(feature = "spdk")]
             Backing::Spdk(attached) => attached.name.clone(),
         }
+    }
+
+    /// The same bytes as if they stood on this drive.
+    #[cfg(test)]
+    #[must_use]
+    pub fn on_drive(mut self, drive: Option<DriveId>) -> OpenDevice {
+        self.identity.drive = drive;
+        self
+    }
+
+    /// The path with the drive behind it, for people.
+    #[must_use]
+    pub fn label(&self) -> String {
+        self.identity.label(self.name())
+    }
+
+    /// The drive that this is or is a part of; None for a file, or where there is no serial number.
+    #[must_use]
+    pub fn drive(&self) -> Option<DriveId> {
+        self.identity.drive
+    }
+
+    /// The PCI addresses of the drive's controllers, as far as they are known.
+    #[must_use]
+    pub fn controllers(&self) -> &[String] {
+        &self.identity.controllers
+    }
+
+    /// The size of an LBA of a whole drive, which other tools look for partitions on. None for a file, memory, or a
+    /// partition.
+    #[must_use]
+    pub fn lba_bytes(&self) -> Option<u32> {
+        self.lba_bytes
     }
 
     /// Tells this device from a copy of it, in letters that a file's name may have: a file by its inode, a drive by its

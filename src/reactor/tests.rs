@@ -179,7 +179,7 @@ impl Bench {
 
 fn formatted() -> MemoryDisk {
     let disk = MemoryDisk::new(CAPACITY);
-    format::format(&mut DiskBlocks(disk.clone()), CAPACITY, 1 << 20, SHARDS, [9; 16]).unwrap();
+    format::format(&mut DiskBlocks(disk.clone()), CAPACITY, 1 << 20, SHARDS, [9; 16], None).unwrap();
     disk
 }
 

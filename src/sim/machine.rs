@@ -89,7 +89,7 @@ impl Machine {
         let drive = Rc::new(RefCell::new(drive));
         let mut blocks = SimBlocks { drive: drive.clone(), unreadable: BTreeSet::new(), writes_left: None };
         let capacity_bytes = drive.borrow().disk.capacity_bytes();
-        format::format(&mut blocks, capacity_bytes, profile.segment_bytes, profile.shards, NAMESPACE)?;
+        format::format(&mut blocks, capacity_bytes, profile.segment_bytes, profile.shards, NAMESPACE, None)?;
         let mut machine = Machine {
             profile,
             clock: VirtualClock::default(),

@@ -11,6 +11,8 @@ pub const FORMAT_VERSION: u16 = 1;
 pub const HEAD_BYTES: u64 = 256 << 10;
 /// After the last segment: superblock copies, then room for the backup GPT.
 pub const TAIL_BYTES: u64 = 256 << 10;
+/// At either end of the capacity, for a protective GPT of a raw drive: nothing of the log's stands there.
+pub const PARTITION_TABLE_BYTES: u64 = 64 << 10;
 pub const SUPERBLOCK_COPIES: usize = 4;
 pub const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 pub const SEGMENT_BYTES_MAX: u64 = 4 << 30;

@@ -4,14 +4,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::bytes::{index, len_u32};
+use crate::bytes::{index, len_u16, len_u32};
+use crate::device::identity::DriveId;
 use crate::error::{Error, Result};
 use crate::types::{DeviceAddress, Lsn, SegmentIndex, ShardId};
 use crate::wal::blocks::Blocks;
 use crate::wal::flight::Contents;
 use crate::wal::frame;
 use crate::wal::inspect::first_frame;
-use crate::wal::layout::{BLOCK_BYTES, Layout};
+use crate::wal::layout::{BLOCK_BYTES, Layout, SUPERBLOCK_COPIES};
 use crate::wal::planted::Planted;
 use crate::wal::recovery::{self, Damage, Evidence, Walker};
 use crate::wal::segment;
@@ -85,6 +86,27 @@ pub fn superblocks(blocks: &mut impl Blocks, device_bytes: u64) -> Result<Plan> 
         if *state != CopyState::Valid(newest) {
             plan.superblock(copy, &newest);
         }
+    }
+    Ok(plan)
+}
+
+/// Names `drive` in every superblock copy: of a namespace that was copied to it, or formatted before drives were noted.
+///
+/// # Errors
+/// When no copy is valid, or they contradict each other.
+pub fn adopt(blocks: &mut impl Blocks, device_bytes: u64, drive: Option<DriveId>) -> Result<Plan> {
+    let copies = Superblock::read_copies(blocks, device_bytes)?;
+    let newest = Superblock::newest(&copies, device_bytes)?;
+    let name = |drive: Option<DriveId>| drive.map_or("no drive".to_owned(), |drive| drive.to_string());
+    let mut plan = Plan::default();
+    if newest.drive == drive {
+        plan.notes.push(format!("the superblock names {} already", name(drive)));
+        return Ok(plan);
+    }
+    plan.notes.push(format!("the superblock names {}, and will name {}", name(newest.drive), name(drive)));
+    let adopted = Superblock { generation: newest.generation + 1, drive, ..newest };
+    for copy in 0..len_u16(SUPERBLOCK_COPIES) {
+        plan.superblock(copy, &adopted);
     }
     Ok(plan)
 }

@@ -1,6 +1,7 @@
 //! The superblock: what a namespace is. Several copies, far apart, written one after another.
 
 use crate::bytes::{array, get_u16, get_u32, get_u64, len_u16, put_u16, put_u32, put_u64};
+use crate::device::identity::{DriveId, SERIAL_BYTES};
 use crate::error::{Error, Result};
 use crate::types::DeviceAddress;
 use crate::wal::blocks::Blocks;
@@ -22,6 +23,8 @@ pub const BLOCK_SIZE: usize = 72; // u32
 pub const SHARDS: usize = 76; // u32
 pub const SEGMENTS: usize = 80; // u32
 pub const FEATURES: usize = 84; // u32, bits that a reader must know; none yet
+pub const SERIAL: usize = 128; // 40 bytes, of the drive that it was formatted on; zeros for none
+pub const DRIVE_NAMESPACE: usize = 168; // u32, the number of the namespace on that drive; 0 for none
 
 /// The numbers of the copies in the order in which `read_copies` reads them: those near the front come first.
 pub const READ_ORDER: [u16; SUPERBLOCK_COPIES] = [0, 2, 1, 3];
@@ -33,6 +36,8 @@ pub struct Superblock {
     /// Raised durably at every start, before the first write.
     pub epoch: u64,
     pub layout: Layout,
+    /// The drive that it stands on. None: on a file, or formatted before drives were noted.
+    pub drive: Option<DriveId>,
 }
 
 /// What one copy holds.
@@ -61,6 +66,11 @@ impl Superblock {
         put_u32(block, BLOCK_SIZE, 4_096);
         put_u32(block, SHARDS, self.layout.shards);
         put_u32(block, SEGMENTS, self.layout.segments);
+        if let Some(drive) = &self.drive {
+            let (serial, namespace) = drive.fields();
+            block[SERIAL..SERIAL + SERIAL_BYTES].copy_from_slice(serial);
+            put_u32(block, DRIVE_NAMESPACE, namespace);
+        }
         let crc = crc32c::crc32c(&block[VERSION..]);
         put_u32(block, CRC, crc);
     }
@@ -89,6 +99,7 @@ impl Superblock {
                 generation: get_u64(block, GENERATION),
                 epoch: get_u64(block, EPOCH),
                 layout,
+                drive: DriveId::from_fields(array(block, SERIAL), get_u32(block, DRIVE_NAMESPACE)),
             }),
             _ => CopyState::Damaged,
         }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use crate::commands::{refused, run};
 use crate::daemon::{Daemon, Place};
@@ -26,6 +27,12 @@ fn files(place: &Place) -> Vec<PathBuf> {
 fn start(place: &Place, options: &[&str]) -> Daemon {
     let mut daemon = Daemon::run(place, place.forebay(&[&["serve"], options].concat()));
     drop(daemon.connect(place));
+    // It listens before it has said all that it found.
+    let begun = Instant::now();
+    while !daemon.log().contains(" ready ") {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(1));
+    }
     daemon
 }
 

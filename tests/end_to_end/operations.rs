@@ -42,8 +42,15 @@ fn memory(capacity: u64, shards: u32) -> OpenDevice {
         }
     }
     let disk = MemoryDisk::new(capacity);
-    forebay::wal::format::format(&mut Disk(disk.clone()), capacity, 1 << 20, shards, *uuid::Uuid::new_v4().as_bytes())
-        .expect("the disk is large enough");
+    forebay::wal::format::format(
+        &mut Disk(disk.clone()),
+        capacity,
+        1 << 20,
+        shards,
+        *uuid::Uuid::new_v4().as_bytes(),
+        None,
+    )
+    .expect("the disk is large enough");
     OpenDevice::memory(&disk, &OpenOptions::default())
 }
 

@@ -170,7 +170,7 @@ impl Open {
 pub fn formatted(segments: u64, namespace: [u8; 16]) -> Image {
     let bytes = (512 << 10) + segments * SEGMENT_BYTES;
     let mut image = Image(vec![0; usize::try_from(bytes).unwrap()]);
-    format::format(&mut image, bytes, SEGMENT_BYTES, SHARDS, namespace).unwrap();
+    format::format(&mut image, bytes, SEGMENT_BYTES, SHARDS, namespace, None).unwrap();
     image
 }
 

@@ -10,6 +10,7 @@ use forebay_sys::spdk::{AttachOptions, Controller, Env, EnvMemory, Transport};
 
 use super::{SpdkDevice, WritePath};
 use crate::device::controller_name::Name;
+use crate::device::identity::{DriveId, Identity};
 use crate::device::open::OpenOptions;
 use crate::device::{BLOCK_BYTES, Geometry, Tier};
 use crate::error::{Error, Result};
@@ -71,6 +72,18 @@ impl Attached {
             operations_max,
             tier: Tier::Spdk,
         }
+    }
+
+    /// Its name says where it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        let found = self.controller.identity();
+        Identity { controllers: Vec::new(), drive: DriveId::new(&found.serial, found.namespace) }
+    }
+
+    #[must_use]
+    pub fn lba_bytes(&self) -> u32 {
+        self.controller.identity().block_bytes
     }
 
     #[must_use]

@@ -93,6 +93,7 @@ impl Streams {
         self.reclaim(heap, usize::MAX);
         let stream = self.stream(object);
         stream.trimmed = stream.trimmed.max(before);
+        stream.logged = true;
         if before > stream.next {
             stream.begin_at(heap, before);
         }
