@@ -24,6 +24,7 @@ mod report;
 mod run;
 mod source;
 mod stats;
+mod timeline;
 mod units;
 mod values;
 mod verify;

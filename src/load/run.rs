@@ -177,9 +177,12 @@ where
         live: &'a Live,
     ) -> Result<Worker<'a>, Option<Failure>> {
         let job = thread.job;
-        let reads = job.reads().then_some(prepared.read_bytes_max + 2 * 64);
+        let read_bytes_max = prepared.read_bytes_max + 2 * 64;
+        let reads = job.reads().then_some(read_bytes_max);
+        let scans = job.scan_length.map(|(_, most)| most as usize * (read_bytes_max + job.key_bytes));
+        let scans = scans.into_iter().flat_map(|bytes| std::iter::repeat_n(bytes, prepared.shards as usize));
         let writes = job.sizes.0.iter().map(|(bytes, _)| *bytes as usize).filter(|_| job.writes());
-        let sizes = reads.into_iter().chain(writes).map(|bytes| bytes + job.key_bytes);
+        let sizes = reads.into_iter().chain(scans).chain(writes).map(|bytes| bytes + job.key_bytes);
         let client = (self.connect)(&connect_options(job.iodepth, sizes))
             .map_err(|error| Some(Failure::new(Failure::DISCONNECTED, error.to_string())))?;
         let durability = job.durability.unwrap_or(prepared.object.durability);
@@ -187,7 +190,7 @@ where
         let ledger = tracked.then(|| Ledger::new(job, thread.writer, durability));
         let source = Source::new((job, thread.clone), prepared, thread.writer, ledger);
         let pace = Pace::new(job);
-        let meter = Meter::new(pace.measured_from, live, self.options.progress);
+        let meter = Meter::new(job, pace.measured_from, live, self.options.progress);
         Ok(Worker::new(job, client, prepared, source, pace, meter))
     }
 
