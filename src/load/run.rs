@@ -232,7 +232,7 @@ fn collect(threads: Vec<Thread<'_>>, report: &mut Report) {
         }
         let durability = prepared.as_ref().map(|prepared| job.durability.unwrap_or(prepared.object.durability));
         let filled = prepared.filter(|_| clone == 0).map_or(0, |prepared| prepared.filled);
-        report.jobs.push(JobReport { job: job.clone(), threads: 1, durability, filled, stats, failure });
+        report.jobs.push(JobReport { job: job.clone(), threads: 1, durability, filled, stats, failure, layers: None });
     }
 }
 
