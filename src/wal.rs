@@ -24,6 +24,7 @@ use std::sync::Arc;
 use crate::buffer::Buffer;
 use crate::bytes::{index, len_u32};
 use crate::device::{DeviceError, Operation};
+use crate::timing::FrameStamp;
 use crate::types::{Lsn, SegmentIndex, ShardId};
 
 use flight::Flight;
@@ -139,6 +140,7 @@ struct InFlight {
     last_lsn: Lsn,
     stated_lsn: Lsn,
     flight_end: u64,
+    stamp: FrameStamp,
     done: bool,
 }
 
@@ -178,6 +180,7 @@ pub struct Wal {
     flight: Flight,
     fenced: Option<Fence>,
     planted: Planted,
+    landed: FrameStamp,
     pub counters: Counters,
 }
 
@@ -219,6 +222,7 @@ impl Wal {
             flight,
             fenced: None,
             planted,
+            landed: FrameStamp::default(),
             counters: Counters::default(),
         }
     }
@@ -238,6 +242,12 @@ impl Wal {
     #[must_use]
     pub fn last_lsn(&self) -> Lsn {
         Lsn(self.next_lsn.0 - 1)
+    }
+
+    /// Times of the last frame that became durable.
+    #[must_use]
+    pub fn landed(&self) -> FrameStamp {
+        self.landed
     }
 
     #[must_use]

@@ -106,7 +106,7 @@ fn a_page_is_written_and_a_saved_report_is_what_it_compares_with() {
     assert!(second.status.success(), "{second:?}");
     let page = |name| fs::read_to_string(place.join(name)).expect("it was written");
     assert!(page("first.html").contains("put: latency distribution") && !page("first.html").contains("the other run"));
-    assert!(page("second.html").contains("the other run, dashed: job.fio"));
+    assert!(page("second.html").contains("dashed, the other run: job.fio"));
     let refused = run(&["--report", "third.html", "--against", "job.fio"]);
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(1), "{told}");
@@ -171,4 +171,36 @@ fn a_device_that_fills_up_says_that_it_stays_full() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let report = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(report.contains("the namespace is full; it stays full for writes"), "{report}");
+}
+
+/// What `load --layers` prints, for a strict put on a file.
+#[test]
+fn layers_are_told_or_how_to_have_them() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+    command.args(["load", "-", "--layers", "--json"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
+    let job = b"[put]\nrw=randwrite\nkeys=300\nvalue_size=64\niodepth=4\n";
+    // A program that refuses does not read it.
+    let _ = child.stdin.take().expect("it is piped").write_all(job);
+    let output = child.wait_with_output().expect("it ends");
+    if !forebay::timing::ENABLED {
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains("cargo build --release --features perf-diagnostics"), "{told}");
+        return;
+    }
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("the report is JSON");
+    let layers = &report["forebay"]["figures"]["jobs"][0]["layers"];
+    assert_eq!(layers["requests"], 300, "{layers:#}");
+    for split in ["p50", "p999"] {
+        let spent = layers[split]["spent_ns"].as_array().expect("a figure a layer");
+        let sum: u64 = spent.iter().filter_map(serde_json::Value::as_u64).sum();
+        let latency = layers[split]["latency_ns"].as_u64().expect("a latency");
+        assert!(sum.abs_diff(latency) <= latency / 50, "{split}: {sum} of {latency} ns");
+        // Ring wait, decode, store, encode, checksums, device and post: no strict put does without.
+        for at in [0, 1, 2, 3, 4, 7, 8] {
+            assert!(spent[at].as_u64() > Some(0), "{split}: {layers:#}");
+        }
+    }
 }

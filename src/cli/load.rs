@@ -10,6 +10,7 @@ use forebay::config::Config;
 use forebay::error::Error;
 use forebay::load::{self, Figures, LoadOptions, Report};
 use forebay::ring::client::{Client, ConnectOptions};
+use forebay::timing;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -40,6 +41,9 @@ pub struct Args {
     /// Compare with an earlier run on that page: what --output-format=json wrote.
     #[arg(long, value_name = "JSON", requires = "report")]
     against: Option<PathBuf>,
+    /// Say where the time goes, layer by layer. Needs the feature perf-diagnostics and the embedded appliance.
+    #[arg(long)]
+    layers: bool,
     /// Show a progress line on standard error: always, never, or when it is a terminal.
     #[arg(long, value_enum, default_value_t = When::Auto)]
     progress: When,
@@ -84,8 +88,9 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     let text = read_job(&args.job)?;
     // What is wrong with the job is said before anything is formatted.
     load::parse(&text, &name)?;
+    check_layers(args.layers, context.socket.is_some())?;
     let against = args.against.as_deref().map(read_figures).transpose()?;
-    let mut options = LoadOptions { progress: args.progress.holds(), ..LoadOptions::default() };
+    let mut options = LoadOptions { progress: args.progress.holds(), layers: args.layers, ..LoadOptions::default() };
     let report = match (context.socket.clone(), &args.device) {
         (Some(_), Some(_)) => {
             let error =
@@ -105,6 +110,19 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         None => Ok(()),
         Some(cause) => Err(Error::new(format!("the load did not end well: {cause}")).into()),
     }
+}
+
+/// Layers are measured in this process alone, and only by a program that was built for it.
+fn check_layers(wanted: bool, has_socket: bool) -> Result<(), Failure> {
+    let error = match (wanted, timing::ENABLED, has_socket) {
+        (true, false, _) => Error::new("this program does not measure layers")
+            .remedy("build one that does with `cargo build --release --features perf-diagnostics`"),
+        (true, true, true) => {
+            Error::new("--layers sees only an appliance in this process").remedy("leave out --socket")
+        }
+        _ => return Ok(()),
+    };
+    Err(Failure::Usage(error))
 }
 
 /// What an earlier run measured.

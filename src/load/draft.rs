@@ -21,6 +21,9 @@ pub const VERIFY_BYTES_MIN: u32 = 32;
 /// New keys go on behind the others: a million a second would fill this many digits in eleven days.
 const INSERT_KEY_BYTES_MIN: usize = 12;
 
+/// Takes whether something is wrong, the option it is about, and what to say.
+type Refuse<'a> = dyn FnMut(bool, &str, &dyn Fn() -> String) + 'a;
+
 pub enum Outcome {
     Taken,
     /// fio knows the option, but it has no meaning here.
@@ -267,13 +270,7 @@ impl Draft {
     }
 
     /// Of what YCSB and the like need: new keys, values that are read before they are written, short ranges.
-    fn contradictions_of_mixes(
-        &self,
-        direction: Direction,
-        stream: bool,
-        key_bytes: usize,
-        refuse: &mut dyn FnMut(bool, &str, &dyn Fn() -> String),
-    ) {
+    fn contradictions_of_mixes(&self, direction: Direction, stream: bool, key_bytes: usize, refuse: &mut Refuse<'_>) {
         let (modify, insert) = (self.modify_percent.unwrap_or(0), self.insert_percent.unwrap_or(0));
         for (key, set) in [
             ("modify_percent", modify > 0),

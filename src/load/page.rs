@@ -2,7 +2,7 @@
 
 use super::chart::{COLOURS, Chart, Line, Unit, escape};
 use super::figures::{Figures, JobFigures, KindFigures, TimelineFigures};
-use super::layers::{LayerFigures, Split};
+use super::layers::LayerFigures;
 use super::units::{nanoseconds_text as time, short_bytes, short_count};
 use crate::error::{Error, Result};
 use std::fmt::Write as _;
@@ -15,9 +15,9 @@ const FRAME: &str = include_str!("page.html");
 /// A chart that cannot be drawn.
 pub fn page(run: &Figures, against: Option<&Figures>) -> Result<String> {
     let title = format!("forebay load: {}", run.title);
-    let mut head = format!("<div class=\"runs\">{}", origin("this run", run));
+    let mut head = format!("<div class=\"runs\">{}", origin("solid:", run));
     if let Some(against) = against {
-        head += &origin("the other run, dashed", against);
+        head += &origin("dashed, the other run:", against);
     }
     head += "</div>";
     let mut body = summary(run, against);
@@ -36,7 +36,7 @@ pub fn page(run: &Figures, against: Option<&Figures>) -> Result<String> {
 
 fn origin(which: &str, run: &Figures) -> String {
     format!(
-        "<div><h3>{which}: {}</h3><p>{}</p><p>{}</p><p>{}, forebay {}</p></div>",
+        "<div><h3>{which} {}</h3><p>{}</p><p>{}</p><p>{}, forebay {}</p></div>",
         escape(&run.title),
         escape(&run.machine),
         escape(run.device.as_deref().unwrap_or("a running daemon")),
@@ -65,6 +65,8 @@ fn summary(run: &Figures, against: Option<&Figures>) -> String {
             let old = of_kind(before, &kind.kind);
             let rate = |kind: &KindFigures, job: &JobFigures| per_second(kind.operations, job.elapsed_ns);
             let bytes = |kind: &KindFigures, job: &JobFigures| per_second(kind.bytes, job.elapsed_ns);
+            // The whole of a read-modify-write moves nothing that its parts did not.
+            let moved = if kind.bytes == 0 { "-".to_owned() } else { short_bytes(bytes(kind, job).round()) };
             let times = |of: fn(&KindFigures) -> u64| {
                 cell(&time(of(kind)), per_second(of(kind), 1), old.map(|old| per_second(of(old), 1)))
             };
@@ -79,11 +81,7 @@ fn summary(run: &Figures, against: Option<&Figures>) -> String {
                     rate(kind, job),
                     pair.map(|(old, before)| rate(old, before))
                 ),
-                cell(
-                    &short_bytes(bytes(kind, job).round()),
-                    bytes(kind, job),
-                    pair.map(|(old, before)| bytes(old, before))
-                ),
+                cell(&moved, bytes(kind, job), pair.map(|(old, before)| bytes(old, before))),
                 times(|kind| kind.p50_ns),
                 times(|kind| kind.p99_ns),
                 times(|kind| kind.p999_ns),
@@ -229,7 +227,9 @@ fn over_time(kind: &KindFigures, old: Option<&KindFigures>, elapsed_ns: u64) -> 
     // Of the other run only p50 and p99: eight lines are too many to tell apart.
     let old_lines = old.into_iter().flat_map(|old| series(&old.timeline).into_iter().take(2));
     let old_lines = old_lines.map(|(colour, points)| Line { colour, before: true, points });
-    let new_lines = series(&kind.timeline).map(|(colour, points)| Line { colour, before: false, points });
+    // The lower ones last: where they are all the same, p50 is seen.
+    let new_lines =
+        series(&kind.timeline).into_iter().rev().map(|(colour, points)| Line { colour, before: false, points });
     let timeline = &kind.timeline;
     let hints = intervals(timeline, elapsed_ns).into_iter().enumerate().map(|(number, (at, _))| {
         let value = |values: &[u64]| time(values.get(number).copied().unwrap_or(0));
@@ -254,24 +254,25 @@ fn layer_card(body: &mut String, job: &str, layers: &LayerFigures) {
     let splits = [("at p50", &layers.p50), ("at p99.9", &layers.p999)];
     for (name, split) in splits {
         let _ = write!(body, "<p>An operation {name}: {}</p><div class=\"bar\">", time(split.latency_ns));
-        for ((layer, share), colour) in layers.layers.iter().zip(shares(split)).zip((0..COLOURS).cycle()) {
-            let (spent, tone) = (escape(&layer.name), if share.1 { "line" } else { "before" });
+        for (number, layer) in layers.layers.iter().enumerate() {
+            let percent = split.percent(number);
             let _ = write!(
                 body,
-                "<span style=\"width:{:.2}%;background:var(--{tone}-{colour})\" title=\"{spent}: {:.1} %\"></span>",
-                share.0, share.0
+                "<span style=\"width:{percent:.2}%;background:{}\" title=\"{}: {percent:.1} %\"></span>",
+                colour_of_layer(number),
+                escape(&layer.name)
             );
         }
         *body += "</div>";
     }
-    *body += "<table><tr><th>layer</th><th>at p50</th><th></th><th>at p99.9</th><th></th><th>all: p50</th>\
-              <th>p99.9</th><th>max</th></tr>";
+    *body += "<table class=\"layers\"><tr><th>layer</th><th>at p50</th><th>at p99.9</th><th>all: p50</th><th>p99.9</th>\
+              <th>max</th></tr>";
     for (number, layer) in layers.layers.iter().enumerate() {
         let _ = write!(body, "<tr><td>{}{}</td>", swatch(number), escape(&layer.name));
         for (_, split) in splits {
             let spent = split.spent_ns.get(number).copied().unwrap_or(0);
-            let share = shares(split).nth(number).map_or(0.0, |share| share.0);
-            let _ = write!(body, "<td>{}</td><td>{share:.1} %</td>", time(spent));
+            let share = split.percent(number);
+            let _ = write!(body, "<td>{} <small>{share:.1} %</small></td>", time(spent));
         }
         let _ = write!(
             body,
@@ -284,21 +285,15 @@ fn layer_card(body: &mut String, job: &str, layers: &LayerFigures) {
     *body += "</table></div>";
 }
 
-/// The colour of a layer: six strong ones, then six weak ones.
 fn swatch(number: usize) -> String {
-    let tone = if number < usize::from(COLOURS) { "line" } else { "before" };
-    format!(
-        "<span class=\"keys\" style=\"display:inline\"><i style=\"color:var(--{tone}-{})\"></i></span>",
-        number % usize::from(COLOURS)
-    )
+    let colour = colour_of_layer(number);
+    format!("<span class=\"keys\" style=\"display:inline\"><i style=\"color:{colour}\"></i></span>")
 }
 
-/// Percent of the latency, and whether the layer is among those with strong colours.
-#[expect(clippy::cast_precision_loss, reason = "one digit is shown")]
-fn shares(split: &Split) -> impl Iterator<Item = (f64, bool)> + '_ {
-    let total: u64 = split.spent_ns.iter().sum();
-    let share = move |spent: u64| spent as f64 * 100.0 / total.max(1) as f64;
-    split.spent_ns.iter().enumerate().map(move |(number, spent)| (share(*spent), number < usize::from(COLOURS)))
+/// Six strong ones, then six weak ones.
+fn colour_of_layer(number: usize) -> String {
+    let tone = if number < usize::from(COLOURS) { "line" } else { "before" };
+    format!("var(--{tone}-{})", number % usize::from(COLOURS))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::load::fake::Fake;
-use crate::load::layers::LayerSpread;
+use crate::load::layers::{LayerSpread, Split};
 use crate::load::run::{LoadOptions, run};
 
 fn figures(options: &str) -> Figures {
@@ -60,7 +60,7 @@ fn two_runs_are_compared_by_the_names_of_their_jobs() {
     let text = page(&run, Some(&other)).unwrap();
     assert_well_formed(&text);
     assert!(text.contains("<td>3 µs <small>1.50 x</small></td>"), "{text}");
-    assert!(text.contains("stroke=\"var(--before-0)\"") && text.contains("the other run, dashed: &lt;t&gt;.fio"));
+    assert!(text.contains("stroke=\"var(--before-0)\"") && text.contains("dashed, the other run: &lt;t&gt;.fio"));
     other.jobs[0].name = "another".into();
     assert!(!page(&run, Some(&other)).unwrap().contains("<small>"), "nothing to compare with");
 }
@@ -74,7 +74,8 @@ fn layers_add_up_to_bars() {
     run.jobs[0].layers = Some(LayerFigures { requests: 9, p50: split(400), p999: split(8_000), layers });
     let text = page(&run, None).unwrap();
     assert_well_formed(&text);
-    for part in ["An operation at p99.9: 8 µs", "title=\"ring wait: 25.0 %\"", "<td>6 µs</td><td>75.0 %</td>"] {
+    for part in ["An operation at p99.9: 8 µs", "title=\"ring wait: 25.0 %\"", "<td>6 µs <small>75.0 %</small></td>"]
+    {
         assert!(text.contains(part), "{part:?} is missing in {text}");
     }
 }

@@ -166,6 +166,9 @@ fn write_job(f: &mut fmt::Formatter<'_>, report: &JobReport) -> fmt::Result {
         writeln!(f, "  sync: {} of them", stats.sync.count())?;
         write_latency(f, " lat", &stats.sync)?;
     }
+    if let Some(layers) = &report.layers {
+        write!(f, "{layers}")?;
+    }
     let percent = |ms: u64| percent_of(ms, stats.usage.wall_ms);
     let usage = &stats.usage;
     writeln!(

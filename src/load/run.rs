@@ -2,6 +2,7 @@
 
 use super::generators::mix;
 use super::job::{Job, JobFile, Target};
+use super::layers::LayerFigures;
 use super::ledger::Ledger;
 use super::meter::Meter;
 use super::pace::Pace;
@@ -26,6 +27,8 @@ pub struct LoadOptions {
     pub progress: bool,
     /// The threads of the jobs are pinned to these cores in turn. Empty: not pinned.
     pub cores: Vec<usize>,
+    /// Say where the time goes, layer by layer. Only clients and an appliance in one process can tell.
+    pub layers: bool,
     /// The live device tier, for the report.
     pub device: Option<String>,
 }
@@ -99,6 +102,11 @@ where
         }
         report.ledgers.extend(self.run_threads(&mut threads));
         collect(threads, report);
+        if self.options.layers {
+            for job in &mut report.jobs {
+                job.layers = LayerFigures::of(&job.stats.layers);
+            }
+        }
         self.verify(group, report);
     }
 

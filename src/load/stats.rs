@@ -2,6 +2,7 @@
 
 use super::histogram::{Depths, Direction, Latency};
 use super::timeline::Timelines;
+use crate::timing::Measured;
 use std::fmt;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ pub struct Stats {
     pub usage: Usage,
     /// The same latencies by what an operation is, and by when it ended.
     pub timelines: Timelines,
+    /// Empty without the feature `perf-diagnostics`.
+    pub layers: Measured,
 }
 
 impl Stats {
@@ -31,6 +34,7 @@ impl Stats {
         self.taken.merge(&other.taken);
         self.usage.add(&other.usage);
         self.timelines.merge(&other.timelines);
+        self.layers.merge(&other.layers);
     }
 }
 

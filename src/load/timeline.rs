@@ -92,14 +92,11 @@ impl Timeline {
     fn halve(&mut self) {
         for place in 0..self.intervals.len() {
             let (before, here) = self.intervals.split_at_mut(place);
-            match before.get_mut(place / 2) {
-                Some(into) => {
-                    if place % 2 == 0 {
-                        into.clear();
-                    }
-                    into.add(&here[0]);
+            if let Some(into) = before.get_mut(place / 2) {
+                if place % 2 == 0 {
+                    into.clear();
                 }
-                None => {}
+                into.add(&here[0]);
             }
         }
         self.intervals[INTERVALS_MAX / 2..].iter_mut().for_each(Interval::clear);

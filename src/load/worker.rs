@@ -9,6 +9,7 @@ use super::prepare::Prepared;
 use super::source::Source;
 use super::stats::{Failure, Stats, Usage};
 use crate::ring::client::{Answer, Client, SubmitError};
+use crate::timing;
 use crate::types::ObjectKind;
 use quanta::Clock;
 use std::time::Duration;
@@ -89,9 +90,11 @@ impl<'a> Worker<'a> {
     /// Runs the job to its end. Blocks for as long as it takes; a daemon that is gone ends it.
     pub fn run(mut self) -> (Stats, Option<Ledger>, Option<Failure>) {
         let before = Usage::of_thread();
+        timing::measure_after(Duration::from_nanos(self.pace.measured_from));
         self.began = self.clock.raw();
         let failure = self.drive().err();
         self.meter.stats.usage = Usage::of_thread().since(&before, Duration::from_nanos(self.now()));
+        self.meter.stats.layers = timing::measured();
         self.meter.finish();
         (self.meter.stats, self.source.ledger, failure)
     }

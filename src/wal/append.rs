@@ -3,6 +3,7 @@
 use crate::buffer::Pool;
 use crate::bytes::{index, len_u32};
 use crate::device::{Operation, OperationKind};
+use crate::timing::{self, Layer};
 use crate::types::{Lsn, ObjectId};
 use crate::wal::layout::blocks_up;
 use crate::wal::record::{self, Kind, Record};
@@ -77,6 +78,7 @@ impl Wal {
         key: &[u8],
         value: &[u8],
     ) -> Lsn {
+        let _layer = timing::enter(Layer::Encode);
         let bytes = record::encoded_bytes(key.len(), value.len());
         if self.open.as_ref().is_none_or(|open| open.used + bytes > open.capacity) {
             self.seal_open(pool, 0);
@@ -163,6 +165,7 @@ impl Wal {
             pool.give(open.buffer);
             return;
         }
+        let sealing = timing::seal_begins();
         let position = self.position.as_mut().expect("a frame has a segment");
         let address = self.identity.layout.segment_address(position.chained.segment).plus(position.offset as u64);
         let frame_bytes = blocks_up(open.used);
@@ -187,6 +190,7 @@ impl Wal {
             last_lsn: Lsn(header.next_lsn().0 - 1),
             stated_lsn: self.durable_lsn,
             flight_end: self.flight.position(),
+            stamp: sealing.ends(),
             done: false,
         });
         self.counters.frames += 1;
