@@ -15,9 +15,9 @@ const FRAME: &str = include_str!("page.html");
 /// A chart that cannot be drawn.
 pub fn page(run: &Figures, against: Option<&Figures>) -> Result<String> {
     let title = format!("forebay load: {}", run.title);
-    let mut head = format!("<div class=\"runs\">{}", origin("solid:", run));
+    let mut head = format!("<div class=\"runs\">{}", origin(against.map_or("", |_| "solid: "), run));
     if let Some(against) = against {
-        head += &origin("dashed, the other run:", against);
+        head += &origin("dashed, the other run: ", against);
     }
     head += "</div>";
     let mut body = summary(run, against);
@@ -36,7 +36,7 @@ pub fn page(run: &Figures, against: Option<&Figures>) -> Result<String> {
 
 fn origin(which: &str, run: &Figures) -> String {
     format!(
-        "<div><h3>{which} {}</h3><p>{}</p><p>{}</p><p>{}, forebay {}</p></div>",
+        "<div><h3>{which}{}</h3><p>{}</p><p>{}</p><p>{}, forebay {}</p></div>",
         escape(&run.title),
         escape(&run.machine),
         escape(run.device.as_deref().unwrap_or("a running daemon")),
