@@ -6,6 +6,7 @@ pub mod error;
 #[cfg(feature = "server")]
 pub mod load;
 pub mod ring;
+pub mod timing;
 pub mod types;
 
 #[cfg(feature = "server")]

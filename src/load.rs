@@ -2,19 +2,23 @@
 //!
 //! `run` reads a job file and runs it; docs/load.md describes the options of such a file.
 
+mod chart;
 mod draft;
 #[cfg(test)]
 mod fake;
+mod figures;
 mod fio_options;
 mod footprint;
 mod generators;
 mod histogram;
 mod job;
 mod json;
+mod layers;
 mod ledger;
 mod meter;
 mod operation;
 mod pace;
+mod page;
 mod parse;
 mod payload;
 mod pipeline;
@@ -24,12 +28,15 @@ mod report;
 mod run;
 mod source;
 mod stats;
+mod timeline;
 mod units;
 mod values;
 mod verify;
 mod worker;
 
+pub use figures::Figures;
 pub use job::{Job, JobFile};
+pub use page::page;
 pub use parse::parse;
 pub use progress::while_shown;
 pub use report::{JobReport, Report};

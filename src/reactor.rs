@@ -25,6 +25,7 @@ use crate::ring::server::{Mailbox, ReplyRoom, Rights, SessionId, SessionRing};
 use crate::store::catalog::Catalog;
 use crate::store::catalog::Object;
 use crate::store::{Context, Outcome, Reply, Request};
+use crate::timing::{self, Layer};
 use crate::types::Lsn;
 use crate::wal::Wal;
 
@@ -261,6 +262,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let shard = &mut self.shards[at];
         let mut context = Context { catalog: &self.catalog, wal: &mut shard.wal, pool: &mut self.pool, now_ns };
         let mut reply = SessionReply::new(session, submission);
+        let _layer = timing::enter(Layer::Store);
         let outcome = shard.store.apply(&mut context, &request, &mut reply);
         self.moved_bytes += reply.bytes();
         outcome
@@ -269,6 +271,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     /// Answers now, or when the promise of shard `at` holds.
     fn answer(&mut self, slot: usize, user_data: u64, at: usize, mut completion: Completion, after: Lsn) {
         completion.user_data = user_data;
+        timing::applied();
         if after == Lsn::NONE {
             return self.reply(slot, completion);
         }
@@ -277,6 +280,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
 
     fn reply(&mut self, slot: usize, completion: Completion) {
         if let Some(session) = &mut self.sessions[slot] {
+            timing::posting(completion.user_data);
             session.post(&completion);
         }
     }
@@ -308,7 +312,10 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             self.progressed |= completed;
             while let Some(pending) = self.shards[at].take_ready() {
                 match pending {
-                    Pending::Reply { slot, completion } => self.reply(slot, completion),
+                    Pending::Reply { slot, completion } => {
+                        timing::durable(completion.user_data, self.shards[at].wal.landed());
+                        self.reply(slot, completion);
+                    }
                     Pending::Sync { sync, status } => self.sync_part(sync, status),
                 }
             }

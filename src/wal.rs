@@ -27,6 +27,7 @@ use std::sync::Arc;
 use crate::buffer::Buffer;
 use crate::bytes::{index, len_u32};
 use crate::device::{DeviceError, Operation};
+use crate::timing::FrameStamp;
 use crate::types::{Lsn, SegmentIndex, ShardId};
 
 use flight::Flight;
@@ -155,6 +156,7 @@ struct InFlight {
     last_lsn: Lsn,
     stated_lsn: Lsn,
     flight_end: u64,
+    stamp: FrameStamp,
     done: bool,
 }
 
@@ -203,6 +205,7 @@ pub struct Wal {
     flight: Flight,
     fenced: Option<Fence>,
     planted: Planted,
+    landed: FrameStamp,
     pub counters: Counters,
 }
 
@@ -251,6 +254,7 @@ impl Wal {
             flight,
             fenced: None,
             planted,
+            landed: FrameStamp::default(),
             counters: Counters::default(),
         }
     }
@@ -270,6 +274,12 @@ impl Wal {
     #[must_use]
     pub fn last_lsn(&self) -> Lsn {
         Lsn(self.next_lsn.0 - 1)
+    }
+
+    /// Times of the last frame that became durable.
+    #[must_use]
+    pub fn landed(&self) -> FrameStamp {
+        self.landed
     }
 
     #[must_use]

@@ -64,6 +64,57 @@ fn an_interrupted_load_leaves_nothing_behind() {
     }
 }
 
+/// What the operations of a job file are.
+fn kinds_of(name: &str) -> &'static [&'static str] {
+    match name {
+        "ycsb-a.fio" | "ycsb-b.fio" | "mixed-zipf.fio" => &["read", "write"],
+        "ycsb-c.fio" => &["read"],
+        "ycsb-d.fio" => &["read", "insert"],
+        "ycsb-e.fio" | "time-series.fio" => &["scan", "insert"],
+        "ycsb-f.fio" => &["read", "write", "read-modify-write"],
+        "scan.fio" => &["scan"],
+        "quickstart.fio" | "stream-append.fio" => &["read", "write"],
+        "buffered.fio" | "memory.fio" | "strict-64.fio" | "strict-qd1.fio" => &["write"],
+        _ => panic!("say here what the operations of configs/load/{name} are"),
+    }
+}
+
+#[test]
+fn every_job_file_opens_with_why_and_what_to_expect() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("configs/load");
+    for name in ["ycsb-a", "ycsb-b", "ycsb-c", "ycsb-d", "ycsb-e", "ycsb-f", "time-series", "scan"] {
+        let text = fs::read_to_string(folder.join(format!("{name}.fio"))).expect("it is there");
+        let opening: Vec<&str> = text.lines().take_while(|line| line.starts_with("# ")).collect();
+        assert!(opening.iter().any(|line| line.starts_with("# Why: ")), "{name}");
+        assert!(opening.iter().any(|line| line.starts_with("# Expect: ")), "{name}");
+    }
+}
+
+#[test]
+fn a_page_is_written_and_a_saved_report_is_what_it_compares_with() {
+    let place = std::env::temp_dir().join(format!("forebay-load-page-{}", std::process::id()));
+    fs::create_dir_all(&place).expect("the temporary directory is writable");
+    let job = place.join("job.fio");
+    fs::write(&job, "[put]\nrw=randwrite\nkeys=500\nvalue_size=64\ndurability=buffered\n").expect("it is writable");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+        command.current_dir(&place).args(["load", "job.fio"]).args(arguments).output().expect("the program starts")
+    };
+    let first = run(&["--json", "--output", "first.json", "--report", "first.html"]);
+    assert!(first.status.success(), "{first:?}");
+    let second = run(&["--report", "second.html", "--against", "first.json"]);
+    assert!(second.status.success(), "{second:?}");
+    let page = |name| fs::read_to_string(place.join(name)).expect("it was written");
+    assert!(page("first.html").contains("put: latency distribution") && !page("first.html").contains("the other run"));
+    assert!(page("second.html").contains("dashed, the other run: job.fio"));
+    let refused = run(&["--report", "third.html", "--against", "job.fio"]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{told}");
+    assert!(told.contains("job.fio: not a report of a load") && told.lines().count() == 1, "{told}");
+    assert!(!place.join("third.html").exists(), "what is wrong is said before anything runs");
+    fs::remove_dir_all(place).expect("it is ours");
+}
+
 #[test]
 fn every_job_file_runs_to_its_end() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("configs/load");
@@ -78,11 +129,22 @@ fn every_job_file_runs_to_its_end() {
             ["read", "write"].iter().filter_map(|way| job[way]["total_ios"].as_u64()).sum::<u64>()
         };
         assert!(!jobs.is_empty() && jobs.iter().all(|job| job["error"] == 0), "{name}: {report:#}");
-        total += jobs.iter().map(operations).sum::<u64>();
+        let measured = jobs.iter().map(operations).sum::<u64>();
+        total += measured;
+        let expected = kinds_of(&name);
+        let jobs = report["forebay"]["figures"]["jobs"].as_array().expect("the figures of each job");
+        let kinds = |job: &serde_json::Value| -> Vec<String> {
+            let kinds = job["kinds"].as_array().expect("kinds").iter();
+            kinds.map(|kind| kind["kind"].as_str().expect("a name").to_owned()).collect()
+        };
+        assert!(jobs.iter().all(|job| kinds(job).iter().all(|kind| expected.contains(&kind.as_str()))), "{name}");
+        // A busy machine may not come to each of them in its short time.
+        let found = |kind: &&str| jobs.iter().any(|job| kinds(job).iter().any(|found| found == kind));
+        assert!(measured < 1_000 || expected.iter().all(found), "{name}: {report:#}");
         names.push(name);
     }
     // A busy machine may not come to measure one operation of one job in its short time.
-    assert!(names.len() >= 7 && total > 1_000, "{names:?}, {total} operations");
+    assert!(names.len() >= 15 && total > 1_000, "{names:?}, {total} operations");
 }
 
 #[test]
@@ -109,4 +171,36 @@ fn a_device_that_fills_up_says_that_it_stays_full() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let report = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(report.contains("the namespace is full; it stays full for writes"), "{report}");
+}
+
+/// What `load --layers` prints, for a strict put on a file.
+#[test]
+fn layers_are_told_or_how_to_have_them() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+    command.args(["load", "-", "--layers", "--json"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
+    let job = b"[put]\nrw=randwrite\nkeys=300\nvalue_size=64\niodepth=4\n";
+    // A program that refuses does not read it.
+    let _ = child.stdin.take().expect("it is piped").write_all(job);
+    let output = child.wait_with_output().expect("it ends");
+    if !forebay::timing::ENABLED {
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains("cargo build --release --features perf-diagnostics"), "{told}");
+        return;
+    }
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("the report is JSON");
+    let layers = &report["forebay"]["figures"]["jobs"][0]["layers"];
+    assert_eq!(layers["requests"], 300, "{layers:#}");
+    for split in ["p50", "p999"] {
+        let spent = layers[split]["spent_ns"].as_array().expect("a figure a layer");
+        let sum: u64 = spent.iter().filter_map(serde_json::Value::as_u64).sum();
+        let latency = layers[split]["latency_ns"].as_u64().expect("a latency");
+        assert!(sum.abs_diff(latency) <= latency / 50, "{split}: {sum} of {latency} ns");
+        // Ring wait, decode, store, encode, checksums, device and post: no strict put does without.
+        for at in [0, 1, 2, 3, 4, 7, 8] {
+            assert!(spent[at].as_u64() > Some(0), "{split}: {layers:#}");
+        }
+    }
 }

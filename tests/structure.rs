@@ -26,22 +26,23 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "ring::protocol",
             "sim",
             "store::catalog",
+            "timing",
             "wal",
         ],
     ),
     ("appliance", &["buffer", "config", "device", "reactor", "ring", "store", "sys", "wal"]),
-    ("reactor", &["buffer", "device", "metrics", "ring::protocol", "ring::server", "store", "sys", "wal"]),
-    ("load", &["ring::client", "ring::protocol", "sys"]),
+    ("reactor", &["buffer", "device", "metrics", "ring::protocol", "ring::server", "store", "sys", "timing", "wal"]),
+    ("load", &["ring::client", "ring::protocol", "sys", "timing"]),
     ("sim", &["appliance", "buffer", "config", "device", "reactor", "ring", "store", "sys", "wal"]),
     // The store answers in the words of the protocol, and appends what it decides with buffers it does not look at.
     ("store", &["buffer", "ring::protocol", "wal"]),
-    ("wal", &["buffer", "device", "ring::protocol", "sys"]),
+    ("wal", &["buffer", "device", "ring::protocol", "sys", "timing"]),
     ("device", &["buffer", "sys"]),
     // It holds a configuration against the machine.
     ("doctor", &["config", "device", "sys"]),
     ("buffer", &["sys"]),
     ("ring", &["sys"]),
-    ("ring::client", &["ring::protocol", "ring::segment", "sys"]),
+    ("ring::client", &["ring::protocol", "ring::segment", "sys", "timing"]),
     ("ring::protocol", &[]),
     // The server pairs a client with itself in one process, for the simulator, and hands over what makes the client.
     ("ring::server", &["ring::client::ClientParts", "ring::protocol", "ring::segment", "sys"]),
@@ -52,6 +53,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     // Of the log only what a size has to hold: one rule for the smallest device.
     ("config", &["ring::protocol", "wal::layout"]),
     ("metrics", &["ring::protocol"]),
+    // Everyone who is on the way of a request tells it so.
+    ("timing", &[]),
     ("bytes", &["types"]),
     ("error", &[]),
     ("types", &[]),

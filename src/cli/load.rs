@@ -8,8 +8,9 @@ use clap::ValueEnum;
 use forebay::appliance::embedded::{Embedded, Temporary};
 use forebay::config::Config;
 use forebay::error::Error;
-use forebay::load::{self, LoadOptions, Report};
+use forebay::load::{self, Figures, LoadOptions, Report};
 use forebay::ring::client::{Client, ConnectOptions};
+use forebay::timing;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -34,6 +35,15 @@ pub struct Args {
     /// Write the report to a file instead of standard output.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Also write the report as an HTML page with charts that needs nothing beside it.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Compare with an earlier run on that page: what --output-format=json wrote.
+    #[arg(long, value_name = "JSON", requires = "report")]
+    against: Option<PathBuf>,
+    /// Say where the time goes, layer by layer. Needs the feature perf-diagnostics and the embedded appliance.
+    #[arg(long)]
+    layers: bool,
     /// Show a progress line on standard error: always, never, or when it is a terminal.
     #[arg(long, value_enum, default_value_t = When::Auto)]
     progress: When,
@@ -78,7 +88,9 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     let text = read_job(&args.job)?;
     // What is wrong with the job is said before anything is formatted.
     load::parse(&text, &name)?;
-    let mut options = LoadOptions { progress: args.progress.holds(), ..LoadOptions::default() };
+    check_layers(args.layers, context.socket.is_some())?;
+    let against = args.against.as_deref().map(read_figures).transpose()?;
+    let mut options = LoadOptions { progress: args.progress.holds(), layers: args.layers, ..LoadOptions::default() };
     let report = match (context.socket.clone(), &args.device) {
         (Some(_), Some(_)) => {
             let error =
@@ -88,12 +100,40 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         (Some(socket), None) => load::run(&text, &name, &options, |connect| Client::connect(&socket, connect))?,
         (None, _) => embedded(&args, context, &text, &name, &mut options)?,
     };
+    if let Some(path) = &args.report {
+        let page = load::page(&Figures::of(&report), against.as_ref())?;
+        write_file(path, &page)?;
+    }
     let format = if context.json { args.output_format.as_json() } else { args.output_format };
     print(&report, format, args.output, context)?;
     match report.cause() {
         None => Ok(()),
         Some(cause) => Err(Error::new(format!("the load did not end well: {cause}")).into()),
     }
+}
+
+/// Layers are measured in this process alone, and only by a program that was built for it.
+fn check_layers(wanted: bool, has_socket: bool) -> Result<(), Failure> {
+    let error = match (wanted, timing::ENABLED, has_socket) {
+        (true, false, _) => Error::new("this program does not measure layers")
+            .remedy("build one that does with `cargo build --release --features perf-diagnostics`"),
+        (true, true, true) => {
+            Error::new("--layers sees only an appliance in this process").remedy("leave out --socket")
+        }
+        _ => return Ok(()),
+    };
+    Err(Failure::Usage(error))
+}
+
+/// What an earlier run measured.
+fn read_figures(path: &Path) -> Result<Figures, Error> {
+    let name = path.display();
+    let text = fs::read_to_string(path).map_err(|error| Error::from(error).context(format_args!("read {name}")))?;
+    Figures::from_json(&text, &name.to_string())
+}
+
+fn write_file(path: &Path, text: &str) -> Result<(), Error> {
+    fs::write(path, text).map_err(|error| Error::from(error).context(format_args!("write {}", path.display())))
 }
 
 fn read_job(path: &Path) -> Result<String, Failure> {
@@ -185,8 +225,7 @@ fn print(report: &Report, format: OutputFormat, output: Option<PathBuf>, context
         json => format!("{:#}\n", report.to_json(json == OutputFormat::JsonPlus)),
     };
     match output {
-        Some(path) => fs::write(&path, text)
-            .map_err(|error| Error::from(error).context(format_args!("write {}", path.display())).into()),
+        Some(path) => Ok(write_file(&path, &text)?),
         None => context.out.raw(text.as_bytes()),
     }
 }

@@ -3,7 +3,7 @@
 use super::fio_options;
 use super::job::{Job, Order, Sizes, Target};
 use super::units::{parse_bytes, parse_duration};
-use super::values::{self, Direction};
+use super::values::{self, Direction, Distribution};
 use crate::ring::protocol::{KEY_BYTES_MAX, NAME_BYTES_MAX, RING_ENTRIES_MAX};
 use crate::types::{Durability, ObjectKind};
 use std::collections::BTreeMap;
@@ -17,6 +17,12 @@ const KEY_BYTES_DEFAULT: usize = 16;
 const VALUE_BYTES_DEFAULT: u32 = 4_096;
 /// The smallest value that has room for what a check needs to know.
 pub const VERIFY_BYTES_MIN: u32 = 32;
+
+/// New keys go on behind the others: a million a second would fill this many digits in eleven days.
+const INSERT_KEY_BYTES_MIN: usize = 12;
+
+/// Takes whether something is wrong, the option it is about, and what to say.
+type Refuse<'a> = dyn FnMut(bool, &str, &dyn Fn() -> String) + 'a;
 
 pub enum Outcome {
     Taken,
@@ -53,7 +59,10 @@ pub struct Draft {
     rate_iops: Option<u32>,
     thinktime: Option<Duration>,
     sync_every: Option<u32>,
-    zipf: Option<f64>,
+    distribution: Distribution,
+    modify_percent: Option<u32>,
+    insert_percent: Option<u32>,
+    scan_length: Option<(u32, u32)>,
     norandommap: bool,
     verify: bool,
     durability: Option<Durability>,
@@ -111,7 +120,10 @@ impl Draft {
             "keys" => self.keys = Some(bytes(key, text()?)?),
             "space" => self.space = Some(object_name(key, text()?)?),
             "stream" => self.stream = Some(object_name(key, text()?)?),
-            "random_distribution" => self.zipf = values::parse_distribution(text()?)?,
+            "random_distribution" => self.distribution = values::parse_distribution(text()?)?,
+            "modify_percent" => self.modify_percent = Some(number(key, text()?, 0, 100)?),
+            "insert_percent" => self.insert_percent = Some(number(key, text()?, 0, 100)?),
+            "scan_length" => self.scan_length = Some(values::parse_scan_length(text()?)?),
             "verify" => self.verify = values::parse_verify(text()?)?,
             "durability" => self.durability = Some(text()?.parse()?),
             _ => return Ok(false),
@@ -162,17 +174,21 @@ impl Draft {
             return Err(errors);
         }
         let whole = (target.kind == ObjectKind::Space && self.runtime.is_none()).then_some(keys);
-        let order = match (direction.random, self.zipf) {
+        let order = match (direction.random, self.distribution) {
             (false, _) => Order::Sequential,
-            (true, Some(theta)) => Order::Zipf(theta),
-            (true, None) if self.norandommap => Order::Uniform,
-            (true, None) => Order::Shuffled,
+            (true, Distribution::Zipf(theta)) => Order::Zipf(theta),
+            (true, Distribution::Latest(theta)) => Order::Latest(theta),
+            (true, Distribution::Random) if self.norandommap => Order::Uniform,
+            (true, Distribution::Random) => Order::Shuffled,
         };
         Ok(Job {
             name: self.name.clone(),
             target,
             order,
             read_percent: direction.read_percent.or(self.read_percent).unwrap_or(50),
+            modify_percent: self.modify_percent.filter(|_| direction.read_percent != Some(100)).unwrap_or(0),
+            insert_percent: self.insert_percent.filter(|_| direction.read_percent != Some(100)).unwrap_or(0),
+            scan_length: self.scan_length,
             operations_max: self.number_ios.or_else(|| self.size.map(|size| size.div_ceil(per_value))).or(whole),
             sizes,
             key_bytes: self.key_size.unwrap_or(KEY_BYTES_DEFAULT),
@@ -246,10 +262,37 @@ impl Draft {
         refuse(!stream && key_bytes < digits, "key_size", &|| {
             format!("key_size={key_bytes} cannot hold {keys} different keys; make it {digits}")
         });
+        self.contradictions_of_mixes(direction, stream, key_bytes, &mut refuse);
         refuse(self.verify && writes && sizes.bytes_min() < VERIFY_BYTES_MIN, "verify", &|| {
             format!("verify needs values of at least {VERIFY_BYTES_MIN} B; raise bs= or value_size=")
         });
         errors
+    }
+
+    /// Of what YCSB and the like need: new keys, values that are read before they are written, short ranges.
+    fn contradictions_of_mixes(&self, direction: Direction, stream: bool, key_bytes: usize, refuse: &mut Refuse<'_>) {
+        let (modify, insert) = (self.modify_percent.unwrap_or(0), self.insert_percent.unwrap_or(0));
+        for (key, set) in [
+            ("modify_percent", modify > 0),
+            ("insert_percent", insert > 0),
+            ("scan_length", self.scan_length.is_some()),
+        ] {
+            refuse(stream && set, key, &|| format!("a stream has no keys; {key}= needs a space="));
+        }
+        refuse(modify + insert > 100, "insert_percent", &|| {
+            format!(
+                "modify_percent={modify} and insert_percent={insert} are shares of the writes; make them 100 at most"
+            )
+        });
+        refuse(self.scan_length.is_some() && direction.read_percent == Some(0), "scan_length", &|| {
+            "scan_length= is that of reads, and this job only writes; use rw=randread or randrw".into()
+        });
+        refuse(insert > 0 && key_bytes < INSERT_KEY_BYTES_MIN && !stream, "key_size", &|| {
+            format!("key_size={key_bytes} leaves no room for new keys; make it {INSERT_KEY_BYTES_MIN}")
+        });
+        refuse(insert > 0 && self.verify && !stream, "verify", &|| {
+            "verify knows the keys= and no new ones; leave out verify= or insert_percent=".into()
+        });
     }
 }
 

@@ -1,13 +1,15 @@
 //! A daemon small enough for tests: one reactor, a store in memory, and faults on request. Answers in order.
 
 use crate::ring::client::{Client, ClientError, ConnectOptions};
-use crate::ring::protocol::{Completion, Opcode, Status, Submission};
+use crate::ring::protocol::{Completion, Opcode, Status, Submission, shard_of_key};
 use crate::ring::segment::Shape;
 use crate::ring::server::{ReplyRoom, Rights, SessionId, SessionRing, pair_in_process};
 use crate::types::ObjectKind;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+const SHARDS: u32 = 4;
 
 /// What goes wrong. Counts are of writes, from 1.
 #[derive(Clone, Copy, Default)]
@@ -67,7 +69,7 @@ impl Fake {
             sq_entries: options.sq_entries,
             cq_entries: options.cq_entries,
             arena_bytes: options.arena_bytes,
-            shards: 4,
+            shards: SHARDS,
             key_bytes_max: 1_024,
             value_bytes_max: 1 << 20,
         };
@@ -124,6 +126,7 @@ impl Fake {
                 None => done.status = Status::NotFound as u16,
             },
             Opcode::Read => store.read(ring, submission, &mut done),
+            Opcode::Scan => store.scan(ring, submission, key, &mut done),
             Opcode::Sync => store.syncs += 1,
             _ => done.status = Status::BadRequest as u16,
         }
@@ -185,6 +188,23 @@ impl Store {
             }
         }
         assert!(ObjectKind::from_wire(kind).is_some());
+    }
+
+    fn scan(&mut self, ring: &SessionRing, submission: &Submission, begin: &[u8], done: &mut Completion) {
+        let mut bytes = Vec::new();
+        let from = (submission.object, begin.to_vec());
+        let of_shard = self.pairs.range(from..).filter(|((object, key), _)| {
+            *object == submission.object && u64::from(shard_of_key(*object, key, SHARDS).0) == submission.arg1
+        });
+        for ((_, key), (version, value)) in of_shard.take(usize::try_from(submission.arg0).unwrap()) {
+            bytes.extend_from_slice(&u16::try_from(key.len()).unwrap().to_le_bytes());
+            bytes.extend_from_slice(&[0; 2]);
+            bytes.extend_from_slice(&u32::try_from(value.len()).unwrap().to_le_bytes());
+            bytes.extend_from_slice(&version.to_le_bytes());
+            bytes.extend_from_slice(key);
+            bytes.extend_from_slice(value);
+        }
+        reply(ring, submission, &bytes, done);
     }
 
     fn read(&mut self, ring: &SessionRing, submission: &Submission, done: &mut Completion) {

@@ -20,16 +20,55 @@ pub fn mix(word: u64) -> u64 {
 pub struct Operations {
     rng: Xoshiro256PlusPlus,
     read_percent: u32,
+    modify_percent: u32,
+    insert_percent: u32,
+    scan_length: (u32, u32),
     keys: Keys,
+    inserts: Inserts,
     sizes: Vec<(u32, u32)>,
 }
 
 /// The next operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Draw {
-    pub read: bool,
+    pub what: What,
     pub key: u64,
     pub bytes: u32,
+}
+
+/// What is done with a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Read,
+    /// So many pairs from the key on.
+    Scan(u32),
+    Write,
+    /// The key is a new one.
+    Insert,
+    /// Read, then write.
+    Modify,
+}
+
+/// The keys that a thread makes: those of the threads of a job take turns behind the job's own.
+struct Inserts {
+    first: u64,
+    step: u64,
+    made: u64,
+}
+
+impl Inserts {
+    fn next(&mut self) -> u64 {
+        self.made += 1;
+        self.first + (self.made - 1) * self.step
+    }
+
+    /// The key of this age, 0 for the newest: the thread's own new keys, then the last of the job's `keys`, and back.
+    fn aged(&self, age: u64, keys: u64) -> u64 {
+        match self.made.checked_sub(age + 1) {
+            Some(number) => self.first + number * self.step,
+            None => keys.saturating_sub(1 + age - self.made),
+        }
+    }
 }
 
 impl Operations {
@@ -40,17 +79,17 @@ impl Operations {
         Operations {
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             read_percent: job.read_percent,
+            modify_percent: job.modify_percent,
+            insert_percent: job.insert_percent,
+            scan_length: job.scan_length.unwrap_or((0, 0)),
+            inserts: Inserts { first: job.keys + u64::from(clone), step: u64::from(job.numjobs), made: 0 },
             keys: Keys::new(job.order, job.keys, seed),
             sizes: cumulative(&job.sizes),
         }
     }
 
     pub fn draw(&mut self) -> Draw {
-        let read = match self.read_percent {
-            0 => false,
-            100 => true,
-            percent => self.rng.random_range(0..100) < percent,
-        };
+        let what = self.draw_what();
         let bytes = match self.sizes.as_slice() {
             [(bytes, _)] => *bytes,
             sizes => {
@@ -58,7 +97,33 @@ impl Operations {
                 sizes.iter().find(|(_, up_to)| share < *up_to).map_or(0, |(bytes, _)| *bytes)
             }
         };
-        Draw { read, key: self.keys.draw(&mut self.rng), bytes }
+        let key = match what {
+            What::Insert => self.inserts.next(),
+            What::Scan(pairs) => self.keys.draw(&mut self.rng, &self.inserts, u64::from(pairs)),
+            _ => self.keys.draw(&mut self.rng, &self.inserts, 1),
+        };
+        Draw { what, key, bytes }
+    }
+
+    fn draw_what(&mut self) -> What {
+        let read = match self.read_percent {
+            0 => false,
+            100 => true,
+            percent => self.rng.random_range(0..100) < percent,
+        };
+        match (read, self.scan_length) {
+            (true, (_, 0)) => return What::Read,
+            (true, (least, most)) if least == most => return What::Scan(most),
+            (true, (least, most)) => return What::Scan(self.rng.random_range(least..=most)),
+            (false, _) if self.modify_percent + self.insert_percent == 0 => return What::Write,
+            (false, _) => {}
+        }
+        let share: u32 = self.rng.random_range(0..100);
+        match share.checked_sub(self.modify_percent) {
+            None => What::Modify,
+            Some(share) if share < self.insert_percent => What::Insert,
+            Some(_) => What::Write,
+        }
     }
 }
 
@@ -77,6 +142,7 @@ enum Keys {
     Shuffled { next: u64, shuffle: Shuffle, seed: u64 },
     Uniform { keys: u64 },
     Zipf { zipf: Zipf<f64>, scatter: Shuffle },
+    Latest { zipf: Zipf<f64>, keys: u64 },
 }
 
 impl Keys {
@@ -85,20 +151,18 @@ impl Keys {
             Order::Sequential => Keys::Sequential { next: 0, keys },
             Order::Shuffled => Keys::Shuffled { next: 0, shuffle: Shuffle::new(keys, seed), seed },
             Order::Uniform => Keys::Uniform { keys },
-            Order::Zipf(theta) => {
-                #[expect(clippy::cast_precision_loss, reason = "a rank beyond 2^53 is out of reach")]
-                let zipf = Zipf::new(keys as f64, theta).expect("a parsed job has a key and theta >= 0");
-                // The same for all threads and jobs: hot keys are hot for everyone.
-                Keys::Zipf { zipf, scatter: Shuffle::new(keys, 0) }
-            }
+            // The same for all threads and jobs: hot keys are hot for everyone.
+            Order::Zipf(theta) => Keys::Zipf { zipf: zipf(keys, theta), scatter: Shuffle::new(keys, 0) },
+            Order::Latest(theta) => Keys::Latest { zipf: zipf(keys, theta), keys },
         }
     }
 
-    fn draw(&mut self, rng: &mut Xoshiro256PlusPlus) -> u64 {
+    /// The next key. What goes in order goes `step` keys on.
+    fn draw(&mut self, rng: &mut Xoshiro256PlusPlus, inserts: &Inserts, step: u64) -> u64 {
         match self {
             Keys::Sequential { next, keys } => {
                 let key = *next;
-                *next = if key + 1 == *keys { 0 } else { key + 1 };
+                *next = if key + step >= *keys { 0 } else { key + step };
                 key
             }
             Keys::Shuffled { next, shuffle, seed } => {
@@ -111,13 +175,22 @@ impl Keys {
                 shuffle.place(*next - 1)
             }
             Keys::Uniform { keys } => rng.random_range(0..*keys),
-            Keys::Zipf { zipf, scatter } => {
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a whole number, 1..=keys")]
-                let rank = zipf.sample(rng) as u64;
-                scatter.place((rank - 1).min(scatter.keys - 1))
-            }
+            Keys::Zipf { zipf, scatter } => scatter.place(rank(zipf, rng).min(scatter.keys - 1)),
+            Keys::Latest { zipf, keys } => inserts.aged(rank(zipf, rng), *keys),
         }
     }
+}
+
+fn zipf(keys: u64, theta: f64) -> Zipf<f64> {
+    #[expect(clippy::cast_precision_loss, reason = "a rank beyond 2^53 is out of reach")]
+    Zipf::new(keys as f64, theta).expect("a parsed job has a key and theta >= 0")
+}
+
+/// From 0, the most frequent.
+fn rank(zipf: &Zipf<f64>, rng: &mut Xoshiro256PlusPlus) -> u64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a whole number, 1..=keys")]
+    let rank = zipf.sample(rng) as u64;
+    rank - 1
 }
 
 /// A permutation of 0..keys in constant memory: a Feistel network over the next even number of bits, walked until it
@@ -226,9 +299,60 @@ mod tests {
     fn reads_and_sizes_have_their_shares() {
         let mut operations = operations("rw=randrw\nrwmixread=70\nkeys=100\nbssplit=1k/25:4k/75", 0);
         let draws: Vec<Draw> = (0..100_000).map(|_| operations.draw()).collect();
-        let reads = draws.iter().filter(|draw| draw.read).count();
+        let reads = draws.iter().filter(|draw| draw.what == What::Read).count();
         let small = draws.iter().filter(|draw| draw.bytes == 1_024).count();
         assert!((69_000..71_000).contains(&reads), "{reads}");
         assert!((24_000..26_000).contains(&small), "{small}");
+    }
+
+    #[test]
+    fn writes_have_their_shares_and_inserts_are_new_keys_in_order() {
+        let options = "rw=randrw\nrwmixread=50\nkeys=100\nmodify_percent=60\ninsert_percent=10\nnumjobs=3\n\
+                       scan_length=5-9";
+        let mut operations = operations(options, 1);
+        let draws: Vec<Draw> = (0..100_000).map(|_| operations.draw()).collect();
+        let count = |what: fn(&What) -> bool| draws.iter().filter(|draw| what(&draw.what)).count();
+        let modified = count(|what| *what == What::Modify);
+        assert!((29_000..31_000).contains(&modified), "{modified}");
+        let written = count(|what| *what == What::Write);
+        assert!((14_000..16_000).contains(&written), "{written}");
+        let new: Vec<u64> = draws.iter().filter(|draw| draw.what == What::Insert).map(|draw| draw.key).collect();
+        assert!((4_500..5_500).contains(&new.len()), "{}", new.len());
+        assert!((0..).zip(&new).all(|(number, key)| *key == 101 + 3 * number), "{:?}", &new[..5]);
+        assert!(draws.iter().all(|draw| draw.what == What::Insert || draw.key < 100));
+        for pairs in 4..=10 {
+            let found = draws.iter().filter(|draw| draw.what == What::Scan(pairs)).count();
+            let expected = if (5..=9).contains(&pairs) { 9_300..10_700 } else { 0..1 };
+            assert!(expected.contains(&found), "{found} scans of {pairs}");
+        }
+    }
+
+    #[test]
+    fn the_latest_key_is_the_hottest() {
+        let mut operations =
+            operations("rw=randrw\nrwmixread=95\ninsert_percent=100\nkeys=1000\nrandom_distribution=latest:1.0", 0);
+        let (mut newest, mut ages) = (999, [0_u32; 3]);
+        for _ in 0..100_000 {
+            let draw = operations.draw();
+            match draw.what {
+                What::Insert => {
+                    assert_eq!(draw.key, newest + 1);
+                    newest = draw.key;
+                }
+                _ => {
+                    assert!(draw.key <= newest, "{} does not exist yet", draw.key);
+                    let age = usize::try_from(newest - draw.key).unwrap();
+                    ages.iter_mut().skip(age).take(1).for_each(|count| *count += 1);
+                }
+            }
+        }
+        // H(1,000) = 7.49: 95,000 reads, 13.4 % of the newest, half of that of the one before.
+        assert!((12_000..13_400).contains(&ages[0]), "{ages:?}");
+        assert!((5_900..6_800).contains(&ages[1]), "{ages:?}");
+    }
+
+    #[test]
+    fn scans_in_order_go_on_where_the_one_before_ended() {
+        assert_eq!(keys("rw=read\nspace=s\nkeys=25\nscan_length=10", 0, 5), [0, 10, 20, 0, 10]);
     }
 }

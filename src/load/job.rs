@@ -1,5 +1,6 @@
 //! One job: what a section of a job file asks for, checked and complete.
 
+use super::operation::Kind;
 use crate::types::{Durability, ObjectKind};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub enum Order {
     Uniform,
     /// Zipf with this theta; the hot keys are scattered over the key range.
     Zipf(f64),
+    /// Zipf with this theta over the age of keys: the newest is the hottest.
+    Latest(f64),
 }
 
 /// Sizes of values or events, with their share in percent. The shares add up to 100.
@@ -53,6 +56,12 @@ pub struct Job {
     pub order: Order,
     /// Share of reads among the operations; 0 writes only, 100 reads only.
     pub read_percent: u32,
+    /// Share of the writes that read the value of their key first.
+    pub modify_percent: u32,
+    /// Share of the writes that make a new key, the next one beyond `keys`.
+    pub insert_percent: u32,
+    /// Reads are scans of so many pairs, from the first number to the second.
+    pub scan_length: Option<(u32, u32)>,
     pub sizes: Sizes,
     pub key_bytes: usize,
     /// Keys are drawn from 0..keys. Streams ignore it.
@@ -86,7 +95,20 @@ pub struct Job {
 impl Job {
     #[must_use]
     pub fn reads(&self) -> bool {
-        self.read_percent > 0
+        self.read_percent > 0 || self.modify_percent > 0
+    }
+
+    /// Whether it has operations of this kind, or parts of them.
+    #[must_use]
+    pub fn has(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Read => self.modify_percent > 0 || (self.read_percent > 0 && self.scan_length.is_none()),
+            Kind::Scan => self.scan_length.is_some(),
+            Kind::Write => self.writes() && self.insert_percent < 100,
+            Kind::Insert => self.insert_percent > 0,
+            Kind::Modify => self.modify_percent > 0,
+            Kind::Sync => self.sync_every.is_some(),
+        }
     }
 
     #[must_use]

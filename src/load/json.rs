@@ -1,8 +1,9 @@
 //! The report as JSON with the keys of fio, so that tools made for fio read it. What fio does not know stands under
 //! "forebay" in each job and at the end.
 
+use super::figures::Figures;
 use super::histogram::{Depths, Direction, Latency, Samples};
-use super::report::{JobReport, Report, percent_of};
+use super::report::{JobReport, Report, calendar, percent_of};
 use super::stats::Stats;
 use serde_json::{Map, Value, json};
 use std::time::UNIX_EPOCH;
@@ -25,6 +26,7 @@ impl Report {
             "disk_util": [],
             "forebay": {
                 "device": self.device,
+                "figures": serde_json::to_value(Figures::of(self)).expect("numbers and names"),
                 "warnings": self.warnings,
                 "verify": self.verdicts.iter().map(|verdict| json!({
                     "kind": verdict.target.kind.name(),
@@ -194,44 +196,6 @@ fn latency_classes(stats: &Stats) -> Map<String, Value> {
         tables.insert(name.into(), table.into());
     }
     tables
-}
-
-/// "Sat Nov 21 02:05:43 2026", in UTC.
-fn calendar(seconds: u64) -> String {
-    const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [(&str, u64); 12] = [
-        ("Jan", 31),
-        ("Feb", 28),
-        ("Mar", 31),
-        ("Apr", 30),
-        ("May", 31),
-        ("Jun", 30),
-        ("Jul", 31),
-        ("Aug", 31),
-        ("Sep", 30),
-        ("Oct", 31),
-        ("Nov", 30),
-        ("Dec", 31),
-    ];
-    let leap = |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (mut year, mut day) = (1970, days);
-    while day >= 365 + u64::from(leap(year)) {
-        day -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let mut month = "Dec";
-    for (name, length) in MONTHS {
-        let length = length + u64::from(name == "Feb" && leap(year));
-        if day < length {
-            month = name;
-            break;
-        }
-        day -= length;
-    }
-    let weekday = WEEKDAYS[usize::try_from(days % 7).expect("below 7")];
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{weekday} {month} {:2} {hour:02}:{minute:02}:{second:02} {year}", day + 1)
 }
 
 #[cfg(test)]

@@ -46,9 +46,12 @@ impl Ledger {
 
     /// Write number `write` was acknowledged: of key `key`, or as an event.
     pub fn acknowledge(&mut self, key: u64, write: u64, version: u64) {
+        let of_space = !self.marks.is_empty();
         match usize::try_from(key).ok().and_then(|key| self.marks.get_mut(key)) {
             Some(mark) if mark.version < version => *mark = Mark { version, writer: self.writer, write },
             Some(_) => {}
+            // A new key, beyond those that are looked at again.
+            None if of_space => {}
             None => {
                 self.acknowledged = self.acknowledged.max(write + 1);
                 self.first_offset = self.first_offset.min(version);

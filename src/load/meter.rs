@@ -1,8 +1,10 @@
 //! Records what a thread measures, and tells the progress line of it.
 
-use super::operation::Action;
+use super::job::Job;
+use super::operation::{Action, Kind, Operation};
 use super::progress::Live;
 use super::stats::Stats;
+use super::timeline::Timelines;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Samples of the rates, and the figures for the progress line, are taken this often.
@@ -29,27 +31,43 @@ pub struct Meter<'a> {
 
 impl<'a> Meter<'a> {
     #[must_use]
-    pub fn new(measured_from: u64, live: &'a Live, watched: bool) -> Meter<'a> {
+    pub fn new(job: &Job, measured_from: u64, live: &'a Live, watched: bool) -> Meter<'a> {
         let next_tick = measured_from.saturating_add(TICK_NS);
-        Meter { stats: Stats::default(), live, watched, measured_from, next_tick, ticked: [(0, 0); 2] }
+        let stats = Stats { timelines: Timelines::new(job), ..Stats::default() };
+        Meter { stats, live, watched, measured_from, next_tick, ticked: [(0, 0); 2] }
     }
 
     /// An operation that succeeded. One that was meant to begin during the ramp does not count.
-    pub fn record(&mut self, action: Action, bytes: u64, times: Times, now: u64) {
-        if times.intended < self.measured_from {
+    /// `began` is the intended start of the whole of a read-modify-write, whose parts come here one after the other.
+    pub fn record(&mut self, operation: Operation, bytes: u64, began: u64, times: Times, now: u64) {
+        if began < self.measured_from {
             return;
         }
-        self.stats.elapsed_ns = now - self.measured_from;
-        let direction = match action {
+        let at = now - self.measured_from;
+        self.stats.elapsed_ns = at;
+        let direction = match operation.action {
             Action::Put { .. } | Action::Append { .. } => &mut self.stats.write,
-            Action::Get { .. } | Action::Read { .. } => &mut self.stats.read,
-            Action::Sync { .. } => return self.stats.sync.record(now - times.submitting),
+            Action::Get { .. } | Action::Scan { .. } | Action::Read { .. } => &mut self.stats.read,
+            Action::Sync { .. } => {
+                self.stats.timelines.record(Kind::Sync, at, now - times.submitting, 0);
+                return self.stats.sync.record(now - times.submitting);
+            }
         };
         direction.operations += 1;
         direction.bytes += bytes;
         direction.slat.record(times.submitted - times.submitting);
         direction.clat.record(now - times.submitted);
         direction.lat.record(now - times.intended);
+        match (operation.kind, operation.action) {
+            (Kind::Modify, Action::Get { .. }) => {
+                self.stats.timelines.record(Kind::Read, at, now - times.intended, bytes);
+            }
+            (Kind::Modify, _) => {
+                self.stats.timelines.record(Kind::Write, at, now - times.intended, bytes);
+                self.stats.timelines.record(Kind::Modify, at, now - began, 0);
+            }
+            (kind, _) => self.stats.timelines.record(kind, at, now - times.intended, bytes),
+        }
     }
 
     /// Takes a sample when one is due. `per_mille` says how far the job is.

@@ -5,6 +5,37 @@ use crate::ring::client::ClientError;
 use crate::ring::protocol::Status;
 use std::fmt;
 
+/// What an operation counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Of a value or of an event.
+    Read,
+    Scan,
+    /// Of a key that the job has, or of an event.
+    Write,
+    /// Of a new key.
+    Insert,
+    /// Read-modify-write: a read, then a write of the same key; measured as a whole, and each part by itself.
+    Modify,
+    Sync,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 6] = [Kind::Read, Kind::Scan, Kind::Write, Kind::Insert, Kind::Modify, Kind::Sync];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Read => "read",
+            Kind::Scan => "scan",
+            Kind::Write => "write",
+            Kind::Insert => "insert",
+            Kind::Modify => "read-modify-write",
+            Kind::Sync => "sync",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub enum Action {
     /// `key` is the number of the key, `write` that of the write among this thread's.
@@ -14,6 +45,11 @@ pub enum Action {
     },
     Get {
         key: u64,
+    },
+    /// Asks every shard for so many pairs from the key on, as the client's own scan does.
+    Scan {
+        key: u64,
+        pairs: u32,
     },
     Append {
         write: u64,
@@ -31,6 +67,7 @@ pub struct Operation {
     pub action: Action,
     /// Of the value or event to write.
     pub bytes: u32,
+    pub kind: Kind,
 }
 
 impl fmt::Display for Action {
@@ -38,6 +75,7 @@ impl fmt::Display for Action {
         match self {
             Action::Put { key, .. } => write!(f, "put of key {key}"),
             Action::Get { key } => write!(f, "get of key {key}"),
+            Action::Scan { key, pairs } => write!(f, "scan of {pairs} pairs from key {key}"),
             Action::Append { write } => write!(f, "append of event {write}"),
             Action::Read { offset } => write!(f, "read of offset {offset}"),
             Action::Sync { reactor } => write!(f, "sync of reactor {reactor}"),

@@ -33,6 +33,20 @@ fn a_full_job_is_read() {
 }
 
 #[test]
+fn a_mix_as_ycsb_has_it_is_read() {
+    let job = one("[e]\nrw=randrw\nrwmixread=95\nkeys=1k\ninsert_percent=100\nscan_length=1-100\n\
+                   random_distribution=latest\nruntime=1");
+    assert_eq!(
+        (job.order, job.read_percent, job.insert_percent, job.modify_percent),
+        (Order::Latest(0.99), 95, 100, 0)
+    );
+    assert_eq!(job.scan_length, Some((1, 100)));
+    let job = one("[f]\nrw=randwrite\nkeys=1k\nmodify_percent=100");
+    assert!(job.reads() && job.writes(), "what is modified has to be there");
+    assert_eq!(one("[c]\nrw=randread\nkeys=1k\nmodify_percent=100").modify_percent, 0, "a share of no writes");
+}
+
+#[test]
 fn defaults_are_those_of_fio() {
     let job = one("[events]\nrw=write\nsize=1m");
     assert_eq!(job.target, Target { kind: ObjectKind::Stream, name: "events".into() });
@@ -113,6 +127,13 @@ fn contradictions_are_refused() {
         ("[a]\nrw=randwrite\nkeys=10\nnumjobs=-1", "numjobs=-1"),
         ("[a]\nrw=randwrite\nsize=50%", "is not a size"),
         ("[a]\nrw=randwrite\nkeys=10\nverify=rot13", "verify=rot13"),
+        ("[a]\nrw=randwrite\nkeys=10\nscan_length=5", "that of reads"),
+        ("[a]\nrw=randread\nkeys=10\nscan_length=9-5", "scan_length=9-5"),
+        ("[a]\nrw=read\nstream=s\nscan_length=5", "a stream has no keys; scan_length="),
+        ("[a]\nrw=rw\nstream=s\nsize=1m\nmodify_percent=5", "a stream has no keys; modify_percent="),
+        ("[a]\nrw=randwrite\nkeys=10\nmodify_percent=60\ninsert_percent=50", "make them 100 at most"),
+        ("[a]\nrw=randwrite\nkeys=10\ninsert_percent=5\nkey_size=4", "no room for new keys; make it 12"),
+        ("[a]\nrw=randwrite\nkeys=10\ninsert_percent=5\nverify=crc32c", "no new ones"),
     ] {
         let message = errors(text);
         assert!(message.contains(part), "{text:?} gave {message:?}, not {part:?}");
@@ -150,7 +171,7 @@ fn every_job_file_that_comes_along_is_read_without_a_warning() {
         assert_eq!(file.warnings, Vec::<String>::new());
         count += 1;
     }
-    assert!(count >= 7, "{count}");
+    assert!(count >= 15, "{count}");
 }
 
 #[test]

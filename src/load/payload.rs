@@ -97,6 +97,12 @@ pub fn write_key(key: &mut [u8], mut number: u64) {
     }
 }
 
+/// The number of a key, `None` of one that no load wrote.
+#[must_use]
+pub fn key_number(key: &[u8]) -> Option<u64> {
+    std::str::from_utf8(key).ok()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +148,7 @@ mod tests {
         };
         assert_eq!(&key(1_234), b"0000000000001234");
         assert!(key(9) < key(10) && key(99_999) < key(100_000));
+        assert_eq!((key_number(&key(1_234)), key_number(b"k1")), (Some(1_234), None));
         let mut wide = [0; 30];
         write_key(&mut wide, u64::MAX);
         assert_eq!(&wide, b"000000000018446744073709551615");

@@ -26,6 +26,8 @@ pub struct Prepared {
     pub read_bytes_max: usize,
     /// Keys or events that were missing and were written first.
     pub filled: u64,
+    /// A scan asks each of them.
+    pub shards: u32,
 }
 
 /// Opens the job's space or stream and writes what a reading job would miss.
@@ -48,7 +50,7 @@ pub fn prepare(client: &mut Client, job: &Job, writer: u64, read_bytes_max: usiz
         ObjectKind::Space => client.open_space(&job.target.name, create)?,
         ObjectKind::Stream => client.open_stream(&job.target.name, create)?,
     };
-    let mut prepared = Prepared { object, events: 0..0, read_bytes_max, filled: 0 };
+    let mut prepared = Prepared { object, events: 0..0, read_bytes_max, filled: 0, shards: client.shards() };
     if job.reads() {
         match job.target.kind {
             ObjectKind::Space => fill_space(client, job, writer, &mut prepared)?,

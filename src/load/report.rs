@@ -2,9 +2,11 @@
 
 use super::histogram::{Direction, Latency};
 use super::job::{Job, Target};
+use super::layers::LayerFigures;
 use super::ledger::Ledger;
+use super::operation::Kind;
 use super::stats::{Failure, Stats};
-use super::units::{latency_unit, short_bytes, short_bytes_decimal, short_count};
+use super::units::{latency_unit, nanoseconds_text, short_bytes, short_bytes_decimal, short_count};
 use super::verify::{self, Verdict};
 use crate::error::Result;
 use crate::ring::client::Client;
@@ -22,6 +24,30 @@ pub struct JobReport {
     pub filled: u64,
     pub stats: Stats,
     pub failure: Option<Failure>,
+    /// With the feature `perf-diagnostics`.
+    pub layers: Option<LayerFigures>,
+}
+
+impl JobReport {
+    /// What it drove and how, in a line.
+    pub(super) fn describe(&self) -> String {
+        let job = &self.job;
+        let mut text = format!("{}={}", job.target.kind.name(), job.target.name);
+        let sizes = &job.sizes;
+        let _ = if sizes.bytes_min() == sizes.bytes_max() {
+            write!(text, ", bs={}B", sizes.bytes_max())
+        } else {
+            write!(text, ", bs={}B-{}B", sizes.bytes_min(), sizes.bytes_max())
+        };
+        let _ = write!(text, ", iodepth={}", job.iodepth);
+        if let Some(rate) = job.rate_iops {
+            let _ = write!(text, ", rate_iops={rate} (open loop)");
+        }
+        if let Some(durability) = self.durability {
+            let _ = write!(text, ", durability={}", durability.name());
+        }
+        text
+    }
 }
 
 /// A whole run.
@@ -106,7 +132,7 @@ fn write_job(f: &mut fmt::Formatter<'_>, report: &JobReport) -> fmt::Result {
         job.name,
         job.group,
         report.threads,
-        describe(report)
+        report.describe()
     )?;
     if let Some(failure) = &report.failure {
         writeln!(f, "  error: {failure}")?;
@@ -120,9 +146,28 @@ fn write_job(f: &mut fmt::Formatter<'_>, report: &JobReport) -> fmt::Result {
             write_direction(f, name, direction, job, stats.elapsed_ns)?;
         }
     }
+    for (kind, timeline) in stats.timelines.iter() {
+        if matches!(kind, Kind::Scan | Kind::Insert | Kind::Modify) {
+            let total = timeline.total();
+            let time = |percent| nanoseconds_text(total.percentile(percent));
+            writeln!(
+                f,
+                "  {}: {} of them, lat p50={}, p99={}, p99.9={}, max={}",
+                kind.name(),
+                total.operations(),
+                time(50.0),
+                time(99.0),
+                time(99.9),
+                time(100.0)
+            )?;
+        }
+    }
     if stats.sync.count() > 0 {
         writeln!(f, "  sync: {} of them", stats.sync.count())?;
         write_latency(f, " lat", &stats.sync)?;
+    }
+    if let Some(layers) = &report.layers {
+        write!(f, "{layers}")?;
     }
     let percent = |ms: u64| percent_of(ms, stats.usage.wall_ms);
     let usage = &stats.usage;
@@ -135,25 +180,6 @@ fn write_job(f: &mut fmt::Formatter<'_>, report: &JobReport) -> fmt::Result {
         usage.major_faults,
         usage.minor_faults
     )
-}
-
-fn describe(report: &JobReport) -> String {
-    let job = &report.job;
-    let mut text = format!("{}={}", job.target.kind.name(), job.target.name);
-    let sizes = &job.sizes;
-    let _ = if sizes.bytes_min() == sizes.bytes_max() {
-        write!(text, ", bs={}B", sizes.bytes_max())
-    } else {
-        write!(text, ", bs={}B-{}B", sizes.bytes_min(), sizes.bytes_max())
-    };
-    let _ = write!(text, ", iodepth={}", job.iodepth);
-    if let Some(rate) = job.rate_iops {
-        let _ = write!(text, ", rate_iops={rate} (open loop)");
-    }
-    if let Some(durability) = report.durability {
-        let _ = write!(text, ", durability={}", durability.name());
-    }
-    text
 }
 
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
@@ -233,4 +259,42 @@ fn write_verdict(f: &mut fmt::Formatter<'_>, verdict: &Verdict) -> fmt::Result {
 #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
 pub(super) fn percent_of(part: u64, whole: u64) -> f64 {
     part as f64 * 100.0 / whole.max(1) as f64
+}
+
+/// "Sat Nov 21 02:05:43 2026", in UTC.
+pub(super) fn calendar(seconds: u64) -> String {
+    const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [(&str, u64); 12] = [
+        ("Jan", 31),
+        ("Feb", 28),
+        ("Mar", 31),
+        ("Apr", 30),
+        ("May", 31),
+        ("Jun", 30),
+        ("Jul", 31),
+        ("Aug", 31),
+        ("Sep", 30),
+        ("Oct", 31),
+        ("Nov", 30),
+        ("Dec", 31),
+    ];
+    let leap = |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (mut year, mut day) = (1970, days);
+    while day >= 365 + u64::from(leap(year)) {
+        day -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let mut month = "Dec";
+    for (name, length) in MONTHS {
+        let length = length + u64::from(name == "Feb" && leap(year));
+        if day < length {
+            month = name;
+            break;
+        }
+        day -= length;
+    }
+    let weekday = WEEKDAYS[usize::try_from(days % 7).expect("below 7")];
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{weekday} {month} {:2} {hour:02}:{minute:02}:{second:02} {year}", day + 1)
 }

@@ -2,6 +2,7 @@
 
 use super::generators::mix;
 use super::job::{Job, JobFile, Target};
+use super::layers::LayerFigures;
 use super::ledger::Ledger;
 use super::meter::Meter;
 use super::pace::Pace;
@@ -26,6 +27,8 @@ pub struct LoadOptions {
     pub progress: bool,
     /// The threads of the jobs are pinned to these cores in turn. Empty: not pinned.
     pub cores: Vec<usize>,
+    /// Say where the time goes, layer by layer. Only clients and an appliance in one process can tell.
+    pub layers: bool,
     /// The live device tier, for the report.
     pub device: Option<String>,
 }
@@ -99,6 +102,11 @@ where
         }
         report.ledgers.extend(self.run_threads(&mut threads));
         collect(threads, report);
+        if self.options.layers {
+            for job in &mut report.jobs {
+                job.layers = LayerFigures::of(&job.stats.layers);
+            }
+        }
         self.verify(group, report);
     }
 
@@ -177,9 +185,12 @@ where
         live: &'a Live,
     ) -> Result<Worker<'a>, Option<Failure>> {
         let job = thread.job;
-        let reads = job.reads().then_some(prepared.read_bytes_max + 2 * 64);
+        let read_bytes_max = prepared.read_bytes_max + 2 * 64;
+        let reads = job.reads().then_some(read_bytes_max);
+        let scans = job.scan_length.map(|(_, most)| most as usize * (read_bytes_max + job.key_bytes));
+        let scans = scans.into_iter().flat_map(|bytes| std::iter::repeat_n(bytes, prepared.shards as usize));
         let writes = job.sizes.0.iter().map(|(bytes, _)| *bytes as usize).filter(|_| job.writes());
-        let sizes = reads.into_iter().chain(writes).map(|bytes| bytes + job.key_bytes);
+        let sizes = reads.into_iter().chain(scans).chain(writes).map(|bytes| bytes + job.key_bytes);
         let client = (self.connect)(&connect_options(job.iodepth, sizes))
             .map_err(|error| Some(Failure::new(Failure::DISCONNECTED, error.to_string())))?;
         let durability = job.durability.unwrap_or(prepared.object.durability);
@@ -187,7 +198,7 @@ where
         let ledger = tracked.then(|| Ledger::new(job, thread.writer, durability));
         let source = Source::new((job, thread.clone), prepared, thread.writer, ledger);
         let pace = Pace::new(job);
-        let meter = Meter::new(pace.measured_from, live, self.options.progress);
+        let meter = Meter::new(job, pace.measured_from, live, self.options.progress);
         Ok(Worker::new(job, client, prepared, source, pace, meter))
     }
 
@@ -229,7 +240,7 @@ fn collect(threads: Vec<Thread<'_>>, report: &mut Report) {
         }
         let durability = prepared.as_ref().map(|prepared| job.durability.unwrap_or(prepared.object.durability));
         let filled = prepared.filter(|_| clone == 0).map_or(0, |prepared| prepared.filled);
-        report.jobs.push(JobReport { job: job.clone(), threads: 1, durability, filled, stats, failure });
+        report.jobs.push(JobReport { job: job.clone(), threads: 1, durability, filled, stats, failure, layers: None });
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::load::fake::{Fake, Faults};
+use crate::load::operation::Kind;
 use std::time::{Duration, Instant};
 
 fn run_on(fake: &Fake, text: &str) -> Report {
@@ -184,4 +185,66 @@ fn limits_of_the_daemon_are_told_before_the_job() {
     let fake = Fake::default();
     run_on(&fake, "[w]\nrw=write\nstream=x\nsize=4k\n");
     assert!(run_on(&fake, "[w]\nrw=randwrite\nspace=x\nkeys=1\n").to_string().contains("other kind"));
+}
+
+#[test]
+fn a_read_modify_write_reads_then_writes_its_key() {
+    let fake = Fake::default();
+    let text = "[f]\nrw=randrw\nrwmixread=50\nmodify_percent=100\nkeys=200\nnumber_ios=1000\nbs=64\niodepth=4\n\
+                verify=crc32c\nrandom_distribution=zipf:0.99\n";
+    let report = run_on(&fake, text);
+    assert!(!report.failed(), "{report}");
+    let stats = &report.jobs[0].stats;
+    let count = |kind| stats.timelines.get(kind).map_or(0, |timeline| timeline.total().operations());
+    let modified = count(Kind::Modify);
+    assert!((400..600).contains(&modified), "{modified}");
+    assert_eq!((count(Kind::Read), count(Kind::Write)), (1_000, modified), "every operation reads");
+    assert_eq!((stats.read.operations, stats.write.operations), (1_000, modified));
+    assert_eq!(fake.writes(), 200 + modified, "after the keys that were missing");
+    let timeline = |kind| stats.timelines.get(kind).unwrap().total();
+    let (whole, write) = (timeline(Kind::Modify), timeline(Kind::Write));
+    assert!(whole.percentile(50.0) > write.percentile(50.0), "the whole is longer than its write");
+}
+
+#[test]
+fn scans_ask_every_shard_and_new_keys_come_behind_the_others() {
+    let fake = Fake::default();
+    let text = "[e]\nrw=randrw\nrwmixread=90\ninsert_percent=100\nscan_length=3-20\nkeys=300\nnumber_ios=1000\n\
+                bs=64\niodepth=4\nnumjobs=2\ngroup_reporting\nrandom_distribution=latest\n";
+    let report = run_on(&fake, text);
+    assert!(!report.failed(), "{report}");
+    let stats = &report.jobs[0].stats;
+    let count = |kind| stats.timelines.get(kind).map_or(0, |timeline| timeline.total().operations());
+    let (scans, inserts) = (count(Kind::Scan), count(Kind::Insert));
+    assert_eq!((scans + inserts, count(Kind::Read), count(Kind::Write)), (2_000, 0, 0));
+    assert!((150..250).contains(&inserts), "{inserts}");
+    assert_eq!((stats.read.operations, fake.writes()), (scans, 300 + inserts));
+    assert!(stats.read.bytes > scans * 64 * 3, "some pairs came: {} B", stats.read.bytes);
+    let report =
+        run_on(&fake, "[all]\nrw=read\nspace=e\nkeys=300\nscan_length=100\nbs=64\nnumber_ios=3\nverify=crc32c\n");
+    assert!(!report.failed(), "{report}");
+    // Three scans from keys 0, 100 and 200 of 100 pairs of each of four shards: all that there are.
+    assert!(report.jobs[0].stats.read.bytes >= 300 * 64, "{}", report.jobs[0].stats.read.bytes);
+}
+
+#[test]
+fn a_scan_of_what_is_damaged_is_found() {
+    let fake = Fake::with(Faults { damage_write: Some(77), ..Faults::default() });
+    run_on(&fake, "[w]\nrw=write\nspace=s\nkeys=200\nbs=64\n");
+    let text = "[r]\nrw=read\nspace=s\nkeys=200\nscan_length=50\nbs=64\niodepth=2\nnumber_ios=4\nverify=crc32c\n";
+    let report = run_on(&fake, text);
+    assert!(report.to_string().contains("differs from what was written"), "{report}");
+}
+
+#[test]
+fn a_failure_ends_operations_of_several_requests() {
+    for (options, part) in [("modify_percent=100", "put of key"), ("insert_percent=100\nscan_length=50", "put of key")]
+    {
+        let fake = Fake::with(Faults { full_after: Some(150), ..Faults::default() });
+        let text = format!("[m]\nrw=randrw\nkeys=100\nnumber_ios=9000\nbs=64\niodepth=8\n{options}\n");
+        let report = run_on(&fake, &text);
+        let failure = report.jobs[0].failure.as_ref().unwrap();
+        assert_eq!(failure.code, Failure::NO_SPACE);
+        assert!(failure.text.contains(part), "{failure}");
+    }
 }

@@ -1,15 +1,15 @@
 //! Draws the operations of a thread, turns them into requests, and judges their answers.
 
-use super::generators::Operations;
+use super::generators::{Operations, What};
 use super::job::Job;
 use super::ledger::Ledger;
-use super::operation::{Action, Operation, failed, failure_of, wrong};
-use super::payload::{Payload, Stamp, write_key};
+use super::operation::{Action, Kind, Operation, failed, failure_of, wrong};
+use super::payload::{Payload, Stamp, key_number, write_key};
 use super::prepare::Prepared;
 use super::stats::Failure;
-use crate::ring::client::{Answer, Object, Request, Write, events};
-use crate::ring::protocol::{EVENT_HEADER_BYTES, KEY_BYTES_MAX, Status};
-use crate::types::ObjectKind;
+use crate::ring::client::{Answer, Object, Request, Write, events, pairs};
+use crate::ring::protocol::{AUX_MORE, EVENT_HEADER_BYTES, KEY_BYTES_MAX, PAIR_HEADER_BYTES, Status};
+use crate::types::{ObjectKind, ShardId};
 use std::time::Duration;
 
 pub struct Source {
@@ -20,6 +20,8 @@ pub struct Source {
     key: [u8; KEY_BYTES_MAX],
     key_bytes: usize,
     read_bytes_max: usize,
+    scan_pairs_max: usize,
+    shards: u32,
     verify: bool,
     operations: Operations,
     payload: Payload,
@@ -44,6 +46,8 @@ impl Source {
             key: [0; KEY_BYTES_MAX],
             key_bytes: job.key_bytes,
             read_bytes_max: prepared.read_bytes_max,
+            scan_pairs_max: job.scan_length.map_or(0, |(_, most)| most as usize),
+            shards: prepared.shards,
             verify: job.verify,
             operations: Operations::new(job, clone),
             payload: Payload::new(bytes_max),
@@ -59,7 +63,18 @@ impl Source {
     /// The bytes of the largest reply.
     #[must_use]
     pub fn reply_bytes_max(&self) -> usize {
-        self.read_bytes_max + EVENT_HEADER_BYTES
+        (self.read_bytes_max + EVENT_HEADER_BYTES).max(self.scan_bytes_max(self.scan_pairs_max))
+    }
+
+    /// Room for the pairs that one shard gives for a scan.
+    fn scan_bytes_max(&self, pairs: usize) -> usize {
+        pairs * (PAIR_HEADER_BYTES + self.key_bytes + self.read_bytes_max)
+    }
+
+    /// Requests that an operation takes at the same time.
+    #[must_use]
+    pub fn parts(&self, action: Action) -> u32 {
+        if let Action::Scan { .. } = action { self.shards } else { 1 }
     }
 
     #[must_use]
@@ -70,23 +85,40 @@ impl Source {
     /// The next operation: a sync if one is due, else what the job's generators give.
     pub fn draw(&mut self) -> Operation {
         if self.syncs_due > 0 {
-            return Operation { action: Action::Sync { reactor: self.syncs_due - 1 }, bytes: 0 };
+            return Operation { action: Action::Sync { reactor: self.syncs_due - 1 }, bytes: 0, kind: Kind::Sync };
         }
         let draw = self.operations.draw();
-        let action = match (self.object.kind, draw.read) {
-            (ObjectKind::Space, true) => Action::Get { key: draw.key },
-            (ObjectKind::Stream, true) => {
+        let key = draw.key;
+        let (action, kind) = match (self.object.kind, draw.what) {
+            (ObjectKind::Space, What::Read) => (Action::Get { key }, Kind::Read),
+            (_, What::Scan(pairs)) => (Action::Scan { key, pairs }, Kind::Scan),
+            (ObjectKind::Stream, What::Read) => {
                 let offset = self.next_offset;
                 self.next_offset = if offset + 1 == self.events.end { self.events.start } else { offset + 1 };
-                Action::Read { offset }
+                (Action::Read { offset }, Kind::Read)
             }
-            (kind, false) => {
-                let write = self.writes;
-                self.writes += 1;
-                if kind == ObjectKind::Space { Action::Put { key: draw.key, write } } else { Action::Append { write } }
-            }
+            (_, What::Modify) => (Action::Get { key }, Kind::Modify),
+            (_, What::Insert) => (Action::Put { key, write: self.next_write() }, Kind::Insert),
+            (ObjectKind::Space, What::Write) => (Action::Put { key, write: self.next_write() }, Kind::Write),
+            (ObjectKind::Stream, What::Write) => (Action::Append { write: self.next_write() }, Kind::Write),
         };
-        Operation { action, bytes: draw.bytes }
+        Operation { action, bytes: draw.bytes, kind }
+    }
+
+    fn next_write(&mut self) -> u64 {
+        self.writes += 1;
+        self.writes - 1
+    }
+
+    /// The put of a read-modify-write whose key was read.
+    pub fn put_after_get(&mut self, operation: &mut Operation) -> bool {
+        match (operation.kind, operation.action) {
+            (Kind::Modify, Action::Get { key }) => {
+                operation.action = Action::Put { key, write: self.next_write() };
+                true
+            }
+            _ => false,
+        }
     }
 
     /// An operation was published: after every so many writes, a sync is due on each of the `reactors`.
@@ -103,7 +135,10 @@ impl Source {
         }
     }
 
-    pub fn request(&mut self, Operation { action, bytes }: Operation) -> Request<'_> {
+    /// `part` of an operation that takes several requests.
+    pub fn request(&mut self, Operation { action, bytes, .. }: Operation, part: u32) -> Request<'_> {
+        let scan_bytes_max = |pairs: u32| self.scan_bytes_max(pairs as usize);
+        let scan_bytes_max = if let Action::Scan { pairs, .. } = action { scan_bytes_max(pairs) } else { 0 };
         let (object, how, writer, bytes) = (self.object, self.how, self.writer, bytes as usize);
         let key = &mut self.key[..self.key_bytes];
         match action {
@@ -115,6 +150,20 @@ impl Source {
             Action::Get { key: number } => {
                 write_key(key, number);
                 Request::Get { space: object, key, relaxed: false, value_bytes_max: self.read_bytes_max }
+            }
+            Action::Scan { key: number, pairs } => {
+                write_key(key, number);
+                let (shard, limit) = (ShardId(part), u64::from(pairs));
+                Request::Scan {
+                    space: object,
+                    shard,
+                    begin: key,
+                    end: &[],
+                    prefix: false,
+                    limit,
+                    reply_bytes_max: scan_bytes_max,
+                    relaxed: false,
+                }
             }
             Action::Append { write } => {
                 let event = self.payload.fill(Stamp { writer, key: write, write }, bytes);
@@ -150,6 +199,7 @@ impl Source {
                 self.check(reply, Some(key)).map_err(|cause| wrong(action, &cause))?;
                 Ok(reply.len() as u64)
             }
+            Action::Scan { pairs, .. } => self.judge_scan(action, pairs, answer, reply),
             Action::Read { offset } => match events(reply).next() {
                 Some(Ok((found, event))) if found == offset => {
                     self.check(event, None).map_err(|cause| wrong(action, &cause))?;
@@ -161,6 +211,20 @@ impl Source {
             },
             _ => Ok(u64::from(operation.bytes)),
         }
+    }
+
+    fn judge_scan(&self, action: Action, pairs_max: u32, answer: &Answer, reply: &[u8]) -> Result<u64, Failure> {
+        let (mut found, mut bytes) = (0, 0);
+        for pair in pairs(reply) {
+            let (key, _, value) = pair.map_err(|error| failure_of(&error))?;
+            self.check(value, key_number(key)).map_err(|cause| wrong(action, &cause))?;
+            found += 1;
+            bytes += value.len() as u64;
+        }
+        if found < pairs_max && answer.aux & AUX_MORE != 0 {
+            return Err(wrong(action, &format!("a shard gave {found} and has more; make scan_length= smaller")));
+        }
+        Ok(bytes)
     }
 
     /// With `verify`, a read value has to be one that a load wrote, and to this key.

@@ -1,6 +1,8 @@
 //! What one thread measured, and what it cost.
 
 use super::histogram::{Depths, Direction, Latency};
+use super::timeline::Timelines;
+use crate::timing::Measured;
 use std::fmt;
 use std::time::Duration;
 
@@ -16,6 +18,10 @@ pub struct Stats {
     pub depth: Depths,
     pub taken: Depths,
     pub usage: Usage,
+    /// The same latencies by what an operation is, and by when it ended.
+    pub timelines: Timelines,
+    /// Empty without the feature `perf-diagnostics`.
+    pub layers: Measured,
 }
 
 impl Stats {
@@ -27,6 +33,8 @@ impl Stats {
         self.depth.merge(&other.depth);
         self.taken.merge(&other.taken);
         self.usage.add(&other.usage);
+        self.timelines.merge(&other.timelines);
+        self.layers.merge(&other.layers);
     }
 }
 

@@ -92,6 +92,28 @@ pub fn latency_unit(ns: f64) -> (&'static str, f64) {
     }
 }
 
+/// As `latency_text`.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+pub fn nanoseconds_text(ns: u64) -> String {
+    latency_text(ns as f64)
+}
+
+/// "1.23 ms": three digits, in the unit that leaves one to three before the point.
+#[must_use]
+pub fn latency_text(ns: f64) -> String {
+    let (value, unit) = match ns {
+        ns if ns < 999.5 => (ns, "ns"),
+        ns if ns < 999_500.0 => (ns / 1e3, "µs"),
+        ns if ns < 999_500_000.0 => (ns / 1e6, "ms"),
+        ns => (ns / 1e9, "s"),
+    };
+    let decimals = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
+    let number = format!("{value:.decimals$}");
+    let number = if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { &number };
+    format!("{number} {unit}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +140,16 @@ mod tests {
         for text in ["", "s", "1.5s", "10 parsecs", "-1"] {
             assert!(parse_duration(text, second).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn latencies_have_three_digits_and_a_unit() {
+        for (ns, text) in
+            [(0.0, "0 ns"), (350.0, "350 ns"), (1_000.0, "1 µs"), (1_234.0, "1.23 µs"), (99_960.0, "100 µs")]
+        {
+            assert_eq!(latency_text(ns), text);
+        }
+        assert_eq!((latency_text(75_100_000.0), latency_text(1.38e9)), ("75.1 ms".into(), "1.38 s".into()));
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use super::job::Sizes;
 use super::units::parse_bytes;
 
+/// More pairs than this are no short range: read them in several scans.
+const SCAN_PAIRS_MAX: u32 = 10_000;
+
 /// What `rw=` says: in which order, and whether it reads, writes or does both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Direction {
@@ -74,17 +77,39 @@ fn value_bytes(key: &str, text: &str) -> Result<u32, String> {
         .ok_or_else(|| format!("{key}={text}: a value has at most 16m"))
 }
 
-/// `random` gives `None`, `zipf:1.1` its theta.
-pub fn parse_distribution(text: &str) -> Result<Option<f64>, String> {
-    let wrong = || format!("random_distribution={text} is not supported; use random or zipf:θ with θ from 0 to 10");
-    match text.split_once(':') {
-        None if text == "random" => Ok(None),
-        None if text == "zipf" => Ok(Some(1.1)),
-        Some(("zipf", theta)) => {
-            let theta: f64 = theta.parse().map_err(|_| wrong())?;
-            if (0.0..=10.0).contains(&theta) { Ok(Some(theta)) } else { Err(wrong()) }
-        }
+/// What `random_distribution=` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Distribution {
+    #[default]
+    Random,
+    Zipf(f64),
+    Latest(f64),
+}
+
+/// `random`, `zipf:1.1` or `latest:0.99`: the number is theta.
+pub fn parse_distribution(text: &str) -> Result<Distribution, String> {
+    let wrong =
+        || format!("random_distribution={text} is not supported; use random, zipf:θ or latest:θ with θ from 0 to 10");
+    let (name, theta) = text.split_once(':').map_or((text, None), |(name, theta)| (name, Some(theta)));
+    let theta = theta.map(|theta| theta.parse::<f64>().ok().filter(|theta| (0.0..=10.0).contains(theta)));
+    match (name, theta) {
+        ("random", None) => Ok(Distribution::Random),
+        ("zipf", None) => Ok(Distribution::Zipf(1.1)),
+        ("zipf", Some(Some(theta))) => Ok(Distribution::Zipf(theta)),
+        // As YCSB has it.
+        ("latest", None) => Ok(Distribution::Latest(0.99)),
+        ("latest", Some(Some(theta))) => Ok(Distribution::Latest(theta)),
         _ => Err(wrong()),
+    }
+}
+
+/// Pairs of a scan: "100", or "1-100" for a length that is drawn evenly.
+pub fn parse_scan_length(text: &str) -> Result<(u32, u32), String> {
+    let (least, most) = text.split_once('-').unwrap_or((text, text));
+    let number = |text: &str| text.parse::<u32>().ok().filter(|pairs| (1..=SCAN_PAIRS_MAX).contains(pairs));
+    match (number(least), number(most)) {
+        (Some(least), Some(most)) if least <= most => Ok((least, most)),
+        _ => Err(format!("scan_length={text}: write pairs from 1 to {SCAN_PAIRS_MAX}, as in 100 or 1-100")),
     }
 }
 
@@ -133,14 +158,25 @@ mod tests {
 
     #[test]
     fn distributions_and_percentiles() {
-        assert_eq!(parse_distribution("random"), Ok(None));
-        assert_eq!(parse_distribution("zipf:0.9"), Ok(Some(0.9)));
-        for text in ["zipf:-1", "zipf:x", "zipf:inf", "pareto:0.2", "zipfian:1"] {
+        assert_eq!(parse_distribution("random"), Ok(Distribution::Random));
+        assert_eq!(parse_distribution("zipf:0.9"), Ok(Distribution::Zipf(0.9)));
+        assert_eq!(parse_distribution("latest"), Ok(Distribution::Latest(0.99)));
+        assert_eq!(parse_distribution("latest:1.2"), Ok(Distribution::Latest(1.2)));
+        for text in ["zipf:-1", "zipf:x", "zipf:inf", "pareto:0.2", "zipfian:1", "random:1", "latest:", "latest:NaN"] {
             assert!(parse_distribution(text).is_err(), "{text}");
         }
         assert_eq!(parse_percentiles("99:50:99.9"), Ok(vec![50.0, 99.0, 99.9]));
         for text in ["", "0", "101", "50,99", "NaN"] {
             assert!(parse_percentiles(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn scan_lengths() {
+        assert_eq!(parse_scan_length("100"), Ok((100, 100)));
+        assert_eq!(parse_scan_length("1-100"), Ok((1, 100)));
+        for text in ["", "0", "5-4", "0-4", "1-", "-3", "1-10001", "x"] {
+            assert!(parse_scan_length(text).is_err(), "{text}");
         }
     }
 }

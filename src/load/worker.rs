@@ -3,12 +3,13 @@
 use super::job::Job;
 use super::ledger::Ledger;
 use super::meter::{Meter, Times};
-use super::operation::{Action, Operation, failure_of};
+use super::operation::{Action, Kind, Operation, failure_of};
 use super::pace::Pace;
 use super::prepare::Prepared;
 use super::source::Source;
 use super::stats::{Failure, Stats, Usage};
 use crate::ring::client::{Answer, Client, SubmitError};
+use crate::timing;
 use crate::types::ObjectKind;
 use quanta::Clock;
 use std::time::Duration;
@@ -19,11 +20,23 @@ const SPIN_NS: u64 = 150_000;
 /// The end of a job is seen at least this often.
 const SLEEP_NS_MAX: u64 = 100_000_000;
 
-/// An operation in flight.
+/// An operation under way.
 #[derive(Clone, Copy, Debug)]
 struct Flight {
     operation: Operation,
     times: Times,
+    /// When the whole of it was meant to begin: of a read-modify-write, its read.
+    began: u64,
+    /// Requests of it that are still to be submitted, and those whose answer is still to come.
+    parts_due: u32,
+    parts_open: u32,
+    bytes: u64,
+}
+
+impl Flight {
+    fn new(operation: Operation, parts_due: u32) -> Flight {
+        Flight { operation, times: Times::default(), began: 0, parts_due, parts_open: 0, bytes: 0 }
+    }
 }
 
 pub struct Worker<'a> {
@@ -36,8 +49,9 @@ pub struct Worker<'a> {
     began: u64,
     flights: Vec<Flight>,
     free: Vec<u32>,
-    /// Drawn, but there was no room to submit it.
-    pending: Option<Operation>,
+    /// Slots of operations that have requests to submit: drawn ones that found no room, the other shards of a scan, the
+    /// put of a read-modify-write.
+    due: Vec<u32>,
     reply: Vec<u8>,
     /// Measured operations that began, and how many there are to be.
     started: u64,
@@ -55,7 +69,7 @@ impl<'a> Worker<'a> {
         pace: Pace,
         meter: Meter<'a>,
     ) -> Worker<'a> {
-        let nothing = Operation { action: Action::Sync { reactor: 0 }, bytes: 0 };
+        let nothing = Operation { action: Action::Sync { reactor: 0 }, bytes: 0, kind: Kind::Sync };
         Worker {
             client,
             reply: Vec::with_capacity(source.reply_bytes_max()),
@@ -65,9 +79,9 @@ impl<'a> Worker<'a> {
             open_loop: job.rate_iops.is_some(),
             clock: Clock::new(),
             began: 0,
-            flights: vec![Flight { operation: nothing, times: Times::default() }; job.iodepth as usize],
+            flights: vec![Flight::new(nothing, 0); job.iodepth as usize],
             free: (0..job.iodepth).rev().collect(),
-            pending: None,
+            due: Vec::with_capacity(job.iodepth as usize),
             started: 0,
             started_max: limit(job, prepared),
         }
@@ -76,9 +90,11 @@ impl<'a> Worker<'a> {
     /// Runs the job to its end. Blocks for as long as it takes; a daemon that is gone ends it.
     pub fn run(mut self) -> (Stats, Option<Ledger>, Option<Failure>) {
         let before = Usage::of_thread();
+        timing::measure_after(Duration::from_nanos(self.pace.measured_from));
         self.began = self.clock.raw();
         let failure = self.drive().err();
         self.meter.stats.usage = Usage::of_thread().since(&before, Duration::from_nanos(self.now()));
+        self.meter.stats.layers = timing::measured();
         self.meter.finish();
         (self.meter.stats, self.source.ledger, failure)
     }
@@ -101,10 +117,13 @@ impl<'a> Worker<'a> {
                 pace.per_mille(now).map_or(of_count, |of_time| of_time.max(of_count))
             });
             let over = failure.is_some() || self.is_over(now);
+            if failure.is_some() {
+                self.abandon();
+            }
             if over && self.in_flight() == 0 {
                 return failure.map_or(Ok(()), Err);
             }
-            let step = if over { Ok(()) } else { self.issue(now) };
+            let step = self.submit_due().and_then(|()| if over { Ok(()) } else { self.issue(now) });
             // After a failure, what is in flight still has to come back: the ledger needs to know.
             if let Err(error) = step.and_then(|()| self.collect(over)) {
                 if error.code == Failure::DISCONNECTED {
@@ -121,7 +140,7 @@ impl<'a> Worker<'a> {
 
     /// Starts operations until none is due, or no slot or room is left.
     fn issue(&mut self, mut now: u64) -> Result<(), Failure> {
-        while let Some(&slot) = self.free.last() {
+        while let (Some(&slot), true) = (self.free.last(), self.due.is_empty()) {
             if self.is_over(now) {
                 break;
             }
@@ -129,14 +148,30 @@ impl<'a> Worker<'a> {
             if due > now {
                 break;
             }
-            let operation = self.pending.take().unwrap_or_else(|| self.source.draw());
-            let request = self.source.request(operation);
+            let operation = self.source.draw();
+            let parts = self.source.parts(operation.action);
+            self.free.pop();
+            self.flights[slot as usize] = Flight { began: due, ..Flight::new(operation, parts) };
+            self.due.push(slot);
+            self.submit_due()?;
+            now = self.now();
+        }
+        Ok(())
+    }
+
+    /// Submits what is due of operations under way, until there is no room.
+    fn submit_due(&mut self) -> Result<(), Failure> {
+        while let Some(&slot) = self.due.last() {
+            let flight = &mut self.flights[slot as usize];
+            let operation = flight.operation;
+            flight.parts_due -= 1;
+            let request = self.source.request(operation, flight.parts_due);
             // Latency begins with the submit call, not with the making of the value; on a schedule, when it was due.
             let submitting = self.clock.delta_as_nanos(self.began, self.clock.raw());
             match self.client.submit(u64::from(slot), &request) {
                 Ok(()) => {}
-                Err(SubmitError::Full) if self.in_flight() > 0 => {
-                    self.pending = Some(operation);
+                Err(SubmitError::Full) if self.client.in_flight() > 0 => {
+                    flight.parts_due += 1;
                     break;
                 }
                 Err(SubmitError::Full) => {
@@ -144,22 +179,46 @@ impl<'a> Worker<'a> {
                 }
                 Err(SubmitError::Client(error)) => return Err(failure_of(&error)),
             }
-            now = self.now();
-            let times = Times { intended: if self.open_loop { due } else { submitting }, submitting, submitted: now };
-            self.free.pop();
-            self.flights[slot as usize] = Flight { operation, times };
-            self.account_start(operation.action, times);
+            flight.parts_open += 1;
+            if flight.parts_due == 0 {
+                self.due.pop();
+            }
+            if flight.times.submitted == 0 {
+                self.account_start(slot, submitting);
+            }
         }
         Ok(())
     }
 
-    fn account_start(&mut self, action: Action, times: Times) {
-        let in_flight = self.in_flight();
+    /// The first request of an operation, or the put of a read-modify-write, was published.
+    fn account_start(&mut self, slot: u32, submitting: u64) {
+        let (now, in_flight) = (self.now(), self.in_flight());
+        let flight = &mut self.flights[slot as usize];
+        let action = flight.operation.action;
+        let continues = flight.operation.kind == Kind::Modify && matches!(action, Action::Put { .. });
+        let scheduled = self.open_loop && !continues && !matches!(action, Action::Sync { .. });
+        flight.times =
+            Times { intended: if scheduled { flight.began } else { submitting }, submitting, submitted: now };
+        if !continues {
+            flight.began = flight.times.intended;
+        }
+        let began = flight.began;
         self.meter.stats.depth.add(in_flight);
         self.source.started(action, self.client.reactors());
-        if !matches!(action, Action::Sync { .. }) {
-            self.pace.started(times.submitted);
-            self.started += u64::from(times.intended >= self.pace.measured_from);
+        if !continues && !matches!(action, Action::Sync { .. }) {
+            self.pace.started(now);
+            self.started += u64::from(began >= self.pace.measured_from);
+        }
+    }
+
+    /// After a failure nothing more is submitted, also not of operations under way.
+    fn abandon(&mut self) {
+        for slot in self.due.drain(..) {
+            let flight = &mut self.flights[slot as usize];
+            flight.parts_due = 0;
+            if flight.parts_open == 0 {
+                self.free.push(slot);
+            }
         }
     }
 
@@ -172,7 +231,7 @@ impl<'a> Worker<'a> {
             result = result.and(self.complete(&answer));
         }
         if taken == 0 {
-            if self.in_flight() > 0 && (over || self.free.is_empty() || self.pending.is_some()) {
+            if self.client.in_flight() > 0 && (over || self.free.is_empty() || !self.due.is_empty()) {
                 let answer = self.client.wait(&mut self.reply).map_err(|error| failure_of(&error))?;
                 taken = 1;
                 result = self.complete(&answer);
@@ -200,10 +259,22 @@ impl<'a> Worker<'a> {
     fn complete(&mut self, answer: &Answer) -> Result<(), Failure> {
         let now = self.now();
         let slot = u32::try_from(answer.user_data).expect("a slot's number came back");
-        let Flight { operation, times } = self.flights[slot as usize];
-        self.free.push(slot);
-        let bytes = self.source.judge(operation, answer, &self.reply)?;
-        self.meter.record(operation.action, bytes, times, now);
+        let flight = &mut self.flights[slot as usize];
+        flight.parts_open -= 1;
+        let judged = self.source.judge(flight.operation, answer, &self.reply);
+        flight.bytes += *judged.as_ref().unwrap_or(&0);
+        if flight.parts_open > 0 || flight.parts_due > 0 {
+            return judged.map(drop);
+        }
+        let Flight { operation, times, began, bytes, .. } = *flight;
+        if judged.is_ok() && self.source.put_after_get(&mut flight.operation) {
+            (flight.parts_due, flight.bytes, flight.times) = (1, 0, Times::default());
+            self.due.push(slot);
+        } else {
+            self.free.push(slot);
+        }
+        judged?;
+        self.meter.record(operation, bytes, began, times, now);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use crate::device::Device;
 use crate::reactor::{Clock, Limits, Phase, Reactor};
 use crate::ring::protocol::{KEY_BYTES_MAX, Opcode, Status, Submission, shard_of_key, shard_of_stream, stats};
 use crate::store::Outcome;
+use crate::timing;
 use crate::types::ShardId;
 use crate::wal::Room;
 use crate::wal::pool::Writer;
@@ -71,6 +72,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
 
     /// Takes one request. `false`: there is none, or it has to stay where it is.
     fn take_request(&mut self, slot: usize, now_ns: u64) -> bool {
+        let looked = timing::now();
         let Some(session) = &mut self.sessions[slot] else { return false };
         let mut submission = match session.peek() {
             Ok(Some(submission)) => submission,
@@ -81,6 +83,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             }
         };
         let opcode = Opcode::from_wire(submission.opcode).expect("`peek` validated the opcode");
+        timing::taken(submission.user_data, looked);
         cut_payload(opcode, &mut submission);
         let (outcome, at) = if submission.value_bytes as usize > self.value_bytes_max(opcode) {
             (Outcome::status(Status::TooLarge), 0)

@@ -27,6 +27,7 @@ use forebay_sys::shm::SharedMap;
 
 use super::protocol::{self, BATCH_HEADER_BYTES, Completion, Status, notice, to_usize};
 use super::segment::{self, Layout};
+use crate::timing;
 use arena::Arena;
 use link::Link;
 use request::{Payload, Plan};
@@ -149,6 +150,7 @@ impl Client {
         if self.lost {
             return Err(self.loss().into());
         }
+        let begun = timing::now();
         let mut plan = Plan::new(request, self.shards(), self.reactors())?;
         let link = &mut self.links[plan.reactor as usize];
         if !link.has_room()? {
@@ -173,6 +175,7 @@ impl Client {
         self.write_payload(offset, &plan);
         let flight = Flight { owner, user_data, reactor: plan.reactor, block, reply_offset, reply_bytes_max };
         plan.submission.user_data = self.slots.take(flight);
+        timing::submitted(plan.submission.user_data, begun);
         Ok(self.links[plan.reactor as usize].submit(&plan.submission)?)
     }
 
@@ -254,6 +257,7 @@ impl Client {
             .slots
             .give(completion.user_data, protocol::low_u32(link as u64))
             .ok_or_else(|| broken("an answer belongs to no request in flight"))?;
+        timing::seen(completion.user_data);
         let status = Status::from_wire(completion.status).ok_or_else(|| broken("an answer has an unknown status"))?;
         if completion.reply_bytes > flight.reply_bytes_max {
             return Err(broken("a reply is longer than the room given for it"));

@@ -3,6 +3,7 @@
 use crate::buffer::Pool;
 use crate::bytes::{index, len_u32};
 use crate::device::{Operation, OperationKind};
+use crate::timing::{self, Layer};
 use crate::types::{Lsn, ObjectId};
 use crate::wal::layout::blocks_up;
 use crate::wal::pool::Writer;
@@ -102,6 +103,7 @@ impl Wal {
     /// Appends a record as it is but for its LSN. `room` said yes. Gives its last LSN.
     pub fn append_record(&mut self, pool: &mut Pool, now_ns: u64, record: &Record<'_>) -> Lsn {
         let Record { kind, object, version, key, value, .. } = *record;
+        let _layer = timing::enter(Layer::Encode);
         let bytes = record::encoded_bytes(key.len(), value.len());
         if self.open.as_ref().is_none_or(|open| open.used + bytes > open.capacity) {
             self.seal_open(pool, 0);
@@ -209,6 +211,7 @@ impl Wal {
             pool.give(open.buffer);
             return;
         }
+        let sealing = timing::seal_begins();
         let position = self.position.as_mut().expect("a frame has a segment");
         let address = self.identity.layout.segment_address(position.chained.segment).plus(position.offset as u64);
         let frame_bytes = blocks_up(open.used);
@@ -233,6 +236,7 @@ impl Wal {
             last_lsn: Lsn(header.next_lsn().0 - 1),
             stated_lsn: self.durable_lsn,
             flight_end: self.flight.position(),
+            stamp: sealing.ends(),
             done: false,
         });
         self.counters.frames += 1;

@@ -1,6 +1,7 @@
 //! A frame: what one device write carries. A header, records, zeros to the end of the block.
 
 use crate::bytes::{array, get_u16, get_u32, get_u64, put_u16, put_u32, put_u64};
+use crate::timing::{self, Layer};
 use crate::types::{DeviceAddress, Lsn, ShardId};
 use crate::wal::layout::{BLOCK_BYTES, FORMAT_VERSION};
 
@@ -74,6 +75,7 @@ pub fn seal(frame: &mut [u8], header: &Header) -> u32 {
     put_u64(frame, DURABLE_LSN, header.durable_lsn.0);
     put_u32(frame, RECORDS, header.records);
     put_u32(frame, PREVIOUS_CRC, header.previous_crc);
+    let _layer = timing::enter(Layer::Crc);
     let crc = crc32c::crc32c(&frame[VERSION..]);
     put_u32(frame, CRC, crc);
     crc

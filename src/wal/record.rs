@@ -1,6 +1,7 @@
 //! A record: one change, verifiable by itself, in a frame and in the flight recorder alike.
 
 use crate::bytes::{get_u16, get_u32, get_u64, len_u16, len_u32, put_u16, put_u32, put_u64};
+use crate::timing::{self, Layer};
 use crate::types::{Lsn, ObjectId, ShardId};
 
 /// Header of a record; key, value and zeros to the next multiple of 8 follow.
@@ -86,6 +87,7 @@ pub fn encode(out: &mut [u8], seed: u32, record: &Record<'_>) -> usize {
     out[HEADER_BYTES..value_at].copy_from_slice(record.key);
     out[value_at..end].copy_from_slice(record.value);
     out[end..taken].fill(0);
+    let _layer = timing::enter(Layer::Crc);
     let crc = crc32c::crc32c_append(seed, &out[VALUE_BYTES..end]);
     put_u32(out, CRC, crc);
     taken

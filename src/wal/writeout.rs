@@ -156,6 +156,7 @@ impl Wal {
         while self.in_flight.front().is_some_and(|frame| frame.done) {
             let frame = self.in_flight.pop_front().expect("seen above");
             self.front_number += 1;
+            self.landed = frame.stamp.landed();
             self.durable_lsn = self.durable_lsn.max(frame.last_lsn);
             self.stated_lsn = self.stated_lsn.max(frame.stated_lsn);
             self.flight.release(frame.flight_end, frame.last_lsn);

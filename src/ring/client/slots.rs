@@ -1,6 +1,7 @@
 //! The requests in flight, by the number that goes over the wire.
 
 use crate::ring::protocol::low_u32;
+use crate::timing::Tag;
 
 use super::arena::Block;
 
@@ -36,6 +37,7 @@ struct Slot {
 pub(super) struct Slots {
     slots: Vec<Slot>,
     free: Vec<u32>,
+    tag: Tag,
 }
 
 impl Slots {
@@ -47,12 +49,12 @@ impl Slots {
         });
         let slot = &mut self.slots[index as usize];
         slot.flight = Some(flight);
-        u64::from(index) | u64::from(slot.generation) << 32
+        u64::from(self.tag.wire(index)) | u64::from(slot.generation) << 32
     }
 
     /// What was in flight under this number on this reactor.
     pub fn give(&mut self, wire: u64, reactor: u32) -> Option<Flight> {
-        let index = low_u32(wire);
+        let index = self.tag.index(low_u32(wire));
         let slot = self.slots.get_mut(index as usize)?;
         if slot.generation != low_u32(wire >> 32) || slot.flight?.reactor != reactor {
             return None;

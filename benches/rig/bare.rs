@@ -1,0 +1,55 @@
+//! The store by itself: what is left of a put when nobody asks for it over a ring.
+
+use forebay::buffer::Pool;
+use forebay::reactor::Shard;
+use forebay::ring::protocol::{Opcode, Submission};
+use forebay::store::catalog::{Catalog, Object};
+use forebay::store::{Context, Outcome, Reply, Request};
+use forebay::types::{Durability, Lsn, ObjectId, ObjectKind};
+
+use super::{Failure, KEYS, VALUE, key, parts};
+
+struct NoReply;
+
+impl Reply for NoReply {
+    fn push(&mut self, _: &[&[u8]]) -> bool {
+        false
+    }
+
+    fn bytes(&self) -> usize {
+        0
+    }
+}
+
+/// A store with a space of durability `memory`, whose puts are not logged.
+pub struct Bare {
+    shard: Shard,
+    pool: Pool,
+    catalog: Catalog,
+}
+
+impl Bare {
+    pub fn new() -> Result<Bare, Failure> {
+        let (_, pool, mut catalog, mut shards) = parts(64 << 20)?;
+        let name = b"bare".to_vec().into();
+        let (kind, durability) = (ObjectKind::Space, Durability::Memory);
+        catalog.insert(Object { id: ObjectId(1), kind, durability, name, lsn: Lsn::NONE });
+        let mut bare = Bare { shard: shards.pop().ok_or("no shard")?, pool, catalog };
+        for number in 0..KEYS {
+            bare.put(number)?;
+        }
+        Ok(bare)
+    }
+
+    pub fn put(&mut self, number: u64) -> Result<(), Failure> {
+        let key = key(number);
+        let submission = Submission { object: 1, key_bytes: 16, value_bytes: 100, ..Submission::default() };
+        let request = Request { submission: &submission, opcode: Opcode::Put, key: &key, value: &VALUE };
+        let wal = &mut self.shard.wal;
+        let mut context = Context { catalog: &self.catalog, wal, pool: &mut self.pool, now_ns: 0 };
+        match self.shard.store.apply(&mut context, &request, &mut NoReply) {
+            Outcome::Answer { completion, .. } if completion.status == 0 => Ok(()),
+            outcome => Err(format!("the store answered {outcome:?}").into()),
+        }
+    }
+}
