@@ -7,7 +7,7 @@ use plotters::prelude::*;
 use crate::case::{Class, MANY, ONE, PeerName, Shape};
 use crate::figures::{Failure, summary};
 use crate::report::number;
-use crate::run::Results;
+use crate::run::{Results, Series};
 
 const SIZE: (u32, u32) = (1_200, 1_020);
 const PANELS: [(Class, Shape); 6] = [
@@ -29,16 +29,23 @@ pub fn draw(results: &Results, path: &Path) -> Result<(), Failure> {
     root.fill(&WHITE)?;
     let title = "Puts a second, 16 B keys, 100 B values, the cores awake: median, and least to most";
     let root = root.titled(title, ("sans-serif", 20))?;
-    for (area, (class, shape)) in root.split_evenly((3, 2)).iter().zip(PANELS) {
+    let measured = |(class, shape): &(Class, Shape)| {
+        PeerName::ALL.iter().any(|peer| series(results, *peer, *class, *shape).is_some())
+    };
+    for (area, (class, shape)) in root.split_evenly((3, 2)).iter().zip(PANELS.into_iter().filter(measured)) {
         panel(results, area, class, shape)?;
     }
     Ok(root.present()?)
 }
 
+fn series(results: &Results, peer: PeerName, class: Class, shape: Shape) -> Option<&Series> {
+    results.find(peer, class, 100, shape, true)
+}
+
 fn panel(results: &Results, area: &Area<'_>, class: Class, shape: Shape) -> Result<(), Failure> {
     let mut bars: Vec<(PeerName, [f64; 3])> = Vec::new();
     for peer in PeerName::ALL {
-        if let Some(series) = results.find(peer, class, 100, shape, true) {
+        if let Some(series) = series(results, peer, class, shape) {
             let rates: Vec<f64> = series.rounds.iter().map(|figures| figures.per_second).collect();
             bars.extend(summary(&rates).map(|rates| (peer, rates)));
         }

@@ -104,7 +104,7 @@ pub fn markdown(results: &Results) -> String {
     }
     proof_table(&mut text, results);
     if !results.notes.is_empty() {
-        text.push_str("\n### Left out\n\n");
+        text.push_str("\n### To be known\n\n");
         results.notes.iter().for_each(|note| _ = writeln!(text, "- {note}"));
     }
     text

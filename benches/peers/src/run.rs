@@ -15,6 +15,11 @@ use crate::report;
 use crate::session::Measured;
 
 const TMPFS_MAGIC: i64 = 0x0102_1994;
+const SCHED_IDLE: &str = "5";
+/// The path of a Unix socket has at most 107 B, and these need up to 19 B below the directory.
+const DIRECTORY_BYTES_MAX: usize = 88;
+/// On a quiet machine it is near 0.
+const LOAD_MAX: f64 = 0.5;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -190,18 +195,15 @@ pub fn spin() {
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let &[first, second] = args.cores.as_slice() else { return Err("--cores takes two, as 0,1".into()) };
-    std::fs::create_dir_all(&args.directory)?;
     std::fs::create_dir_all(&args.output)?;
-    if statfs(&args.directory)?.f_type == TMPFS_MAGIC {
-        let directory = args.directory.display();
-        return Err(format!("{directory} is in memory, where a sync means nothing; name one on a drive").into());
-    }
+    let directory = scratch(&args.directory)?;
     let run_ms = args.run_ms.unwrap_or(if args.quick { 150 } else { 400 });
     let program = std::env::current_exe()?;
-    let runner = Runner { program, directory: args.directory.clone(), cores: [first, second], run_ms };
+    let runner = Runner { program, directory: directory.clone(), cores: [first, second], run_ms };
     runner.pin_all()?;
     let rounds = args.rounds.unwrap_or(if args.quick { 2 } else { 3 });
-    let mut results = Results { machine: report::machine(&args.directory), rounds, run_ms, ..Results::default() };
+    let mut results = Results { machine: report::machine(&directory), rounds, run_ms, ..Results::default() };
+    conditions().into_iter().for_each(|note| results.note(note));
     let begun = Instant::now();
     for round in 0..rounds {
         eprintln!("round {} of {rounds}, {} s", round + 1, begun.elapsed().as_secs());
@@ -211,9 +213,46 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     prove(args, &runner, &mut results);
     results.seconds = begun.elapsed().as_secs();
     for made in ["session", "kept"] {
-        let _ = std::fs::remove_dir_all(args.directory.join(made));
+        let _ = std::fs::remove_dir_all(directory.join(made));
     }
     write(args, &results)
+}
+
+/// The directory, absolute: a Redis server does not stay where it was started.
+fn scratch(directory: &Path) -> Result<PathBuf, Failure> {
+    std::fs::create_dir_all(directory)?;
+    let directory = std::fs::canonicalize(directory)?;
+    let name = directory.display();
+    if statfs(&directory)?.f_type == TMPFS_MAGIC {
+        return Err(format!("{name} is in memory, where a sync means nothing; name one on a drive").into());
+    }
+    if directory.as_os_str().len() > DIRECTORY_BYTES_MAX {
+        return Err(
+            format!("{name} is too long for the sockets in it; name one of {DIRECTORY_BYTES_MAX} B at most").into()
+        );
+    }
+    Ok(directory)
+}
+
+/// What makes the figures doubtful from the start.
+fn conditions() -> Vec<String> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let mut notes = Vec::new();
+    let load = read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
+    if load > LOAD_MAX {
+        notes.push(format!(
+            "the load of the machine was {load} at the start: a build just before, or others who use it"
+        ));
+    }
+    // The policy is the 41st field, and the name in the second may hold spaces.
+    let stat = read("/proc/self/stat");
+    let policy = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(38));
+    if policy == Some(SCHED_IDLE) {
+        notes.push(
+            "all of this ran at idle priority, as the spinners do: the cores awake were shared with them".to_owned(),
+        );
+    }
+    notes
 }
 
 fn peers_of<'a>(args: &'a Args, class: Class) -> impl Iterator<Item = PeerName> + 'a {

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -46,11 +46,28 @@ impl Redis {
             .spawn()
             .map_err(|error| format!("redis-server: {error}; install it, see benches/peers/run"))?;
         // From here on the server is stopped when this is dropped.
-        let redis = Redis { server, socket, class: setup.class, value_bytes: setup.value_bytes };
-        let stream = connect(&redis.socket)?;
+        let mut redis = Redis { server, socket, class: setup.class, value_bytes: setup.value_bytes };
+        let stream = redis.connect().map_err(|error| {
+            let said = std::fs::read_to_string(setup.directory.join("redis.log")).unwrap_or_default();
+            format!("redis-server does not listen on {}: {error}\n{said}", redis.socket.display())
+        })?;
         core_affinity::set_for_current(core_affinity::CoreId { id: second });
         each_key_once(stream, setup.value_bytes)?;
         Ok(redis)
+    }
+
+    fn connect(&mut self) -> Result<UnixStream, Failure> {
+        let begun = Instant::now();
+        loop {
+            match UnixStream::connect(&self.socket) {
+                Ok(stream) => return Ok(stream),
+                Err(error) if begun.elapsed() > START_TIMEOUT => return Err(error.into()),
+                Err(_) => std::thread::sleep(Duration::from_millis(2)),
+            }
+            if let Some(status) = self.server.try_wait()? {
+                return Err(format!("it ended with {status}").into());
+            }
+        }
     }
 
     /// `requests` of them.
@@ -92,19 +109,6 @@ impl Drop for Redis {
     fn drop(&mut self) {
         let _ = self.server.kill();
         let _ = self.server.wait();
-    }
-}
-
-fn connect(socket: &Path) -> Result<UnixStream, Failure> {
-    let begun = Instant::now();
-    loop {
-        match UnixStream::connect(socket) {
-            Ok(stream) => return Ok(stream),
-            Err(error) if begun.elapsed() > START_TIMEOUT => {
-                return Err(format!("redis-server does not listen on {}: {error}", socket.display()).into());
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(5)),
-        }
     }
 }
 
