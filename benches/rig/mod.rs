@@ -74,7 +74,7 @@ pub const SHAPE: Shape = Shape {
 pub fn parts(capacity_bytes: u64) -> Result<(MemoryDisk, Pool, Catalog, Vec<Shard>), Failure> {
     let disk = MemoryDisk::new(capacity_bytes);
     let mut blocks = DiskBlocks(disk.clone());
-    format::format(&mut blocks, capacity_bytes, 4 << 20, 1, [9; 16])?;
+    format::format(&mut blocks, capacity_bytes, 4 << 20, 1, [9; 16], None)?;
     let superblock = Superblock::load(&mut blocks, capacity_bytes)?;
     let found = survey::survey(&mut blocks, &superblock, &mut |_, _| {});
     let shard = ShardId(0);

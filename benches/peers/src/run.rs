@@ -1,0 +1,317 @@
+//! The whole comparison: rounds in which the peers take turns, session by session, with the cores as they are and with
+//! cores that are kept awake; then, once, a look at the system calls of each.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use rustix::fs::statfs;
+use serde::Serialize;
+
+use crate::case::{Class, MANY, ONE, PeerName, Shape, shapes};
+use crate::figures::{Failure, Figures};
+use crate::proof::{self, Proof};
+use crate::report;
+use crate::session::Measured;
+
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+const SCHED_IDLE: &str = "5";
+/// The path of a Unix socket has at most 107 B, and these need up to 19 B below the directory.
+const DIRECTORY_BYTES_MAX: usize = 88;
+/// On a quiet machine it is near 0.
+const LOAD_MAX: f64 = 0.5;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Values of 100 B only, two short rounds.
+    #[arg(long)]
+    quick: bool,
+    /// Default 3, with --quick 2.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// How long each case runs. Default 400, with --quick 150.
+    #[arg(long)]
+    run_ms: Option<u64>,
+    /// Leave these out.
+    #[arg(long, value_delimiter = ',')]
+    without: Vec<PeerName>,
+    /// Only these classes.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Class>,
+    /// A directory on the drive to be measured, with 6 GiB of room. What it makes in there is removed again.
+    #[arg(long)]
+    directory: PathBuf,
+    /// Where results.json, results.md and results.svg go.
+    #[arg(long)]
+    output: PathBuf,
+    /// The two cores: of the reactor or server, and of the clients. A library gets both.
+    #[arg(long, value_delimiter = ',', default_value = "0,1")]
+    cores: Vec<usize>,
+    /// Print results.json instead of results.md.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One case of one peer, with the figures of all rounds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Series {
+    pub peer: PeerName,
+    pub class: Class,
+    pub value_bytes: usize,
+    pub shape: Shape,
+    /// Both cores were kept from halting.
+    pub awake: bool,
+    pub rounds: Vec<Figures>,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub struct Results {
+    pub machine: String,
+    pub rounds: usize,
+    pub run_ms: u64,
+    pub seconds: u64,
+    pub series: Vec<Series>,
+    pub proofs: Vec<Proof>,
+    /// What failed or was left out, and why.
+    pub notes: Vec<String>,
+}
+
+impl Results {
+    fn add(&mut self, session: &Session, measured: Measured) {
+        let Measured { shape, figures } = measured;
+        let Session { peer, class, value_bytes, .. } = *session;
+        let found = self.series.iter_mut().find(|series| {
+            let same = (series.peer, series.class, series.value_bytes, series.shape, series.awake);
+            same == (peer, class, value_bytes, shape, session.awake)
+        });
+        match found {
+            Some(series) => series.rounds.push(figures),
+            None => {
+                let (awake, rounds) = (session.awake, vec![figures]);
+                self.series.push(Series { peer, class, value_bytes, shape, awake, rounds });
+            }
+        }
+    }
+
+    pub fn note(&mut self, note: String) {
+        eprintln!("{note}");
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+}
+
+/// One child process: a peer in a class at a size.
+pub struct Session {
+    pub peer: PeerName,
+    pub class: Class,
+    pub value_bytes: usize,
+    pub awake: bool,
+}
+
+/// How sessions are run here.
+#[derive(Clone)]
+pub struct Runner {
+    program: PathBuf,
+    directory: PathBuf,
+    cores: [usize; 2],
+    run_ms: u64,
+}
+
+impl Runner {
+    /// Runs a session, behind the words of `before` where there are any.
+    pub fn session(&self, session: &Session, shapes: &[Shape], before: &[String]) -> Result<Vec<Measured>, Failure> {
+        let mut words = before.iter().map(String::as_str).chain(self.program.to_str());
+        let mut command = Command::new(words.next().ok_or("the program's path is not UTF-8")?);
+        let shapes: Vec<String> = shapes.iter().map(Shape::to_string).collect();
+        let output = command
+            .args(words)
+            .args(["session", "--peer", &spelt(&session.peer), "--class", &spelt(&session.class)])
+            .args(["--value-bytes", &session.value_bytes.to_string(), "--shapes", &shapes.join(",")])
+            .args(["--run-ms", &self.run_ms.to_string(), "--cores", &self.cores_list()])
+            .arg("--directory")
+            .arg(&self.directory)
+            .stderr(Stdio::inherit())
+            .output()?;
+        if !output.status.success() {
+            return Err(format!("ended with {}; what it said stands above", output.status).into());
+        }
+        let text = String::from_utf8(output.stdout)?;
+        Ok(serde_json::from_str(text.lines().last().unwrap_or_default())?)
+    }
+
+    fn cores_list(&self) -> String {
+        format!("{},{}", self.cores[0], self.cores[1])
+    }
+
+    /// As the cores are used by all: a library's threads on both.
+    fn pin_all(&self) -> Result<(), Failure> {
+        let mut set = rustix::thread::CpuSet::new();
+        self.cores.iter().for_each(|core| set.set(*core));
+        Ok(rustix::thread::sched_setaffinity(None, &set)
+            .map_err(|error| format!("cores {}: {error}; name two others with --cores", self.cores_list()))?)
+    }
+}
+
+/// As the command line spells a value.
+fn spelt(value: &impl clap::ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+/// One spinner a core that runs only when nobody else wants to, so that the core never halts. They end with this.
+struct Spinners(Vec<Child>);
+
+impl Spinners {
+    fn start(runner: &Runner) -> Result<Spinners, Failure> {
+        let mut spinners = Spinners(Vec::new());
+        for core in runner.cores {
+            let child = Command::new("chrt")
+                .args(["--idle", "0", "taskset", "--cpu-list", &core.to_string()])
+                .arg(&runner.program)
+                .arg("spin")
+                .spawn()
+                .map_err(|error| format!("chrt: {error}; install util-linux"))?;
+            spinners.0.push(child);
+        }
+        Ok(spinners)
+    }
+}
+
+impl Drop for Spinners {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// What a spinner does until it is killed, or nobody waits for it any more.
+pub fn spin() {
+    let parent = std::os::unix::process::parent_id();
+    while std::os::unix::process::parent_id() == parent {
+        (0..10_000_000).for_each(|_| std::hint::spin_loop());
+    }
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let &[first, second] = args.cores.as_slice() else { return Err("--cores takes two, as 0,1".into()) };
+    std::fs::create_dir_all(&args.output)?;
+    let directory = scratch(&args.directory)?;
+    let run_ms = args.run_ms.unwrap_or(if args.quick { 150 } else { 400 });
+    let program = std::env::current_exe()?;
+    let runner = Runner { program, directory: directory.clone(), cores: [first, second], run_ms };
+    runner.pin_all()?;
+    let rounds = args.rounds.unwrap_or(if args.quick { 2 } else { 3 });
+    let mut results = Results { machine: report::machine(&directory), rounds, run_ms, ..Results::default() };
+    conditions().into_iter().for_each(|note| results.note(note));
+    let begun = Instant::now();
+    for round in 0..rounds {
+        eprintln!("round {} of {rounds}, {} s", round + 1, begun.elapsed().as_secs());
+        measure_round(args, &runner, &mut results)?;
+    }
+    eprintln!("system calls, {} s", begun.elapsed().as_secs());
+    prove(args, &runner, &mut results);
+    results.seconds = begun.elapsed().as_secs();
+    for made in ["session", "kept"] {
+        let _ = std::fs::remove_dir_all(directory.join(made));
+    }
+    write(args, &results)
+}
+
+/// The directory, absolute: a Redis server does not stay where it was started.
+fn scratch(directory: &Path) -> Result<PathBuf, Failure> {
+    std::fs::create_dir_all(directory)?;
+    let directory = std::fs::canonicalize(directory)?;
+    let name = directory.display();
+    if statfs(&directory)?.f_type == TMPFS_MAGIC {
+        return Err(format!("{name} is in memory, where a sync means nothing; name one on a drive").into());
+    }
+    if directory.as_os_str().len() > DIRECTORY_BYTES_MAX {
+        return Err(
+            format!("{name} is too long for the sockets in it; name one of {DIRECTORY_BYTES_MAX} B at most").into()
+        );
+    }
+    Ok(directory)
+}
+
+/// What makes the figures doubtful from the start.
+fn conditions() -> Vec<String> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let mut notes = Vec::new();
+    let load = read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
+    if load > LOAD_MAX {
+        notes.push(format!(
+            "the load of the machine was {load} at the start: a build just before, or others who use it"
+        ));
+    }
+    // The policy is the 41st field, and the name in the second may hold spaces.
+    let stat = read("/proc/self/stat");
+    let policy = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(38));
+    if policy == Some(SCHED_IDLE) {
+        notes.push(
+            "all of this ran at idle priority, as the spinners do: the cores awake were shared with them".to_owned(),
+        );
+    }
+    notes
+}
+
+fn peers_of<'a>(args: &'a Args, class: Class) -> impl Iterator<Item = PeerName> + 'a {
+    let all = PeerName::ALL.into_iter().filter(|peer| cfg!(feature = "rocksdb") || *peer != PeerName::Rocksdb);
+    all.filter(move |peer| peer.setting(class).is_some() && !args.without.contains(peer))
+}
+
+fn classes(args: &Args) -> impl Iterator<Item = Class> + '_ {
+    Class::ALL.into_iter().filter(|class| args.only.is_empty() || args.only.contains(class))
+}
+
+fn measure_round(args: &Args, runner: &Runner, results: &mut Results) -> Result<(), Failure> {
+    for class in classes(args) {
+        let sizes: &[usize] = if args.quick || class == Class::Read { &[100] } else { &[100, 1_024, 4_096] };
+        for value_bytes in sizes.iter().copied() {
+            for awake in [false, true] {
+                let _spinners = awake.then(|| Spinners::start(runner)).transpose()?;
+                for peer in peers_of(args, class) {
+                    let session = Session { peer, class, value_bytes, awake };
+                    match runner.session(&session, &shapes(peer, class, value_bytes), &[]) {
+                        Ok(all) => all.into_iter().for_each(|measured| results.add(&session, measured)),
+                        Err(error) => {
+                            results.note(format!("{}, {class:?}, {value_bytes} B: {error}", peer.label()));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Who syncs how often for what it acknowledges.
+fn prove(args: &Args, runner: &Runner, results: &mut Results) {
+    // Traced calls are slow, and a few of them prove little.
+    let runner = &Runner { run_ms: runner.run_ms.max(300), ..runner.clone() };
+    for class in classes(args).filter(|class| *class != Class::Read) {
+        for peer in peers_of(args, class) {
+            let session = Session { peer, class, value_bytes: 100, awake: false };
+            match proof::trace(runner, &session, &[ONE, MANY], &args.output) {
+                Ok(found) => results.proofs.extend(found),
+                Err(error) => results.note(format!("{}, {class:?}, system calls: {error}", peer.label())),
+            }
+        }
+    }
+}
+
+fn write(args: &Args, results: &Results) -> Result<(), Failure> {
+    let file = |name: &str| -> PathBuf { Path::new(&args.output).join(name) };
+    let json = serde_json::to_string_pretty(results)?;
+    let markdown = report::markdown(results);
+    std::fs::write(file("results.json"), &json)?;
+    std::fs::write(file("results.md"), &markdown)?;
+    crate::plot::draw(results, &file("results.svg"))?;
+    println!("{}", if args.json { json } else { markdown });
+    eprintln!(
+        "{}",
+        ["results.json", "results.md", "results.svg"].map(|name| file(name).display().to_string()).join(" ")
+    );
+    Ok(())
+}
