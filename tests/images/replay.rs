@@ -29,6 +29,10 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
+fn size_at(bytes: &[u8], at: usize) -> usize {
+    usize::try_from(u64_at(bytes, at)).expect("usize has 64 bits")
+}
+
 /// One write, or a flush of all before it.
 struct Entry {
     at: usize,
@@ -40,15 +44,16 @@ struct Entry {
 /// The entries of a log, in order; a last one that was cut short does not count.
 fn entries(log: &[u8]) -> Vec<Entry> {
     assert_eq!((u64_at(log, 0), u64_at(log, 8)), (MAGIC, 1), "it is a log of writes");
-    let sector = u64_at(log, 24) as usize & 0xffff_ffff;
+    let sector = size_at(log, 24) & 0xffff_ffff;
     let (mut found, mut at) = (Vec::new(), sector);
-    while found.len() < u64_at(log, 16) as usize && at + LOG_HEADER_BYTES <= log.len() {
-        let [first, sectors, flags] = [0, 8, 16].map(|field| u64_at(log, at + field));
+    while found.len() < size_at(log, 16) && at + LOG_HEADER_BYTES <= log.len() {
+        let [first, sectors] = [0, 8].map(|field| size_at(log, at + field));
+        let flags = u64_at(log, at + 16);
         assert_eq!(flags & !(FLUSH | FUA), 0, "Forebay neither discards nor marks");
-        let (from, bytes) = (at + sector, sectors as usize * sector);
+        let (from, bytes) = (at + sector, sectors * sector);
         let Some(data) = log.get(from..from + bytes) else { break };
         let (flush, fua) = (flags & FLUSH != 0, flags & FUA != 0);
-        found.push(Entry { at: first as usize * sector, data: data.to_vec(), flush, fua });
+        found.push(Entry { at: first * sector, data: data.to_vec(), flush, fua });
         at = from + bytes;
     }
     found
