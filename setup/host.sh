@@ -5,7 +5,8 @@
 #       --json             an object a line
 #   config             makes what is asked for and nothing else; prints every change; asking again changes nothing.
 #                      Everything is checked before the first change. Needs at least one of:
-#       --hugepages NODE=COUNT   pages of 2 MiB on a NUMA node; repeat for more nodes. COUNT alone when there is one node
+#       --hugepages NODE=COUNT   pages of 2 MiB on a NUMA node; repeat for more nodes. COUNT alone when there is one node.
+#                          And a hugetlbfs at /dev/hugepages, where none is mounted there and no user is named
 #       --bind BDF         gives this NVMe controller (as 0000:01:00.0) to vfio-pci, for user-space drivers; repeatable.
 #                          It and all its namespaces vanish from the kernel
 #       --device PATH      prepares this namespace (as /dev/nvme0n2) for the tiers of the kernel: scheduler none, and
@@ -186,14 +187,17 @@ reserve_hugepages() {
     fi
 }
 
+# The user's own, or where everybody looks for one.
 mount_hugepages() {
-    local at=/dev/hugepages-$user
-    if awk -v at="$at" '$5 == at { found = 1 } END { exit !found }' "$root/proc/self/mountinfo"; then
-        say "  $at is mounted already" && return
+    local at=/dev/hugepages options=pagesize=2M made=0
+    if [ -n "$user" ]; then
+        at+=-$user options+=",mode=0700,uid=$(id -u "$user"),gid=$(id -g "$user")"
     fi
-    note mount "$boot_id" "$at"
-    system mkdir -p "$at"
-    system mount -t hugetlbfs -o "pagesize=2M,mode=0700,uid=$(id -u "$user"),gid=$(id -g "$user")" hugetlbfs "$at"
+    if is_mounted "$at"; then say "  $at is mounted already" && return; fi
+    if [ ! -d "$root$at" ]; then made=1; fi
+    note_once mount "$boot_id" "$at" "$made"
+    if [ "$made" = 1 ]; then system mkdir "$at"; fi
+    system mount -t hugetlbfs -o "$options" hugetlbfs "$at"
 }
 
 bind_controller() {
@@ -242,8 +246,8 @@ udev_rules() {
 config() {
     local each
     for each in "${hugepages[@]}"; do reserve_hugepages "$each"; done
+    if [ ${#hugepages[@]} -gt 0 ]; then mount_hugepages; fi
     if [ -n "$user" ]; then
-        if [ ${#hugepages[@]} -gt 0 ]; then mount_hugepages; fi
         write_file "$root/etc/security/limits.d/90-forebay.conf" "$user - memlock unlimited"
     fi
     if [ -n "$poll_queues" ]; then

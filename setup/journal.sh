@@ -6,7 +6,7 @@
 # A line: kind, boot, arguments, with tabs between. What a reboot undoes by itself carries that boot's id, else "-".
 #   write BOOT PATH OLD NEW [ASKED]   a setting of the kernel; ASKED when the kernel gave something else
 #   owner BOOT PATH OLD         of a device node
-#   mount BOOT PATH
+#   mount BOOT PATH MADE        MADE is 1 when its directory was made, too
 #   driver BOOT BDF OLD         of a PCI device; "none" when it had none
 #   file - PATH SHA256          a file that was written
 
@@ -18,6 +18,13 @@ note() {
     mkdir -p "$(dirname "$journal")"
     (IFS=$'\t' && printf '%s\n' "$*") >>"$journal"
 }
+
+# note_once LINE...: the same, unless it stands there: an earlier run was killed, or could not do it.
+note_once() {
+    if ! (IFS=$'\t' && grep -qxsF "$*" "$journal"); then note "$@"; fi
+}
+
+is_mounted() { awk -v at="$1" '$5 == at { found = 1 } END { exit !found }' "$root/proc/self/mountinfo"; }
 
 # system COMMAND...: prints and runs what changes the machine beyond a file; in a made-up tree only prints.
 system() {
@@ -120,9 +127,8 @@ undo_owner() {
 }
 
 undo_mount() {
-    if ! awk -v at="$1" '$5 == at { found = 1 } END { exit !found }' "$root/proc/self/mountinfo"; then return; fi
-    system umount "$1"
-    system rmdir "$1"
+    if is_mounted "$1"; then system umount "$1"; fi
+    if [ "${2:-1}" = 1 ] && [ -d "$root$1" ]; then system rmdir "$1"; fi
 }
 
 # undo_all: the last change first. What an earlier boot changed in the kernel, the reboot undid.

@@ -3,35 +3,10 @@
 # In guests: the drives, power cuts, hot removal, and host.sh with real drivers. FOREBAY names a binary to try as well,
 # by default target/release/forebay of this tree.
 
-run=$setup/testbed/run
 work=$scratch/guest
 fua=0
 forebay=${FOREBAY:-$setup/../target/release/forebay}
 kills=${FOREBAY_KILLS:-5}
-tools=(qemu-system-x86_64=qemu-system-x86 nbdkit=nbdkit nvme=nvme-cli cpio=cpio modprobe=kmod zstd=zstd xz=xz-utils)
-
-# in_guest NAME OPTIONS... -- : boots, and runs what stands on standard input. Its lines "+ok X" and "-ok X" count.
-in_guest() {
-    local name=$1 code=0 line
-    shift
-    cat >"$scratch/script"
-    "$run" --timeout 240 "$@" bash -u "$scratch/script" >"$scratch/output" 2>&1 </dev/null || code=$?
-    while read -r line; do
-        case $line in
-            '+ok '*) pass ;;
-            '-ok '*) fail "$name: ${line#-ok }" ;;
-        esac
-    done < <(cat "$scratch/output")
-    same "$name: exit code" 0 "$code"
-}
-
-# For the guest: is NAME WANTED FOUND.
-prelude=$(
-    cat <<'END'
-is() { if [ "$2" = "$3" ]; then echo "+ok $1"; else echo "-ok $1: wanted $2, found $3"; fi; }
-b() { head -c 4096 /dev/zero | tr "\0" "$1" | dd of=/dev/nvme0n2 bs=4096 seek="$2" oflag=direct status=none; }
-END
-)
 
 guest_drives() {
     in_guest "drives" --poll-queues 2 --hugepages 16 <<END
@@ -122,10 +97,18 @@ setpriv --reuid nobody --clear-groups bash -c '[ -r /dev/vfio/vfio ] && : <>/dev
 is "the user may use it" 0 \$?
 ./host.sh status | grep "driver vfio-pci"
 is "status" 0 \$?
+./host.sh config --hugepages 16 --bind 0000:01:00.0 --user nobody --poll-queues 2 | grep '^+'
+is "config again changes nothing" 1 \$?
 ./host.sh reset; rmmod vfio_pci
 for i in \$(seq 50); do [ -b /dev/nvme0n1 ] && break; sleep 0.1; done
 is "reset undoes it" "\$(echo \$before)" "\$(echo \$(state))"
 ./namespace.sh format /dev/nvme0n1 --yes
+./host.sh config --hugepages 16
+is "a hugetlbfs for everybody" 1 "\$(grep -c ' /dev/hugepages hugetlbfs ' /proc/mounts)"
+./host.sh config --hugepages 16 | grep '^+'
+is "mounted once" 1 \$?
+./host.sh reset
+is "reset takes it away" '' "\$(ls -d /dev/hugepages 2>/dev/null)"
 is "4 KiB blocks" 4096 "\$(cat /sys/class/block/nvme0n1/queue/logical_block_size)"
 END
 }
@@ -203,13 +186,8 @@ END
     done
 }
 
-missing=$(need "${tools[@]}" 2>&1) || true
-if [ "${guest:-1}" = 0 ]; then
-    skip 6 "guests, as asked"
-elif [ -n "$missing" ]; then
-    skip 6 "guests: $missing"
-elif ! "$setup/testbed/prep" >"$scratch/output" 2>&1; then
-    skip 6 "guests: $(tail -n 1 "$scratch/output")"
+if why=$(guest_missing nbdkit=nbdkit nvme=nvme-cli); then
+    skip 6 "guests: $why"
 else
     guest_drives
     guest_power_cuts

@@ -163,6 +163,23 @@ for line in 'mount -t hugetlbfs' 'write /etc/security/limits.d' 'options nvme po
 done
 same "dry run: nothing was changed" "$before" "$(content)$(ls "$tree/var" 2>/dev/null)"
 
+# A hugetlbfs for everybody, where none is mounted and no user has one.
+machine
+expect 0 '^\+ mkdir /dev/hugepages$' "hugepages: the directory" host config --hugepages 8 --dry-run
+cp "$scratch/output" "$scratch/dry_run"
+expect 0 '^\+ mount -t hugetlbfs -o pagesize=2M hugetlbfs /dev/hugepages$' "hugepages: the mount" cat "$scratch/dry_run"
+mkdir "$tree/dev/hugepages"
+expect 0 '^\+ mount -t hugetlbfs' "hugepages: the directory is there" host config --hugepages 8
+same "hugepages: and stays" "mount/dev/hugepages0" "$(grep ^mount "$tree/var/lib/forebay/host.journal" | cut -f 1,3,4 | tr -d '\t')"
+echo '30 1 0:30 / /dev/hugepages rw - hugetlbfs hugetlbfs rw' >>"$tree/proc/self/mountinfo"
+expect 0 '/dev/hugepages is mounted already' "hugepages: mounted already" host config --hugepages 8
+expect 0 '^\+ umount /dev/hugepages$' "hugepages: reset" host reset
+same "hugepages: reset leaves a directory of others" '' "$(grep rmdir "$scratch/output")"
+machine && echo '30 1 0:30 / /dev/hugepages rw - hugetlbfs hugetlbfs rw' >>"$tree/proc/self/mountinfo"
+expect 0 'is mounted already' "hugepages: a mount of others" host config --hugepages 8
+expect 0 '' "hugepages: a mount of others, reset" host reset
+same "hugepages: reset leaves a mount of others" '' "$(grep umount "$scratch/output")"
+
 # Config, again, and reset.
 machine && before=$(content)
 some=(--hugepages 8 --poll-queues 2 --device /dev/nvme0n1 --nr-requests 64)

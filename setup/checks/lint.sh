@@ -2,7 +2,7 @@
 # shellcheck disable=SC2154 # setup/test sets it
 # The scripts as text: shellcheck, help and unknown options, units, Python.
 
-scripts=("$setup"/{host,namespace,install}.sh "$setup/test" "$setup"/testbed/{prep,run})
+scripts=("$setup"/{host,namespace,install}.sh "$setup/test" "$setup"/testbed/{prep,run,powercuts,crashstates,pollratio})
 sourced=("$setup"/{lib,guard,journal,status}.sh "$setup/testbed/"{common.sh,init,guest} "$setup"/checks/*.sh)
 
 if command -v shellcheck >/dev/null; then

@@ -2,7 +2,6 @@
 # shellcheck disable=SC2154 # setup/test sets it
 # The test bed without a guest: what it would start, and the log that it replays.
 
-run=$setup/testbed/run
 expect 2 'no command' "run without a command" "$run"
 expect 2 "plain, vwc, log or none" "run with an unknown drive" "$run" --nvme ssd true
 expect 2 'kvm or tcg' "run with an unknown accelerator" "$run" --accel xen true

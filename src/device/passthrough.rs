@@ -50,7 +50,15 @@ impl Generic {
             let namespace = Namespace::identify(&file)?;
             Ok(Generic { file, namespace, transfer_bytes_max: drive.transfer_bytes_max })
         };
-        let generic = open().map_err(|error| format!("{}: {error}", path.display()))?;
+        let generic = open().map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                let (generic, block) = (path.display(), &drive.name);
+                format!(
+                    "{generic}: {error}; `setup/host.sh config --device /dev/{block} --user NAME` gives it to a user"
+                )
+            }
+            _ => format!("{}: {error}", path.display()),
+        })?;
         match generic.namespace.unusable() {
             Some(why) => Err(format!("{}: {why}", path.display())),
             None => Ok(generic),

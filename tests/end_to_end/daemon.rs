@@ -14,6 +14,11 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Nothing here takes so long. What does is a hang.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A number that an environment variable gives.
+pub fn number_from(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
+}
+
 /// Files of one test: a device, a socket, flight recorders, logs.
 pub struct Place {
     directory: PathBuf,
@@ -33,7 +38,8 @@ impl Place {
         place.configured(1, "")
     }
 
-    /// A small appliance with so many reactors. `more` are lines of TOML, each as "section.key = value".
+    /// A small appliance with so many reactors. `more` are lines of TOML, each as "section.key = value", and so is what
+    /// FOREBAY_TEST_CONFIG holds, for every appliance.
     pub fn configured(mut self, reactors: u32, more: &str) -> Place {
         let flights = self.flights.display();
         self.config = format!(
@@ -45,6 +51,9 @@ impl Place {
         );
         if let Ok(tier) = std::env::var("FOREBAY_TEST_TIER") {
             self.config += &format!("device.tier = \"{tier}\"\n");
+        }
+        if let Ok(lines) = std::env::var("FOREBAY_TEST_CONFIG") {
+            self.config += &format!("{lines}\n");
         }
         fs::write(self.path("config.toml"), &self.config).expect("the place is writable");
         self
@@ -74,6 +83,16 @@ impl Place {
         let capacity_bytes = is_file.then_some(capacity_mib << 20);
         let options = FormatOptions { capacity_bytes, segment_bytes: 1 << 20, shards, force: true };
         format_device(&self.device(), &options, &mut |_, _| {}).expect("the file can be formatted");
+    }
+
+    /// What a power cut takes with it beside the drive's cache.
+    pub fn lose_memory(&self) {
+        for entry in fs::read_dir(&self.flights).expect("the directory is there") {
+            let path = entry.expect("it is readable").path();
+            if path.extension().is_some_and(|extension| extension == "flight") {
+                fs::remove_file(path).expect("it is ours");
+            }
+        }
     }
 
     /// A subcommand that talks to the daemon of this place.

@@ -38,6 +38,15 @@ impl Register {
         entry.expect("only what was issued is acknowledged").acknowledged = true;
     }
 
+    /// The operation changed nothing.
+    pub fn retract(&mut self, number: u64) {
+        self.entries.retain(|entry| entry.number != number);
+    }
+
+    pub fn acknowledge_all(&mut self) {
+        self.entries.iter_mut().for_each(|entry| entry.acknowledged = true);
+    }
+
     /// Holds the history against what was found, and goes on from there.
     pub fn recovered(&mut self, found: u64) -> Result<Extent, String> {
         let last = self.entries.iter().rposition(|entry| entry.acknowledged).expect("the first one is");

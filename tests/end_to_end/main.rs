@@ -8,4 +8,7 @@ mod history;
 mod hostile;
 mod kill;
 mod operations;
+mod power;
+mod trace;
 mod trouble;
+mod writer;

@@ -10,4 +10,6 @@ mod image;
 #[cfg(test)]
 mod repair;
 #[cfg(test)]
+mod replay;
+#[cfg(test)]
 mod sample;

@@ -1,5 +1,6 @@
 //! Attaching a controller by its name: what it is, whether it may be used, and how a write on it becomes durable.
 
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -165,13 +166,32 @@ fn check_driver(address: &str) -> Result<()> {
     let driver = std::fs::read_link(device.join("driver")).ok();
     let driver = driver.as_ref().and_then(|link| link.file_name()).map(|name| name.to_string_lossy().into_owned());
     match driver.as_deref() {
-        Some("vfio-pci" | "uio_pci_generic") => Ok(()),
+        Some("vfio-pci") => check_group(address, &device),
+        Some("uio_pci_generic") => Ok(()),
         driver => Err(Error::new(format!(
             "{} has this controller",
             driver.map_or("no driver".to_owned(), |d| format!("the kernel's driver `{d}`"))
         ))
-        .remedy("give the whole controller, with all its namespaces, to vfio-pci; or name a block device of it")),
+        .remedy(format!(
+            "give the whole controller, with all its namespaces, to vfio-pci (`setup/host.sh config --bind {address}`), or \
+             name a block device of it"
+        ))),
     }
+}
+
+/// SPDK does not say whether it may not open the controller's group, or somebody has it.
+fn check_group(address: &str, device: &Path) -> Result<()> {
+    let Some(group) = std::fs::read_link(device.join("iommu_group")).ok() else { return Ok(()) };
+    let Some(group) = group.file_name().map(|number| Path::new("/dev/vfio").join(number)) else { return Ok(()) };
+    let Err(error) = File::options().read(true).write(true).open(&group) else { return Ok(()) };
+    let group = group.display();
+    Err(match error.kind() {
+        io::ErrorKind::ResourceBusy => Error::new("another process drives this controller")
+            .remedy(format!("stop it (`fuser -v {group}` names it); one process can have a controller")),
+        io::ErrorKind::PermissionDenied => Error::new(format!("{group} may not be opened by this user"))
+            .remedy(format!("give it the controller: `setup/host.sh config --bind {address} --user NAME`")),
+        _ => Error::new(format!("{group}: {error}")).remedy("look for vfio in `dmesg`"),
+    })
 }
 
 fn remedy(transport: &Transport) -> &'static str {
