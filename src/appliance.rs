@@ -208,6 +208,7 @@ pub fn open_options(config: &Config) -> OpenOptions {
     let readers = (shards as usize + 1) * READ_BYTES;
     OpenOptions {
         tier: config.device.tier,
+        durability: config.device.durability,
         hugepages: config.device.hugepages,
         buffer_bytes: default.buffer_bytes.max(pools + readers),
         ..default

@@ -8,7 +8,7 @@ use crate::device::occupant::{self, what_is_on};
 use crate::device::open::{OpenDevice, OpenOptions, open};
 use crate::device::prepare::preallocate_and_zero;
 use crate::error::{Error, Result};
-use crate::types::DeviceAddress;
+use crate::types::{DeviceAddress, DriveDurability};
 use crate::wal::format;
 use crate::wal::superblock::{CopyState, Superblock};
 
@@ -50,7 +50,9 @@ pub fn format_device(path: &Path, options: &FormatOptions, progress: &mut dyn Fn
         }
         preallocate_and_zero(path, capacity_bytes, progress)?;
     }
-    let device = open(path, &OpenOptions::default())?;
+    // Whatever the configuration says of the drive, and it takes no time that counts.
+    let durability = DriveDurability::Flush;
+    let device = open(path, &OpenOptions { durability, ..OpenOptions::default() })?;
     let mut blocks = block_reader(&device)?;
     let namespace = *uuid::Uuid::new_v4().as_bytes();
     let device_bytes = device.geometry().capacity_bytes;

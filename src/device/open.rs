@@ -14,14 +14,15 @@ use super::any::AnyDevice;
 use super::blocking::BlockingDevice;
 use super::controller_name::Name;
 use super::drive::Drive;
+use super::flush::FlushFailed;
 use super::memory::{MemoryDevice, MemoryDisk};
 use super::passthrough::Generic;
 #[cfg(feature = "spdk")]
 use super::spdk::attached::Attached;
-use super::uring::{FlushFailed, UringDevice, WritePath};
+use super::uring::{UringDevice, WritePath};
 use super::{BLOCK_BYTES, Device, DeviceError, Geometry, Operation, OperationKind, Tier};
 use crate::error::{Error, Result};
-use crate::types::{DeviceAddress, TierChoice};
+use crate::types::{DeviceAddress, DriveDurability, TierChoice};
 
 /// How long the first read may take before the tier is given up.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -40,6 +41,8 @@ pub struct OpenOptions {
     pub read_only: bool,
     /// The way to take.
     pub tier: TierChoice,
+    /// How a write is made durable.
+    pub durability: DriveDurability,
     /// How long to wait for the lock of a process that lives: it may be about to end. For one that was killed this waits
     /// longer: the kernel holds its lock until the last write under way has ended, and reading before that could miss it.
     pub lock_wait: Duration,
@@ -57,6 +60,7 @@ impl Default for OpenOptions {
             operations_max: 64,
             read_only: false,
             tier: TierChoice::Auto,
+            durability: DriveDurability::Auto,
             lock_wait: Duration::from_secs(3),
             buffer_bytes: 64 << 20,
             hugepages: true,
@@ -77,6 +81,7 @@ enum Backing {
     File {
         file: File,
         write_path: WritePath,
+        durability: DriveDurability,
         drive: Option<Drive>,
         generic: Option<Generic>,
         flush_failed: FlushFailed,
@@ -139,8 +144,9 @@ impl OpenDevice {
         let capacity_bytes = capacity(&mut file)?;
         let drive = Drive::of(if block { metadata.rdev() } else { metadata.dev() });
         check_blocks(block, drive.as_ref())?;
-        let through = drive.as_ref().is_some_and(Drive::writes_through);
-        let write_path = if through { WritePath::Through } else { WritePath::ThenFlush };
+        let durability = options.durability;
+        let through = durability == DriveDurability::Auto && drive.as_ref().is_some_and(Drive::writes_through);
+        let write_path = if through { WritePath::Through } else { WritePath::ThenFlush { lone: durability } };
         let geometry = Geometry {
             capacity_bytes,
             block_bytes: BLOCK_BYTES,
@@ -150,6 +156,7 @@ impl OpenDevice {
         let backing = Backing::File {
             file,
             write_path,
+            durability,
             drive,
             generic: None,
             flush_failed: FlushFailed::default(),
@@ -224,22 +231,18 @@ impl OpenDevice {
     /// How a write becomes durable here, for people.
     #[must_use]
     pub fn durability(&self) -> String {
-        let (write_path, drive) = match &self.backing {
-            Backing::File { write_path, drive, .. } => (write_path, drive),
-            Backing::Memory(_) => return "none: memory".to_owned(),
-            #[cfg(feature = "spdk")]
-            Backing::Spdk(attached) => return attached.durability(),
+        let Backing::File { write_path, durability, drive, generic, .. } = &self.backing else {
+            return match &self.backing {
+                #[cfg(feature = "spdk")]
+                Backing::Spdk(attached) => attached.durability(),
+                _ => "none: memory".to_owned(),
+            };
         };
-        let how = match (self.geometry.tier, write_path) {
-            (Tier::Passthrough { .. }, WritePath::Through)
-                if drive.as_ref().is_some_and(|drive| !drive.volatile_cache) =>
-            {
-                "a plain write"
-            }
-            (Tier::Passthrough { .. }, _) => "FUA on the write",
-            (Tier::FileBlocking, _) => "pwritev2(RWF_DSYNC)",
-            (_, WritePath::Through) => "RWF_DSYNC",
-            (_, WritePath::ThenFlush) => "write, then fdatasync",
+        let how = match (self.geometry.tier, generic, write_path) {
+            (Tier::Passthrough { .. }, Some(generic), _) => generic.durability(),
+            (Tier::FileBlocking, ..) if *durability == DriveDurability::Auto => "pwritev2(RWF_DSYNC)",
+            (.., WritePath::Through) => "RWF_DSYNC",
+            (.., WritePath::ThenFlush { .. }) => "write, then fdatasync",
         };
         match drive {
             None => format!("{how}; the drive is not known"),
@@ -288,26 +291,30 @@ impl OpenDevice {
                 Err(error) => Err(Error::new(format!("{}: {error}", attached.name))
                     .remedy("use fewer reactors, or look whether the controller still answers")),
             },
-            Backing::File { file, .. } if self.geometry.tier == Tier::FileBlocking => self.blocking(file),
-            Backing::File { file, path, .. } => match self.ring(Geometry { tier, ..self.geometry }, span) {
+            Backing::File { .. } if self.geometry.tier == Tier::FileBlocking => self.blocking(),
+            Backing::File { path, .. } => match self.ring(Geometry { tier, ..self.geometry }, span) {
                 Ok(device) => Ok(device),
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOMEM) => self.blocking(file),
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOMEM) => self.blocking(),
                 Err(error) => Err(Error::new(format!("{}: io_uring: {error}", path.display()))
                     .remedy("raise `ulimit -n` and `ulimit -l`")),
             },
         }
     }
 
-    fn blocking(&self, file: &File) -> Result<AnyDevice> {
+    fn blocking(&self) -> Result<AnyDevice> {
+        let Backing::File { file, durability, flush_failed, .. } = &self.backing else {
+            return Err(Error::new("neither a file nor a block device").context(self.name()));
+        };
         let file = file.try_clone().map_err(|error| explain(&error).context(self.name()))?;
-        Ok(AnyDevice::Blocking(BlockingDevice::new(file, Geometry { tier: Tier::FileBlocking, ..self.geometry })))
+        let geometry = Geometry { tier: Tier::FileBlocking, ..self.geometry };
+        Ok(AnyDevice::Blocking(BlockingDevice::new(file, geometry, *durability, flush_failed.clone())))
     }
 
     /// A device of a tier that goes through io_uring.
     fn ring(&self, geometry: Geometry, span: Option<&DmaSpan>) -> io::Result<AnyDevice> {
         match (&self.backing, geometry.tier) {
-            (Backing::File { generic: Some(generic), .. }, Tier::Passthrough { .. }) => {
-                Ok(AnyDevice::Passthrough(generic.device(geometry, span)?))
+            (Backing::File { generic: Some(generic), flush_failed, .. }, Tier::Passthrough { .. }) => {
+                Ok(AnyDevice::Passthrough(generic.device(geometry, flush_failed, span)?))
             }
             (Backing::File { file, write_path, flush_failed, .. }, _) => Ok(AnyDevice::Uring(UringDevice::new(
                 file.try_clone()?,
@@ -387,7 +394,7 @@ impl OpenDevice {
         }
         let path = drive.as_ref().and_then(Drive::generic).filter(|_| options.tier != TierChoice::Uring);
         if let (Some(path), Some(drive)) = (path, drive) {
-            match Generic::open(&path, drive, options.read_only) {
+            match Generic::open(&path, drive, options.read_only, options.durability) {
                 Ok(found) => *generic = Some(found),
                 Err(why) => self.notes.push(format!("no passthrough: {why}")),
             }
