@@ -160,7 +160,13 @@ fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
         value_bytes_max,
     };
     let (parts, rings) = pair_in_process(SessionId(1), Rights::ReadWrite, shape)?;
-    let place = Place { reactor: 0, shards: 1, reactors: Arc::new([Address::new()?]), wakes: WakeSet::new()? };
+    let place = Place {
+        reactor: 0,
+        shards: 1,
+        reactors: Arc::new([Address::new()?]),
+        wakes: WakeSet::new()?,
+        drive: Arc::default(),
+    };
     let limits = Limits {
         turn_requests_max: 64,
         waiting_reads_max: 8,

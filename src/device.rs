@@ -6,6 +6,7 @@ pub mod blocks;
 pub mod controller_name;
 pub mod drive;
 pub mod flush;
+pub mod health;
 pub mod memory;
 pub mod nvme;
 pub mod nvme_status;

@@ -24,6 +24,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "load",
             "ring::client",
             "ring::protocol",
+            "ring::server",
             "sim",
             "store::catalog",
             "wal",

@@ -15,6 +15,7 @@ use super::blocking::BlockingDevice;
 use super::controller_name::Name;
 use super::drive::Drive;
 use super::flush::FlushFailed;
+use super::health;
 use super::memory::{MemoryDevice, MemoryDisk};
 use super::passthrough::Generic;
 #[cfg(feature = "spdk")]
@@ -184,12 +185,9 @@ impl OpenDevice {
     pub fn identity(&self) -> String {
         let text = match &self.backing {
             Backing::File { file, path, .. } => match file.metadata() {
-                Ok(metadata) if metadata.file_type().is_block_device() => {
-                    let sysfs = super::drive::sysfs(metadata.rdev());
-                    let number =
-                        format!("{}.{}", rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
-                    std::fs::read_to_string(sysfs.join("wwid")).map_or(number, |wwid| wwid.trim().to_owned())
-                }
+                Ok(metadata) if metadata.file_type().is_block_device() => self.wwid().unwrap_or_else(|| {
+                    format!("{}.{}", rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()))
+                }),
                 Ok(metadata) => format!("{:x}.{:x}", metadata.dev(), metadata.ino()),
                 Err(_) => path.display().to_string(),
             },
@@ -198,6 +196,21 @@ impl OpenDevice {
             Backing::Spdk(attached) => attached.name.clone(),
         };
         text.chars().map(|letter| if letter.is_ascii_alphanumeric() || letter == '.' { letter } else { '_' }).collect()
+    }
+
+    /// The drive's own identifier, with its serial number, where it has one.
+    #[must_use]
+    pub fn wwid(&self) -> Option<String> {
+        match &self.backing {
+            Backing::File { file, .. } => {
+                let metadata = file.metadata().ok().filter(|metadata| metadata.file_type().is_block_device())?;
+                let wwid = std::fs::read_to_string(super::drive::sysfs(metadata.rdev()).join("wwid")).ok()?;
+                Some(wwid.trim().to_owned())
+            }
+            Backing::Memory(_) => None,
+            #[cfg(feature = "spdk")]
+            Backing::Spdk(attached) => Some(attached.wwid()),
+        }
     }
 
     #[must_use]
@@ -249,6 +262,19 @@ impl OpenDevice {
             Some(Drive { name, volatile_cache: false, .. }) => format!("{how}; {name} has no volatile write cache"),
             Some(Drive { name, fua: true, .. }) => format!("{how}; {name} has a volatile write cache, and FUA"),
             Some(Drive { name, .. }) => format!("{how}; {name} has a volatile write cache, and no FUA"),
+        }
+    }
+
+    /// Where the drive is asked of its health; None where nobody answers.
+    #[must_use]
+    pub fn health(&self) -> Option<health::Source> {
+        match &self.backing {
+            Backing::File { file, drive: Some(drive), .. } if drive.is_nvme() => {
+                file.try_clone().ok().map(health::Source::Kernel)
+            }
+            #[cfg(feature = "spdk")]
+            Backing::Spdk(attached) => Some(attached.health()),
+            Backing::File { .. } | Backing::Memory(_) => None,
         }
     }
 

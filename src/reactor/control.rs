@@ -77,6 +77,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             mailed = true;
             match order {
                 Order::Object(object) => self.catalog.insert(*object),
+                Order::Visit => self.visited = true,
                 Order::Stop => {
                     self.phase = self.phase.stopping();
                     self.progressed = true;
@@ -252,7 +253,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             (stats::MEMORY_BYTES, sum(|shard| shard.store.memory_bytes())),
             (stats::BUFFERS_FREE, self.pool.available() as u64),
         ];
-        for (at, value) in gauges {
+        for (at, value) in gauges.into_iter().chain(self.place.drive.get()) {
             self.metrics.set(at, value);
         }
     }
@@ -291,6 +292,11 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             }
             Phase::Stopped => {}
         }
+    }
+
+    /// Whether somebody wants to do something with this reactor; asks once.
+    pub(super) fn take_visit(&mut self) -> bool {
+        std::mem::take(&mut self.visited)
     }
 
     #[must_use]

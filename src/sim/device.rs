@@ -63,6 +63,11 @@ impl Drive {
         self.counts.add(Count::Vanished);
     }
 
+    /// It is there again, with what it held.
+    pub fn come_back(&mut self) {
+        self.gone = false;
+    }
+
     /// When the next operation ends.
     pub fn next_due_ns(&self) -> Option<u64> {
         self.under_way.iter().map(|under_way| under_way.due_ns).min()

@@ -51,6 +51,11 @@ fn a_cut_instead_of_a_refusal_is_found() {
 }
 
 #[test]
+fn a_drive_that_returns_and_is_not_proven_is_found() {
+    finds(Planted::ReturnUnproven, 1..=200, "was given twice");
+}
+
+#[test]
 fn one_seed_is_one_history() {
     for seed in [3, 11, 17] {
         let first = run(seed, &Options::default()).expect("it passes");

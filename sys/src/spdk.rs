@@ -4,6 +4,7 @@
 
 mod controller;
 mod env;
+mod log_page;
 mod queue;
 #[cfg(test)]
 mod tests;

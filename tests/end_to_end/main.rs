@@ -8,4 +8,5 @@ mod history;
 mod hostile;
 mod kill;
 mod operations;
+mod resume;
 mod trouble;

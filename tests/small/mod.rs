@@ -97,5 +97,6 @@ pub fn begin(
 /// The place of the only reactor.
 pub fn place() -> Place {
     let reactors: Arc<[Address]> = vec![Address::new().expect("descriptors are there")].into();
-    Place { reactor: 0, shards: SHARDS, reactors, wakes: WakeSet::new().expect("descriptors are there") }
+    let wakes = WakeSet::new().expect("descriptors are there");
+    Place { reactor: 0, shards: SHARDS, reactors, wakes, drive: Arc::default() }
 }

@@ -11,6 +11,7 @@ use forebay_sys::spdk::{AttachOptions, Controller, Env, EnvMemory, Transport};
 use super::{SpdkDevice, WritePath};
 use crate::device::controller_name::Name;
 use crate::device::flush::FlushFailed;
+use crate::device::health;
 use crate::device::open::OpenOptions;
 use crate::device::{BLOCK_BYTES, Geometry, Tier};
 use crate::error::{Error, Result};
@@ -87,6 +88,19 @@ impl Attached {
         };
         let cache = if identity.volatile_cache { "a volatile write cache" } else { "no volatile write cache" };
         format!("{how}; {} ({}), namespace {}, has {cache}", identity.model, identity.serial, identity.namespace)
+    }
+
+    /// The drive's model, serial number and namespace.
+    #[must_use]
+    pub fn wwid(&self) -> String {
+        let identity = self.controller.identity();
+        format!("{} {} {}", identity.model, identity.serial, identity.namespace)
+    }
+
+    /// Where the controller is asked of its health.
+    #[must_use]
+    pub fn health(&self) -> health::Source {
+        health::Source::Spdk(Arc::clone(&self.controller))
     }
 
     /// What is worth knowing, one line each.

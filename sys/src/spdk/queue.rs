@@ -27,6 +27,10 @@ pub enum Command {
 pub struct Status(u16);
 
 impl Status {
+    pub(super) fn of(raw: u16) -> Status {
+        Status(raw)
+    }
+
     #[must_use]
     pub fn is_success(self) -> bool {
         // Do-not-retry and its like say nothing of success.
