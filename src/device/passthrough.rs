@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use forebay_sys::dma::{DmaRegion, DmaSpan, Pages};
-use forebay_sys::uring::nvme::{NvmeCommand, NvmeUring, PIECE_BYTES, Part};
+use forebay_sys::uring::nvme::{NvmeCommand, NvmeUring, PIECE_BYTES, Part, namespace_id};
 use forebay_sys::uring::{Ended, TaskRun, UringOptions};
 
 use super::drive::Drive;
@@ -82,6 +82,8 @@ impl Generic {
 pub struct PassthroughDevice {
     /// What stands in a slot without a head is a flush.
     ring: NvmeUring<Option<Head>>,
+    /// The same as the ring's.
+    file: File,
     namespace: Namespace,
     geometry: Geometry,
     /// A multiple of the block size.
@@ -123,16 +125,17 @@ impl PassthroughDevice {
             DriveDurability::Flush => Some(Flushes::new(operations_max, flush_failed)?),
         };
         let slots = operations_max + u32::from(flushes.is_some());
-        let ring = NvmeUring::new(generic.file.try_clone()?, slots, parts_max, &options)?;
+        let file = generic.file.try_clone()?;
+        let ring = NvmeUring::new(file.try_clone()?, slots, parts_max, &options)?;
         let ended = VecDeque::with_capacity(operations_max as usize);
-        Ok(PassthroughDevice { ring, namespace, geometry, part_bytes_max, ended, flushes })
+        Ok(PassthroughDevice { ring, file, namespace, geometry, part_bytes_max, ended, flushes })
     }
 
     /// Takes all that ended from the ring, and has the writes flushed.
     fn collect(&mut self) {
         let Some(Flushes { flusher, buffer }) = &mut self.flushes else { return };
         while let Some(ended) = self.ring.poll() {
-            let result = result(ended.result);
+            let result = result(ended.result, &self.file);
             match ended.context {
                 None => {
                     *buffer = Some(ended.buffer);
@@ -193,11 +196,21 @@ fn words(number: u64) -> [u32; 2] {
     [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
 }
 
-fn result(answer: Result<u32, i32>) -> Result<(), DeviceError> {
+fn result(answer: Result<u32, i32>, device: &File) -> Result<(), DeviceError> {
     match answer {
         Ok(0) => Ok(()),
         Ok(status) => Err(DeviceError::Nvme(NvmeStatus(u16::try_from(status).unwrap_or(u16::MAX)))),
-        Err(errno) => Err(DeviceError::from(&io::Error::from_raw_os_error(errno))),
+        Err(errno) => Err(why(errno, device)),
+    }
+}
+
+/// With multipath, which is the default, Linux answers EINVAL to a command where no path to the drive is left (seen on
+/// 6.1), and then does not know the namespace either.
+#[cold]
+fn why(errno: i32, device: &File) -> DeviceError {
+    match DeviceError::from(&io::Error::from_raw_os_error(errno)) {
+        DeviceError::INVALID if namespace_id(device).is_err() => DeviceError::Vanished,
+        error => error,
     }
 }
 
@@ -241,7 +254,7 @@ impl Device for PassthroughDevice {
         }
         let Ended { buffer, context, result: answer } = self.ring.poll()?;
         let operation = context?.with(buffer);
-        Some(Completion { operation, result: result(answer) })
+        Some(Completion { operation, result: result(answer, &self.file) })
     }
 
     fn in_flight(&self) -> u32 {

@@ -190,12 +190,7 @@ impl Machine {
                 drive: Arc::default(),
             };
             let region = DmaRegion::allocate(self.profile.pool_buffers * self.profile.frame_bytes, Pages::Ordinary)?;
-            let device = SimDevice {
-                drive: self.drive.clone(),
-                clock: self.clock.clone(),
-                reactor,
-                operations_max: self.profile.operations_max,
-            };
+            let device = self.device(reactor);
             self.reactors.push(Reactor::new(
                 place,
                 self.reactor_limits(),
@@ -245,10 +240,18 @@ impl Machine {
         let Logs { logs, epoch } =
             recover::begin_logs(&mut blocks, &superblock, &survey, recovered, flights, &settings)?;
         let dealt = deal(logs, self.reactors.len());
-        for (reactor, logs) in self.reactors.iter_mut().zip(dealt) {
+        for (number, logs) in (0..).zip(dealt) {
+            let device = self.device(number);
+            let reactor = &mut self.reactors[number as usize];
+            reactor.replace_device(device);
             reactor.resume(logs, epoch);
         }
         Ok(())
+    }
+
+    fn device(&self, reactor: u32) -> SimDevice {
+        let (drive, clock) = (self.drive.clone(), self.clock.clone());
+        SimDevice::new(drive, clock, reactor, self.profile.operations_max, self.planted)
     }
 
     fn settings(&self) -> Settings {

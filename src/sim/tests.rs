@@ -56,6 +56,11 @@ fn a_drive_that_returns_and_is_not_proven_is_found() {
 }
 
 #[test]
+fn a_write_that_nobody_flushed_is_found() {
+    finds(Planted::SkipFlush, 1..=100, "and the drive was not damaged");
+}
+
+#[test]
 fn one_seed_is_one_history() {
     for seed in [3, 11, 17] {
         let first = run(seed, &Options::default()).expect("it passes");

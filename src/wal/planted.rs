@@ -12,6 +12,8 @@ pub enum Planted {
     TrustStaleRecorder,
     /// Recovery cuts the log at damage instead of refusing.
     CutInsteadOfRefuse,
+    /// A write counts as durable when it stands in the drive's volatile cache.
+    SkipFlush,
     /// A drive that came back is written again without its flight recorder, and nobody looks what is missing.
     ReturnUnproven,
 }
