@@ -101,10 +101,7 @@ impl Appliance {
         let reactors = config.reactors.count().min(shards);
         let mut notes = device.notes().to_vec();
         let config = &fitted(config, device, &mut notes);
-        if reactors < config.reactors.count() {
-            notes
-                .push(format!("{reactors} reactors instead of {}: there are {shards} shards", config.reactors.count()));
-        }
+        notes.extend(fewer_note(config, reactors, shards));
         let sizes = sizes::Sizes::of(config, shards, reactors);
         sizes.check()?;
         if let Some(cause) = config.segment_too_small(superblock.layout.segment_bytes) {
@@ -174,6 +171,12 @@ impl Appliance {
         }
         if fenced.is_empty() { Ok(()) } else { Err(fenced_error(fenced)) }
     }
+}
+
+/// What a person should know when there are fewer reactors than were asked for.
+fn fewer_note(config: &Config, reactors: u32, shards: u32) -> Option<String> {
+    let asked = config.reactors.count();
+    (reactors < asked).then(|| format!("{reactors} reactors instead of {asked}: there are {shards} shards"))
 }
 
 /// How a configuration wants its device opened.

@@ -30,7 +30,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "wal",
         ],
     ),
-    ("appliance", &["buffer", "config", "device", "reactor", "ring", "store", "sys", "wal"]),
+    ("appliance", &["buffer", "config", "device", "metrics", "reactor", "ring", "store", "sys", "wal"]),
     ("reactor", &["buffer", "device", "metrics", "ring::protocol", "ring::server", "store", "sys", "wal"]),
     ("load", &["ring::client", "ring::protocol", "sys"]),
     ("sim", &["appliance", "buffer", "config", "device", "reactor", "ring", "store", "sys", "wal"]),
