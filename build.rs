@@ -32,13 +32,14 @@ mod spdk {
     const HEADERS: &str =
         "#include <spdk/env.h>\n#include <spdk/log.h>\n#include <spdk/nvme.h>\n#include <spdk/version.h>\n";
 
-    const FUNCTIONS: [&str; 28] = [
+    const FUNCTIONS: [&str; 29] = [
         "spdk_env_init",
         "spdk_env_opts_init",
         "spdk_free",
         "spdk_log_set_print_level",
         "spdk_nvme_connect",
         "spdk_nvme_ctrlr_alloc_io_qpair",
+        "spdk_nvme_ctrlr_cmd_get_log_page",
         "spdk_nvme_ctrlr_fail",
         "spdk_nvme_ctrlr_free_io_qpair",
         "spdk_nvme_ctrlr_get_data",

@@ -6,20 +6,24 @@
 //! `fio` runs beside it where it is installed. The other core is kept awake by default: a halted one takes tens of
 //! microseconds to wake, which hides everything else.
 
+mod depth;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use forebay::buffer::Pool;
 use forebay::device::open::{OpenOptions, open};
-use forebay::device::{Device, Operation, OperationKind, prepare};
-use forebay::types::{DeviceAddress, TierChoice};
+use forebay::device::{OperationKind, prepare};
+use forebay::types::TierChoice;
 use forebay_sys::dma::{DmaRegion, Pages};
 use forebay_sys::uring::{TaskRun, Transfer, Uring, UringOptions};
+
+use depth::{Plan, Taken};
 
 const FILE_BYTES: u64 = 64 << 20;
 const BLOCK_BYTES: u32 = 4096;
@@ -96,32 +100,9 @@ fn round(args: &Args) -> Result<Vec<(String, Figures)>, Failure> {
     Ok(all)
 }
 
-/// Writes `args.ops` blocks with `depth` under way. `start` takes the number of the write, `ended` tells how many ended.
-fn drive(args: &Args, depth: usize, mut start: impl FnMut(usize), mut ended: impl FnMut() -> usize) -> Figures {
-    let (mut begun, mut latencies) = (Vec::with_capacity(args.ops), Vec::with_capacity(args.ops));
-    let mut ops = args.ops;
-    let started = Instant::now();
-    while latencies.len() < ops {
-        while begun.len() < ops && begun.len() - latencies.len() < depth {
-            begun.push(Instant::now());
-            start(begun.len() - 1);
-        }
-        let now_ended = ended();
-        for _ in 0..now_ended {
-            // Writes may end in another order; the sum, and at depth 1 each, is exact.
-            latencies.push(begun[latencies.len()].elapsed());
-        }
-        if started.elapsed() > RUN_MAX {
-            ops = begun.len();
-        }
-    }
-    figures(latencies, started.elapsed())
-}
-
-fn figures(mut latencies: Vec<Duration>, elapsed: Duration) -> Figures {
-    latencies.sort_unstable();
-    let at = |percent: usize| latencies[(latencies.len() - 1) * percent / 100].as_secs_f64() * 1e6;
-    Figures { p50: at(50), p99: at(99), max: at(100), per_second: latencies.len() as f64 / elapsed.as_secs_f64() }
+fn figures(taken: &Taken) -> Figures {
+    let at = |percent: usize| taken.percentile(percent).as_secs_f64() * 1e6;
+    Figures { p50: at(50), p99: at(99), max: at(100), per_second: taken.per_second() }
 }
 
 fn address(number: usize) -> u64 {
@@ -132,25 +113,12 @@ fn device(args: &Args, depth: usize, tier: TierChoice) -> Result<Figures, Failur
     let opened = open(&args.path, &OpenOptions { tier, ..OpenOptions::default() })?;
     let region = DmaRegion::allocate(depth * BLOCK_BYTES as usize, Pages::Ordinary)?;
     let span = region.span();
-    let device = std::cell::RefCell::new(opened.device(Some(&span))?);
-    let pool = std::cell::RefCell::new(Pool::new(region, BLOCK_BYTES as usize));
-    let start = |number: usize| {
-        let buffer = pool.borrow_mut().take().expect("as many buffers as are under way");
-        let (kind, address) = (OperationKind::WriteDurable, DeviceAddress(address(number)));
-        let write = Operation { tag: 0, kind, address, bytes: BLOCK_BYTES, buffer };
-        device.borrow_mut().submit(write).expect("the device takes as many as are under way");
-    };
-    let ended = || {
-        let mut count = 0;
-        device.borrow_mut().kick();
-        while let Some(completion) = device.borrow_mut().poll() {
-            completion.result.expect("the write succeeds");
-            pool.borrow_mut().give(completion.operation.buffer);
-            count += 1;
-        }
-        count
-    };
-    Ok(drive(args, depth, start, ended))
+    let (device, pool) = (opened.device(Some(&span))?, Pool::new(region, BLOCK_BYTES as usize));
+    Ok(figures(&depth::blocks(plan(args, depth), device, pool, OperationKind::WriteDurable, address)))
+}
+
+fn plan(args: &Args, depth: usize) -> Plan {
+    Plan { ops: args.ops, depth, time_max: RUN_MAX }
 }
 
 fn uring(args: &Args, depth: usize, task_run: TaskRun, transfer: Transfer) -> Result<Figures, Failure> {
@@ -180,7 +148,7 @@ fn uring(args: &Args, depth: usize, task_run: TaskRun, transfer: Transfer) -> Re
         }
         count
     };
-    Ok(drive(args, depth, start, ended))
+    Ok(figures(&depth::drive(plan(args, depth), start, ended)))
 }
 
 /// What fio finds on the same file and core. Write and sync count together where they are two calls.

@@ -220,7 +220,7 @@ impl Bench {
         config.flight.directory = PathBuf::from("/dev/shm");
         config.rings.arena_bytes = ByteSize::mib(64);
         let socket = directory.join("socket");
-        let appliance = Appliance::start(&config, device, &socket, &mut |line| eprintln!("{line}"))?;
+        let appliance = Appliance::start(&config, device, &socket, None, &mut |line| eprintln!("{line}"))?;
         let mut client = Client::connect(&socket, &ConnectOptions::default())?;
         let space = client.open_space("bench", Some(durability))?;
         let mut bench = Bench { client, appliance: Some(appliance), space };

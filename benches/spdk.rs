@@ -7,6 +7,7 @@
 //! The target polls on core 0. All else runs in one thread on core 1: client, reactor and device by turns, so that no
 //! third core is needed and a put costs no cache line between two.
 
+mod depth;
 #[expect(dead_code, reason = "the tests use more of it")]
 #[path = "../tests/spdk/target.rs"]
 mod target;
@@ -17,19 +18,20 @@ use std::process::Command as Process;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use depth::{Plan, Taken};
 use forebay::appliance::block_reader;
 use forebay::appliance::prepare::{FormatOptions, format_device};
 use forebay::appliance::recover::{self, Settings};
 use forebay::buffer::Pool;
+use forebay::device::OperationKind;
 use forebay::device::any::AnyDevice;
 use forebay::device::open::{OpenDevice, OpenOptions, open};
-use forebay::device::{Device, Operation, OperationKind};
 use forebay::reactor::{Address, Clock, Limits, Phase, Place, Reactor};
 use forebay::ring::client::{Client, Object, Request, Write};
 use forebay::ring::protocol::Status;
 use forebay::ring::segment::Shape;
 use forebay::ring::server::{Rights, SessionId, pair_in_process};
-use forebay::types::{DeviceAddress, Durability, ObjectId, ObjectKind, ShardId};
+use forebay::types::{Durability, ObjectId, ObjectKind, ShardId};
 use forebay::wal::flight::{Flight, Owner};
 use forebay::wal::planted::Planted;
 use forebay::wal::superblock::Superblock;
@@ -102,46 +104,20 @@ fn opened(name: &Path) -> Result<OpenDevice, Failure> {
     Ok(open(name, &OpenOptions { hugepages: false, buffer_bytes: 64 << 20, ..OpenOptions::default() })?)
 }
 
-/// Does `ops` things with `depth` of them under way: `step` starts one, or tells how many ended.
-fn drive(ops: usize, depth: usize, mut start: impl FnMut(usize), mut ended: impl FnMut() -> usize) -> Figures {
-    let (mut begun, mut latencies) = (Vec::with_capacity(ops), Vec::with_capacity(ops));
-    let started = Instant::now();
-    while latencies.len() < ops {
-        while begun.len() < ops && begun.len() - latencies.len() < depth {
-            begun.push(Instant::now());
-            start(begun.len() - 1);
-        }
-        for _ in 0..ended() {
-            latencies.push(begun[latencies.len()].elapsed());
-        }
-    }
-    let elapsed = started.elapsed();
-    latencies.sort_unstable();
-    let at = |percent: usize| u64::try_from(latencies[(ops - 1) * percent / 100].as_nanos()).unwrap_or(u64::MAX);
-    Figures { p50_ns: at(50), p99_ns: at(99), per_second: ops as f64 / elapsed.as_secs_f64() }
+fn figures(taken: &Taken) -> Figures {
+    let at = |percent: usize| u64::try_from(taken.percentile(percent).as_nanos()).unwrap_or(u64::MAX);
+    Figures { p50_ns: at(50), p99_ns: at(99), per_second: taken.per_second() }
+}
+
+fn plan(ops: usize, depth: usize) -> Plan {
+    Plan { ops, depth, time_max: Duration::MAX }
 }
 
 fn device(name: &Path, depth: usize, kind: OperationKind, ops: usize) -> Result<Figures, Failure> {
     let opened = opened(name)?;
-    let pool = std::cell::RefCell::new(Pool::new(opened.region(depth * 4096, Pages::Ordinary)?, 4096));
-    let device = std::cell::RefCell::new(opened.device(None)?);
-    let start = |number: usize| {
-        let buffer = pool.borrow_mut().take().expect("as many buffers as are under way");
-        let address = DeviceAddress(number as u64 * u64::from(BLOCK_BYTES) % DRIVE_BYTES);
-        let operation = Operation { tag: 0, kind, address, bytes: BLOCK_BYTES, buffer };
-        device.borrow_mut().submit(operation).expect("the device takes as many as are under way");
-    };
-    let ended = || {
-        let mut count = 0;
-        device.borrow_mut().kick();
-        while let Some(completion) = device.borrow_mut().poll() {
-            completion.result.expect("the operation succeeds");
-            pool.borrow_mut().give(completion.operation.buffer);
-            count += 1;
-        }
-        count
-    };
-    Ok(drive(ops, depth, start, ended))
+    let pool = Pool::new(opened.region(depth * 4096, Pages::Ordinary)?, 4096);
+    let address = |number: usize| number as u64 * u64::from(BLOCK_BYTES) % DRIVE_BYTES;
+    Ok(figures(&depth::blocks(plan(ops, depth), opened.device(None)?, pool, kind, address)))
 }
 
 /// A client, and the reactor that it talks to, in this thread.
@@ -184,7 +160,13 @@ fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
         value_bytes_max,
     };
     let (parts, rings) = pair_in_process(SessionId(1), Rights::ReadWrite, shape)?;
-    let place = Place { reactor: 0, shards: 1, reactors: Arc::new([Address::new()?]), wakes: WakeSet::new()? };
+    let place = Place {
+        reactor: 0,
+        shards: 1,
+        reactors: Arc::new([Address::new()?]),
+        wakes: WakeSet::new()?,
+        drive: Arc::default(),
+    };
     let limits = Limits {
         turn_requests_max: 64,
         waiting_reads_max: 8,
@@ -237,7 +219,7 @@ fn append(name: &Path, depth: usize, ops: usize) -> Result<Figures, Failure> {
     };
     // The log takes 4 KiB an append at depth 1, and is not reclaimed.
     let room = usize::try_from(DRIVE_BYTES / 2 / u64::from(BLOCK_BYTES))?;
-    Ok(drive(ops.min(room), depth, start, ended))
+    Ok(figures(&depth::drive(plan(ops.min(room), depth), start, ended)))
 }
 
 /// What SPDK's own tool finds on the same target and core; None where FOREBAY_SPDK_PERF does not name it.

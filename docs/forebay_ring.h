@@ -46,6 +46,17 @@
 #define FB_REFUSED                   1
 #define FB_ENDED                     2
 
+/* order */
+#define FB_ORDER_MAGIC               0
+#define FB_ORDER_VERSION             8
+#define FB_ORDER_VERB                12
+#define FB_ORDER_PATH                16
+#define FB_ORDER_BYTES_MAX           4112
+
+/* order values */
+#define FB_ORDER_MAGIC_VALUE         UINT64_C(0x31524544524f4246)
+#define FB_ORDER_RESUME              1
+
 /* segment */
 #define FB_SEGMENT_MAGIC             0
 #define FB_SEGMENT_VERSION           8

@@ -3,40 +3,42 @@
 pub mod embedded;
 mod epoch;
 mod flights;
+mod health;
 pub mod offline;
 mod own;
 mod panic;
 pub mod prepare;
 pub mod recover;
+pub mod resume;
 mod scratch;
 mod sizes;
+mod threads;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use forebay_sys::dma::{PageKind, Pages};
-use forebay_sys::net::WakeSet;
+use forebay_sys::dma::Pages;
 
-use crate::buffer::Pool;
-use crate::config::{Config, Spin};
+use crate::config::Config;
+use crate::device::Tier;
 use crate::device::any::AnyDevice;
 use crate::device::blocks::BlockReader;
 use crate::device::open::{OpenDevice, OpenOptions};
-use crate::device::{Device, Tier};
 use crate::error::{Error, Result};
-use crate::reactor::{Address, Clock, Order, Place, Reactor, Shard};
-use crate::ring::server::{Access, Listener, ListenerOptions};
-use crate::store::catalog::Catalog;
+use crate::metrics::DriveGauges;
+use crate::ring::server::{Access, Listener, ListenerOptions, Ordered};
 use crate::types::ShardId;
 use crate::wal::Fence;
 use crate::wal::planted::Planted;
 use crate::wal::superblock::Superblock;
 use crate::wal::survey::{self, Survey};
 
-use recover::{Begun, Settings, ShardState};
+use recover::{Begun, Settings};
+use resume::Origin;
+use threads::Threads;
 
 /// Buffers of one reader of recovery: four of 1 MiB.
 const READ_BYTES: usize = 4 << 20;
@@ -58,44 +60,21 @@ pub struct Started {
 /// A shard that stopped writing, and why.
 type Fenced = (ShardId, Fence);
 
-/// What a reactor's thread leaves behind.
-struct Ended {
-    /// The shards whose flight recorder is not needed any more.
-    landed: Vec<ShardId>,
-    fenced: Vec<Fenced>,
-}
-
 /// A running appliance. Dropping it without `stop` leaves it as a kill would, but for the flight recorder.
 pub struct Appliance {
-    reactors: Arc<[Address]>,
-    threads: Vec<JoinHandle<Ended>>,
+    threads: Threads,
     files: flights::Files,
     listener: Option<Listener>,
+    /// None where the drive has nothing to say.
+    health: Option<health::Watch>,
+    drive: Arc<DriveGauges>,
+    origin: Origin,
     pub started: Started,
-}
-
-/// The machine's clock: the time stamp counter where it can be trusted.
-struct TscClock {
-    clock: quanta::Clock,
-    start: u64,
-}
-
-impl TscClock {
-    fn new(clock: &quanta::Clock) -> TscClock {
-        TscClock { clock: clock.clone(), start: clock.raw() }
-    }
-}
-
-impl Clock for TscClock {
-    #[inline]
-    fn now_ns(&self) -> u64 {
-        self.clock.delta_as_nanos(self.start, self.clock.raw())
-    }
 }
 
 impl Appliance {
     /// Recovers the namespace on an open device, starts the reactors, and listens on `socket`. Blocks until clients
-    /// can connect. `progress` gets a line for a person whenever a step takes longer than a second.
+    /// can connect. Orders that come over the socket go to `orders`. `progress` gets a line for a person whenever a step takes longer than a second.
     ///
     /// # Errors
     /// A device that is not a namespace, damage, a socket that is in use, too little memory. Nothing was changed
@@ -104,6 +83,7 @@ impl Appliance {
         config: &Config,
         device: &OpenDevice,
         socket: &Path,
+        orders: Option<Sender<Ordered>>,
         progress: &mut dyn FnMut(&str),
     ) -> Result<Appliance> {
         let begun = std::time::Instant::now();
@@ -122,10 +102,7 @@ impl Appliance {
         let mut notes = device.notes().to_vec();
         notes.extend(own::note(&superblock, device));
         let config = &fitted(config, device, &mut notes);
-        if reactors < config.reactors.count() {
-            notes
-                .push(format!("{reactors} reactors instead of {}: there are {shards} shards", config.reactors.count()));
-        }
+        notes.extend(fewer_note(config, reactors, shards));
         let sizes = sizes::Sizes::of(config, shards, reactors);
         sizes.check()?;
         if let Some(cause) = config.segment_too_small(superblock.layout.segment_bytes) {
@@ -136,7 +113,10 @@ impl Appliance {
         let settings =
             Settings { wal: sizes.wal_limits(config), store: sizes.store_limits(config), planted: Planted::None };
         let contents: Vec<_> = flights.iter().map(|flight| flight.contents()).collect();
-        let states = read_shards(device, &superblock, &found, &contents, &settings, progress)?;
+        let states = each_shard(device, &superblock, &found, progress, |blocks, shard, count| {
+            let flight = contents[shard.index()].as_ref();
+            recover::read_shard(blocks, &superblock, &found, shard, flight, &settings, count)
+        })?;
         files.enlarge(&superblock, sizes.pool_bytes(), &mut flights)?;
         let mut started = Started {
             tier: device.tier(),
@@ -152,11 +132,13 @@ impl Appliance {
             recover::begin(&mut blocks, &superblock, &found, states, flights, &settings)?;
         started.epoch = epoch;
         drop(blocks);
-        let addresses = (0..reactors).map(|_| Address::new()).collect::<std::io::Result<Arc<[Address]>>>()?;
-        let threads = start_reactors(config, device, &sizes, &addresses, shards, &catalog, &mut started.notes)?;
-        let mut appliance = Appliance { reactors: addresses, threads, files, listener: None, started };
-        let mailboxes = appliance.reactors.iter().map(|address| address.sessions.clone()).collect();
-        match Listener::start(listener_options(config, socket, &superblock, reactors), mailboxes) {
+        let drive = Arc::<DriveGauges>::default();
+        let threads = Threads::start(config, device, &sizes, reactors, shards, &catalog, &drive, &mut started.notes)?;
+        let health = health::Watch::start(device, &drive)?;
+        let mailboxes = threads.mailboxes();
+        let origin = Origin { superblock: Superblock { epoch, ..superblock }, wwid: device.wwid(), sizes, settings };
+        let mut appliance = Appliance { threads, files, listener: None, health, drive, origin, started };
+        match Listener::start(listener_options(config, socket, &superblock, reactors, orders), mailboxes) {
             Ok(listener) => appliance.listener = Some(listener),
             Err(error) => {
                 appliance.stop()?;
@@ -173,21 +155,14 @@ impl Appliance {
     /// When a shard stopped writing before the end: not all that was acknowledged is on the drive then. When a
     /// reactor's thread died.
     pub fn stop(mut self) -> Result<()> {
-        for address in &*self.reactors {
-            let mut order = Order::Stop;
-            while let Err(back) = address.send(order) {
-                order = back;
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
         let (mut died, mut fenced) = (false, Vec::new());
-        for thread in self.threads.drain(..) {
-            match thread.join() {
-                Ok(mut ended) => {
+        for ended in self.threads.stop() {
+            match ended {
+                Some(mut ended) => {
                     fenced.append(&mut ended.fenced);
                     forget_all(&self.files, &ended.landed);
                 }
-                Err(_) => died = true,
+                None => died = true,
             }
         }
         self.listener = None;
@@ -197,6 +172,12 @@ impl Appliance {
         }
         if fenced.is_empty() { Ok(()) } else { Err(fenced_error(fenced)) }
     }
+}
+
+/// What a person should know when there are fewer reactors than were asked for.
+fn fewer_note(config: &Config, reactors: u32, shards: u32) -> Option<String> {
+    let asked = config.reactors.count();
+    (reactors < asked).then(|| format!("{reactors} reactors instead of {asked}: there are {shards} shards"))
 }
 
 /// How a configuration wants its device opened.
@@ -209,6 +190,7 @@ pub fn open_options(config: &Config) -> OpenOptions {
     let readers = (shards as usize + 1) * READ_BYTES;
     OpenOptions {
         tier: config.device.tier,
+        durability: config.device.durability,
         hugepages: config.device.hugepages,
         buffer_bytes: default.buffer_bytes.max(pools + readers),
         ..default
@@ -258,15 +240,14 @@ pub fn block_reader(device: &OpenDevice) -> Result<BlockReader<AnyDevice>> {
     Ok(BlockReader::new(device.reader(Some(&span))?, region.split(1 << 20)))
 }
 
-/// Reads every shard's log, each on a thread of its own.
-fn read_shards(
+/// Reads something of every shard, each on a thread of its own.
+fn each_shard<T: Send>(
     device: &OpenDevice,
     superblock: &Superblock,
     survey: &Survey,
-    contents: &[Option<crate::wal::flight::Contents>],
-    settings: &Settings,
     progress: &mut dyn FnMut(&str),
-) -> Result<Vec<ShardState>> {
+    read: impl Fn(&mut BlockReader<AnyDevice>, ShardId, &mut dyn FnMut(u64)) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
     let read_bytes = AtomicU64::new(0);
     let shards = superblock.layout.shards;
     let segments: usize = survey.chains.iter().map(Vec::len).sum();
@@ -274,7 +255,7 @@ fn read_shards(
     std::thread::scope(|scope| {
         let mut readers = Vec::new();
         for shard in 0..shards {
-            let read_bytes = &read_bytes;
+            let (read_bytes, read) = (&read_bytes, &read);
             readers.push(scope.spawn(move || {
                 let mut blocks = block_reader(device)?;
                 let mut last = 0;
@@ -282,8 +263,7 @@ fn read_shards(
                     read_bytes.fetch_add(bytes - last, Ordering::Relaxed);
                     last = bytes;
                 };
-                let flight = contents[shard as usize].as_ref();
-                recover::read_shard(&mut blocks, superblock, survey, ShardId(shard), flight, settings, &mut count)
+                read(&mut blocks, ShardId(shard), &mut count)
             }));
         }
         let begun = std::time::Instant::now();
@@ -303,76 +283,13 @@ fn read_shards(
     })
 }
 
-fn start_reactors(
+fn listener_options(
     config: &Config,
-    device: &OpenDevice,
-    sizes: &sizes::Sizes,
-    addresses: &Arc<[Address]>,
-    shards: Vec<Shard>,
-    catalog: &Catalog,
-    notes: &mut Vec<String>,
-) -> Result<Vec<JoinHandle<Ended>>> {
-    let count = addresses.len();
-    let shards_total = crate::bytes::len_u32(shards.len());
-    let mut by_reactor: Vec<Vec<Shard>> = (0..count).map(|_| Vec::new()).collect();
-    for (number, shard) in shards.into_iter().enumerate() {
-        by_reactor[number % count].push(shard);
-    }
-    let clock = quanta::Clock::new();
-    let mut threads = Vec::new();
-    for (number, own) in by_reactor.into_iter().enumerate() {
-        let pages = if config.device.hugepages { Pages::HugeOrOrdinary } else { Pages::Ordinary };
-        let region = device.region(sizes.pool_bytes(), pages).map_err(|error| {
-            Error::new(format!("{} B of buffers for a reactor: {error}", sizes.pool_bytes()))
-                .remedy("lower wal.frames_in_flight_max or limits.value_bytes_max")
-        })?;
-        if number == 0
-            && region.page_kind() == PageKind::Ordinary
-            && let Some(warning) = region.warning()
-        {
-            notes.push(warning.to_owned());
-        }
-        let opened = device;
-        let device = opened.device(Some(&region.span()))?;
-        notes.extend(device.note().map(|note| format!("reactor {number}: {note}")));
-        let tier = device.geometry().tier;
-        if tier != opened.tier() {
-            notes.push(format!(
-                "reactor {number}: {} instead of {}: no locked memory for one more io_uring; raise `ulimit -l`",
-                tier.name(),
-                opened.tier().name()
-            ));
-        }
-        let pool = Pool::new(region, sizes.frame_bytes);
-        let wakes = WakeSet::new()?;
-        wakes.add(addresses[number].sessions.bell())?;
-        let reactor = crate::bytes::len_u32(number);
-        let place = Place { reactor, shards: shards_total, reactors: addresses.clone(), wakes };
-        let clock = TscClock::new(&clock);
-        let limits = sizes.reactor_limits(config);
-        let mut reactor = Reactor::new(place, limits, clock, device, pool, catalog.clone(), own);
-        let core = config.reactors.cores.get(number).copied();
-        let spin_ns = match config.reactors.spin {
-            Spin::For(spin) => Some(spin.0),
-            Spin::Forever => None,
-        };
-        let thread = std::thread::Builder::new().name(format!("reactor-{number}")).spawn(move || {
-            if let Some(id) = core
-                && !core_affinity::set_for_current(core_affinity::CoreId { id })
-            {
-                tracing::warn!(core = id, "the reactor could not be pinned to this core");
-            }
-            let _ends = panic::EndsProcess;
-            crate::reactor::run(&mut reactor, spin_ns);
-            let landed = reactor.shards().iter().filter(|shard| shard.has_landed());
-            Ended { landed: landed.map(|shard| shard.wal.shard()).collect(), fenced: reactor.fenced() }
-        })?;
-        threads.push(thread);
-    }
-    Ok(threads)
-}
-
-fn listener_options(config: &Config, socket: &Path, superblock: &Superblock, reactors: u32) -> ListenerOptions {
+    socket: &Path,
+    superblock: &Superblock,
+    reactors: u32,
+    orders: Option<Sender<Ordered>>,
+) -> ListenerOptions {
     ListenerOptions {
         socket: socket.to_owned(),
         mode: config.rings.mode,
@@ -392,5 +309,6 @@ fn listener_options(config: &Config, socket: &Path, superblock: &Superblock, rea
             value_bytes_max: crate::ring::protocol::low_u32(config.limits.value_bytes_max.0),
         },
         arena_bytes_max: config.rings.arena_bytes_max.0,
+        orders,
     }
 }

@@ -16,6 +16,7 @@ mod progress;
 mod put;
 mod read;
 mod repair;
+mod resume;
 mod scan;
 mod serve;
 mod sim;
@@ -62,6 +63,7 @@ enum Command {
     Inspect(inspect::Args),
     Verify(verify::Args),
     Repair(repair::Args),
+    Resume(resume::Args),
     Doctor(doctor::Args),
 }
 
@@ -98,6 +100,7 @@ fn run(command: Command, mut context: Context) -> Result<(), Failure> {
         Command::Inspect(args) => inspect::run(&args, &mut context)?,
         Command::Verify(args) => verify::run(&args, &mut context)?,
         Command::Repair(args) => repair::run(&args, &mut context)?,
+        Command::Resume(args) => resume::run(&args, &mut context)?,
         Command::Doctor(args) => doctor::run(args, &mut context)?,
     }
     context.out.flush()

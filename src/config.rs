@@ -21,7 +21,7 @@ pub use socket::{default_for_client, default_for_daemon};
 pub use units::{ByteSize, Nanos, Spin};
 
 use crate::error::{Error, Result};
-use crate::types::{Durability, TierChoice};
+use crate::types::{DriveDurability, Durability, TierChoice};
 
 /// All that can be configured, by section of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -50,6 +50,9 @@ pub struct Device {
     pub hugepages: bool,
     /// "auto", or the way to the drive that must be taken: "passthrough", "uring", "blocking".
     pub tier: TierChoice,
+    /// How a write is made durable. "auto": the fastest that the drive says it honours. "flush": a write, then a flush for
+    /// all writes that have ended, for drives whose FUA lies or is slow.
+    pub durability: DriveDurability,
 }
 
 /// What `format` lays down. Fixed for the life of the data.
@@ -181,7 +184,7 @@ pub enum Level {
 
 impl Default for Device {
     fn default() -> Self {
-        Device { path: None, hugepages: true, tier: TierChoice::Auto }
+        Device { path: None, hugepages: true, tier: TierChoice::Auto, durability: DriveDurability::Auto }
     }
 }
 

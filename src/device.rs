@@ -5,6 +5,8 @@ pub mod blocking;
 pub mod blocks;
 pub mod controller_name;
 pub mod drive;
+pub mod flush;
+pub mod health;
 pub mod identity;
 pub mod memory;
 pub mod nvme;
@@ -105,6 +107,29 @@ impl Operation {
         let fits = self.bytes > 0 && self.bytes as usize <= self.buffer.len();
         let inside = self.address.0.checked_add(u64::from(self.bytes)).is_some_and(|end| end <= capacity_bytes);
         if whole && fits && inside { Ok(()) } else { Err(DeviceError::INVALID) }
+    }
+
+    /// Parts it from its buffer.
+    fn split(self) -> (Head, Buffer) {
+        let Operation { tag, kind, address, bytes, buffer } = self;
+        (Head { tag, kind, address, bytes }, buffer)
+    }
+}
+
+/// An operation without its buffer, which a queue owns while it is under way.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    tag: u64,
+    kind: OperationKind,
+    address: DeviceAddress,
+    bytes: u32,
+}
+
+impl Head {
+    /// The operation again.
+    fn with(self, buffer: Buffer) -> Operation {
+        let Head { tag, kind, address, bytes } = self;
+        Operation { tag, kind, address, bytes, buffer }
     }
 }
 

@@ -1,6 +1,10 @@
 #![forbid(unsafe_code)]
 //! Forebay: durable key-value spaces and event streams on raw NVMe, over shared-memory rings.
 
+// So that what tests share has one set of paths, in this crate's own tests and in tests/.
+#[cfg(all(test, feature = "server"))]
+extern crate self as forebay;
+
 pub mod bytes;
 pub mod error;
 #[cfg(feature = "server")]

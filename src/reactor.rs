@@ -6,6 +6,7 @@ mod control;
 mod idle;
 mod intake;
 mod reclaim;
+mod resume;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,7 @@ use forebay_sys::net::WakeSet;
 use crate::buffer::Pool;
 use crate::bytes::index;
 use crate::device::Device;
-use crate::metrics::Metrics;
+use crate::metrics::{DriveGauges, Metrics};
 use crate::ring::protocol::{Completion, EndReason, Opcode, Status, Submission, stats};
 use crate::ring::server::{Mailbox, ReplyRoom, Rights, SessionId, SessionRing};
 use crate::store::catalog::Catalog;
@@ -31,6 +32,7 @@ use crate::wal::Wal;
 
 use control::SyncTable;
 pub use idle::run;
+pub use resume::Log;
 use shard::Pending;
 pub use shard::Shard;
 use waits::Waiting;
@@ -60,6 +62,8 @@ const TURN_RECLAIM_BYTES: usize = 1 << 20;
 pub enum Order {
     /// Reactor 0 made a space or stream.
     Object(Box<Object>),
+    /// `run` returns to its caller, who has something to do with the reactor.
+    Visit,
     /// Write out what is open, then stop.
     Stop,
 }
@@ -96,6 +100,8 @@ pub struct Place {
     pub reactors: Arc<[Address]>,
     /// The bells that wake it: its mailbox's, and those of its clients.
     pub wakes: WakeSet,
+    /// What is known of the drive's health.
+    pub drive: Arc<DriveGauges>,
 }
 
 impl Place {
@@ -160,6 +166,7 @@ pub struct Reactor<D, C> {
     worked_ns: u64,
     turned_ns: u64,
     phase: Phase,
+    visited: bool,
     pub metrics: Metrics,
 }
 
@@ -197,6 +204,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             worked_ns: 0,
             turned_ns: 0,
             phase: Phase::Settling,
+            visited: false,
             metrics: Metrics::default(),
         }
     }

@@ -26,7 +26,7 @@ use crate::wal::planted::Planted;
 use device::Drive;
 use history::History;
 use machine::Machine;
-use profile::Profile;
+use profile::{Plot, Profile};
 use random::Random;
 use report::Counts;
 
@@ -101,7 +101,9 @@ fn build(seed: u64, options: &Options, counts: &Counts) -> crate::error::Result<
     if options.verbose {
         eprintln!("{profile:#?}");
     }
-    let drive = Drive::new(profile.capacity_bytes, profile.rates, random.fork(), counts.clone());
+    // Not drawn, so that the other seeds keep their histories.
+    let volatile = profile.plot == Plot::Mixed && seed.is_multiple_of(4);
+    let drive = Drive::new(profile.capacity_bytes, profile.rates, volatile, random.fork(), counts.clone());
     let machine = Machine::new(profile, drive, options.planted, counts.clone())?;
     Ok(History::new(machine, random, counts.clone(), options.verbose))
 }

@@ -152,3 +152,15 @@ pub enum TierChoice {
     /// `pwritev2(RWF_DSYNC)`. Slow; for containers that misreport io_uring.
     Blocking,
 }
+
+/// How a write is made durable on the drive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "server", derive(serde::Deserialize, clap::ValueEnum), serde(rename_all = "lowercase"))]
+pub enum DriveDurability {
+    /// The fastest that the drive says it honours: a plain write without a volatile cache, a write through it (FUA), a
+    /// flush.
+    #[default]
+    Auto,
+    /// A write, then a flush, whatever the drive says: for drives whose FUA lies or is slow.
+    Flush,
+}

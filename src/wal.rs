@@ -67,6 +67,8 @@ pub enum Fence {
     Device(DeviceError),
     /// At a start: the log has no room for what the flight recorder holds.
     ReplayNoSpace,
+    /// The drive is taken away from the daemon, to be given back.
+    Aside,
     /// At a start: a record of the flight recorder is larger than a frame is now.
     ReplayFrameTooSmall,
 }
@@ -75,6 +77,7 @@ impl std::fmt::Display for Fence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Fence::Device(error) => write!(f, "a write failed: {error}"),
+            Fence::Aside => f.write_str("the drive is being taken back"),
             Fence::ReplayNoSpace => f.write_str(
                 "the log has no room for what the flight recorder holds: read what is there and put it into a larger \
                  namespace before this machine restarts",

@@ -2,33 +2,28 @@
 //! thread puts, gets, compares, appends, trims and waits for the drive.
 #![cfg(feature = "server")]
 
-use std::sync::Arc;
+#[path = "small/mod.rs"]
+mod small;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use forebay::appliance::recover::{self, Settings};
+use forebay::appliance::recover;
 use forebay::buffer::Pool;
-use forebay::device::DeviceError;
 use forebay::device::memory::{MemoryDevice, MemoryDisk};
-use forebay::reactor::{self, Address, Clock, Phase, Place, Reactor};
+use forebay::reactor::{self, Clock, Phase, Reactor};
 use forebay::ring::client::{Client, Object, Request, SubmitError, Write};
 use forebay::ring::protocol::Status;
-use forebay::ring::segment::Shape;
 use forebay::ring::server::{Rights, SessionId, pair_in_process};
-use forebay::store;
 use forebay::types::{DeviceAddress, Durability, ShardId};
-use forebay::wal::blocks::Blocks;
-use forebay::wal::flight::{self, Flight, Owner};
-use forebay::wal::planted::Planted;
-use forebay::wal::superblock::Superblock;
-use forebay::wal::{self, format, survey};
+use forebay::wal::flight;
 use forebay_sys::dma::{DmaRegion, Pages};
-use forebay_sys::net::WakeSet;
 use forebay_sys::shm::SharedMap;
+
+use small::{LIMITS, SHAPE};
 
 const CAPACITY: u64 = 512 << 20;
 const FRAME_BYTES: usize = 64 << 10;
-const SHARDS: u32 = 2;
 const KEYS: u64 = 500;
 const IN_FLIGHT_MAX: usize = 32;
 
@@ -40,44 +35,6 @@ impl Clock for TestClock {
     }
 }
 
-struct DiskBlocks(MemoryDisk);
-
-impl Blocks for DiskBlocks {
-    fn read(&mut self, address: DeviceAddress, out: &mut [u8]) -> Result<(), DeviceError> {
-        self.0.read(address, out)
-    }
-
-    fn write(&mut self, address: DeviceAddress, bytes: &[u8]) -> Result<(), DeviceError> {
-        self.0.write(address, bytes)
-    }
-}
-
-const SETTINGS: Settings = Settings {
-    wal: wal::Limits {
-        frames_in_flight_max: 4,
-        window_interval_ns: 1_000_000,
-        window_bytes: 16 << 10,
-        watermark_interval_ns: 1_000_000,
-    },
-    store: store::Limits {
-        key_bytes_max: 1_024,
-        value_bytes_max: 256 << 10,
-        memory_bytes_max: 64 << 20,
-        keys_max: 10_000,
-    },
-    planted: Planted::None,
-};
-
-const SHAPE: Shape = Shape {
-    reactors: 1,
-    sq_entries: 64,
-    cq_entries: 64,
-    arena_bytes: 4 << 20,
-    shards: SHARDS,
-    key_bytes_max: 1_024,
-    value_bytes_max: 256 << 10,
-};
-
 /// An appliance of one reactor over a memory device, with flight recorders, and one client of it.
 fn appliance() -> (Reactor<MemoryDevice, TestClock>, Client) {
     let disk = MemoryDisk::new(CAPACITY);
@@ -85,34 +42,14 @@ fn appliance() -> (Reactor<MemoryDevice, TestClock>, Client) {
     for address in (0..CAPACITY).step_by(64 << 10) {
         disk.write(DeviceAddress(address), &[0; 8]).expect("the address lies inside the disk");
     }
-    let mut blocks = DiskBlocks(disk.clone());
-    format::format(&mut blocks, CAPACITY, 4 << 20, SHARDS, [9; 16], None).expect("the disk is large enough");
-    let superblock = Superblock::load(&mut blocks, CAPACITY).expect("just formatted");
-    let found = survey::survey(&mut blocks, &superblock, &mut |_, _| {});
-    let (mut states, mut flights) = (Vec::new(), Vec::new());
-    for shard in (0..SHARDS).map(ShardId) {
-        let owner = Owner { namespace: superblock.namespace, shard, boot: [1; 16] };
-        let map = SharedMap::anonymous(flight::HEADER_BYTES + 32 * FRAME_BYTES).expect("memory is there");
-        flights.push(Flight::new(Some(map), owner, superblock.epoch));
-        let state = recover::read_shard(&mut blocks, &superblock, &found, shard, None, &SETTINGS, &mut |_| {});
-        states.push(state.expect("just formatted"));
-    }
-    let recover::Begun { shards, catalog, .. } =
-        recover::begin(&mut blocks, &superblock, &found, states, flights, &SETTINGS).expect("the disk is writable");
-    let reactors: Arc<[Address]> = vec![Address::new().expect("descriptors are there")].into();
-    let wakes = WakeSet::new().expect("descriptors are there");
-    let place = Place { reactor: 0, shards: SHARDS, reactors, wakes };
-    let limits = reactor::Limits {
-        turn_requests_max: 16,
-        waiting_reads_max: 8,
-        objects_max: 16,
-        key_bytes_max: 1_024,
-        value_bytes_max: 256 << 10,
-    };
+    small::format(&disk, CAPACITY, 4 << 20);
+    let recorder = || SharedMap::anonymous(flight::HEADER_BYTES + 32 * FRAME_BYTES).ok();
+    let recover::Begun { shards, catalog, .. } = small::begin(&disk, CAPACITY, recorder, None);
+    let limits = reactor::Limits { turn_requests_max: 16, ..LIMITS };
     let region = DmaRegion::allocate(32 * FRAME_BYTES, Pages::Ordinary).expect("memory is there");
     let device = MemoryDevice::new(&disk, 16);
     let pool = Pool::new(region, FRAME_BYTES);
-    let mut reactor = Reactor::new(place, limits, TestClock(Instant::now()), device, pool, catalog, shards);
+    let mut reactor = Reactor::new(small::place(), limits, TestClock(Instant::now()), device, pool, catalog, shards);
     let (parts, rings) = pair_in_process(SessionId(1), Rights::ReadWrite, SHAPE).expect("memory is there");
     rings.into_iter().for_each(|ring| reactor.begin_session(ring));
     while reactor.phase() == Phase::Settling {

@@ -56,6 +56,7 @@ mod tests {
             sessions_max: 1_000,
             offer: OFFER,
             arena_bytes_max: 1 << 30,
+            orders: None,
         };
         let listener = Listener::start(options, vec![mailbox.clone()]).unwrap();
         let stop = AtomicBool::new(false);

@@ -93,6 +93,18 @@ mod tests {
                     ("ENDED", welcome::ENDED.into()),
                 ],
             ),
+            table(
+                "order",
+                "ORDER_",
+                &[
+                    ("magic", order::MAGIC as u64),
+                    ("version", order::VERSION as u64),
+                    ("verb", order::VERB as u64),
+                    ("path", order::PATH as u64),
+                    ("bytes_max", order::BYTES_MAX as u64),
+                ],
+            ),
+            table("order values", "ORDER_", &[("MAGIC_VALUE", order::MAGIC_VALUE), ("RESUME", order::RESUME.into())]),
         ]
     }
 

@@ -16,7 +16,7 @@ use forebay::device::any::AnyDevice;
 use forebay::device::open::{OpenDevice, OpenOptions, open};
 use forebay::device::{Completion, Device, DeviceError, Operation, OperationKind, Tier};
 use forebay::ring::client::{Client, ConnectOptions, Write};
-use forebay::types::{DeviceAddress, Durability, TierChoice};
+use forebay::types::{DeviceAddress, DriveDurability, Durability, TierChoice};
 use forebay_sys::dma::{DmaRegion, Pages};
 
 use target::{DRIVE_BYTES, FAULTY, PLAIN, SUBSYSTEM, Target};
@@ -25,6 +25,7 @@ const OPTIONS: OpenOptions = OpenOptions {
     operations_max: 4,
     read_only: false,
     tier: TierChoice::Auto,
+    durability: DriveDurability::Auto,
     lock_wait: Duration::ZERO,
     buffer_bytes: 128 << 20,
     hugepages: false,

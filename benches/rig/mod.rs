@@ -99,7 +99,7 @@ impl<C: Clock> Rig<C> {
     pub fn new(capacity_bytes: u64, clock: C) -> Result<Rig<C>, Failure> {
         let (disk, pool, catalog, shards) = parts(capacity_bytes)?;
         let reactors: Arc<[Address]> = vec![Address::new()?].into();
-        let place = Place { reactor: 0, shards: 1, reactors, wakes: WakeSet::new()? };
+        let place = Place { reactor: 0, shards: 1, reactors, wakes: WakeSet::new()?, drive: Arc::default() };
         let limits = reactor::Limits {
             turn_requests_max: 16,
             waiting_reads_max: 8,

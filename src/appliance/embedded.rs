@@ -119,7 +119,7 @@ impl Embedded {
     /// # Errors
     /// As `Appliance::start`.
     pub fn start(&mut self, progress: &mut dyn FnMut(&str)) -> Result<()> {
-        self.running = Some(Appliance::start(&self.config, &self.device, &self.socket, progress)?);
+        self.running = Some(Appliance::start(&self.config, &self.device, &self.socket, None, progress)?);
         Ok(())
     }
 

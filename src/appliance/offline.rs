@@ -10,7 +10,7 @@ use crate::device::any::AnyDevice;
 use crate::device::blocks::BlockReader;
 use crate::device::open::{OpenDevice, OpenOptions, open};
 use crate::error::{Error, Result};
-use crate::types::ShardId;
+use crate::types::{DriveDurability, ShardId};
 use crate::wal::flight::Contents;
 use crate::wal::repair::{self, Plan};
 use crate::wal::superblock::Superblock;
@@ -30,7 +30,8 @@ impl Offline {
     /// # Errors
     /// A device that cannot be used, or that a daemon or another tool has open.
     pub fn open(path: &Path, read_only: bool) -> Result<Offline> {
-        let device = open(path, &OpenOptions { read_only, ..OpenOptions::default() })?;
+        let device =
+            open(path, &OpenOptions { read_only, durability: DriveDurability::Flush, ..OpenOptions::default() })?;
         let (blocks, device_bytes) = (block_reader(&device)?, device.geometry().capacity_bytes);
         Ok(Offline { blocks, device_bytes, device })
     }

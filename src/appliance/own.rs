@@ -86,7 +86,7 @@ mod tests {
             assert!(error.contains("repair memory --adopt --yes"), "{error}");
         }
         let socket = std::env::temp_dir().join(format!("forebay-own-{}.sock", std::process::id()));
-        let error = Appliance::start(&Config::default(), &on(&disk, copy), &socket, &mut |_| {}).err().unwrap();
+        let error = Appliance::start(&Config::default(), &on(&disk, copy), &socket, None, &mut |_| {}).err().unwrap();
         assert!(error.to_string().starts_with("memory (serial S9, namespace 2): the namespace belongs"), "{error}");
         // A clone that is wanted, and back.
         for wanted in [copy, None, drive] {

@@ -13,7 +13,7 @@ use crate::device::open::{OpenDevice, OpenOptions, node, open};
 use crate::device::partition_table;
 use crate::device::prepare::preallocate_and_zero;
 use crate::error::{Error, Result};
-use crate::types::DeviceAddress;
+use crate::types::{DeviceAddress, DriveDurability};
 use crate::wal::blocks::Blocks;
 use crate::wal::format;
 use crate::wal::layout::{Layout, PARTITION_TABLE_BYTES};
@@ -62,8 +62,9 @@ pub fn format_device(path: &Path, options: &FormatOptions, progress: &mut dyn Fn
     if let Some(capacity_bytes) = options.capacity_bytes {
         create_file(path, capacity_bytes, options, progress)?;
     }
-    // From here on nobody else can begin to use it.
-    let device = open(path, &OpenOptions::default())?;
+    // From here on nobody else can begin to use it. Whatever the configuration says of the drive, and it takes no time that counts.
+    let durability = DriveDurability::Flush;
+    let device = open(path, &OpenOptions { durability, ..OpenOptions::default() })?;
     let mut blocks = block_reader(&device)?;
     if !options.force && options.capacity_bytes.is_none() {
         let found = if controller { what_is_read(&mut blocks, &device)? } else { occupant::what_is_on(path)? };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::appliance::epoch;
 use crate::error::{Error, Result};
-use crate::reactor::Shard;
+use crate::reactor::{Log, Shard};
 use crate::store::catalog::{Catalog, Object, attributes};
 use crate::store::{self, Store};
 use crate::types::{ObjectId, ObjectKind, ShardId};
@@ -19,7 +19,7 @@ use crate::wal::superblock::Superblock;
 use crate::wal::survey::Survey;
 use crate::wal::{self, Identity, Wal};
 
-const LOOK_FIRST: &str =
+pub(super) const LOOK_FIRST: &str =
     "nothing was changed; look at all of it with `forebay verify`, then choose with `forebay repair`";
 
 /// What was read of one shard.
@@ -117,7 +117,42 @@ pub fn begin<B: Blocks>(
     flights: Vec<Flight>,
     settings: &Settings,
 ) -> Result<Begun> {
-    let seen = states.iter().map(|state| state.recovered.epoch_max).max().unwrap_or(0);
+    let (mut objects, mut used) = (Vec::new(), BTreeMap::new());
+    let (mut stores, mut recovered) = (Vec::new(), Vec::new());
+    for mut state in states {
+        objects.append(&mut state.objects);
+        used.append(&mut state.used);
+        stores.push(state.store);
+        recovered.push(state.recovered);
+    }
+    let Logs { logs, epoch } = begin_logs(blocks, superblock, survey, recovered, flights, settings)?;
+    let shard = |(mut store, log): (Store, Log)| {
+        store.begin_epoch(epoch);
+        Shard::new(store, log.wal, log.replay)
+    };
+    let shards = stores.into_iter().zip(logs).map(shard).collect();
+    Ok(Begun { shards, catalog: Catalog::recovered(objects, &used), epoch })
+}
+
+/// The logs of all shards, in an epoch of their own.
+pub struct Logs {
+    pub logs: Vec<Log>,
+    pub epoch: u64,
+}
+
+/// The same for the logs alone.
+///
+/// # Errors
+/// When the superblock cannot be written.
+pub fn begin_logs<B: Blocks>(
+    blocks: &mut B,
+    superblock: &Superblock,
+    survey: &Survey,
+    recovered: Vec<Recovered>,
+    flights: Vec<Flight>,
+    settings: &Settings,
+) -> Result<Logs> {
+    let seen = recovered.iter().map(|recovered| recovered.epoch_max).max().unwrap_or(0);
     let last = superblock.epoch.max(survey.epoch_max).max(seen);
     let epoch = if settings.planted.is(Planted::SkipEpochRaise) && last > 0 {
         last
@@ -125,17 +160,12 @@ pub fn begin<B: Blocks>(
         epoch::raise(blocks, superblock, last, &flights)?
     };
     let segments = Arc::new(SegmentPool::new(&superblock.layout, &survey.free));
-    let (mut objects, mut used) = (Vec::new(), BTreeMap::new());
-    let mut begun = Vec::new();
-    for (number, (mut state, flight)) in states.into_iter().zip(flights).enumerate() {
-        objects.append(&mut state.objects);
-        used.append(&mut state.used);
-        state.store.begin_epoch(epoch);
+    let mut logs = Vec::new();
+    for (number, (Recovered { tail, replay, .. }, flight)) in recovered.into_iter().zip(flights).enumerate() {
         let shard = ShardId(crate::bytes::len_u32(number));
         let identity = Identity { namespace: superblock.namespace, shard, epoch, layout: superblock.layout };
-        let Recovered { tail, replay, .. } = state.recovered;
         let wal = Wal::new(identity, settings.wal, tail, segments.clone(), flight, settings.planted);
-        begun.push(Shard::new(state.store, wal, replay));
+        logs.push(Log { wal, replay });
     }
-    Ok(Begun { shards: begun, catalog: Catalog::recovered(objects, &used), epoch })
+    Ok(Logs { logs, epoch })
 }

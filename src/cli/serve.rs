@@ -2,12 +2,15 @@
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver};
 
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use forebay::appliance::resume::Resumed;
 use forebay::appliance::{Appliance, Started, open_options};
 use forebay::config::{self, Config, Spin};
-use forebay::device::open::open;
+use forebay::device::open::{OpenDevice, open};
 use forebay::error::Error;
+use forebay::ring::server::Ordered;
 use forebay::types::TierChoice;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -84,6 +87,12 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What the daemon's main thread waits for.
+enum Event {
+    Signal(i32),
+    Ordered(Ordered),
+}
+
 /// Runs until SIGTERM or SIGINT, then stops in good order.
 fn serve(context: &Context, path: &Path, socket: &Path) -> Result<(), Error> {
     start_log(context.config.log.level);
@@ -91,9 +100,11 @@ fn serve(context: &Context, path: &Path, socket: &Path) -> Result<(), Error> {
     for warning in context.config.warnings() {
         tracing::warn!("{warning}");
     }
-    let appliance = Appliance::start(&context.config, &device, socket, &mut |line| tracing::info!("{line}"))?;
+    let (orders, ordered) = mpsc::channel();
+    let mut appliance =
+        Appliance::start(&context.config, &device, socket, Some(orders), &mut |line| tracing::info!("{line}"))?;
     // Until here a signal ends the process at once: a recovery may be cut off anywhere.
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let events = events(Signals::new([SIGTERM, SIGINT])?, ordered)?;
     let Started { tier, durability, notes, epoch, records, log_bytes, replayed_bytes, recovery } = &appliance.started;
     for note in notes {
         tracing::warn!("{note}");
@@ -110,11 +121,64 @@ fn serve(context: &Context, path: &Path, socket: &Path) -> Result<(), Error> {
         "recovered"
     );
     tracing::info!(socket = %socket.display(), "ready");
-    let signal = signals.forever().next();
-    tracing::info!(signal, "stopping");
+    let mut device = Some(device);
+    for event in events {
+        match event {
+            Event::Ordered(ordered) => resume(&mut appliance, context, &mut device, path, ordered),
+            Event::Signal(signal) => {
+                tracing::info!(signal, "stopping");
+                break;
+            }
+        }
+    }
     appliance.stop()?;
     tracing::info!("stopped: everything acknowledged is on the drive");
     Ok(())
+}
+
+/// Signals and orders in one queue. Each has a thread that waits for it, and ends with the process.
+fn events(mut signals: Signals, ordered: Receiver<Ordered>) -> Result<Receiver<Event>, Error> {
+    let (sender, events) = mpsc::channel();
+    let orders = sender.clone();
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || signals.forever().try_for_each(|signal| sender.send(Event::Signal(signal))))?;
+    std::thread::Builder::new()
+        .name("orders".into())
+        .spawn(move || ordered.iter().try_for_each(|ordered| orders.send(Event::Ordered(ordered))))?;
+    Ok(events)
+}
+
+/// Takes the drive back, and says what came of it, to the log and to who asked.
+fn resume(
+    appliance: &mut Appliance,
+    context: &Context,
+    device: &mut Option<OpenDevice>,
+    path: &Path,
+    ordered: Ordered,
+) {
+    let path = ordered.path.as_deref().unwrap_or(path).to_owned();
+    tracing::info!(device = %path.display(), "taking the drive back");
+    match appliance.resume(&context.config, device, &path, &mut |line| tracing::info!("{line}")) {
+        Ok(Resumed { tier, epoch, log_bytes, replayed_bytes, notes, taken }) => {
+            for note in notes {
+                tracing::warn!("{note}");
+            }
+            tracing::info!(
+                device = %path.display(), tier = tier.name(), epoch, log_mib = log_bytes >> 20, replayed_bytes,
+                taken_ms = taken.as_millis(), "taken back: every shard writes again"
+            );
+            ordered.answer(Ok(&format!(
+                "taken back by {}: epoch {epoch}, {replayed_bytes} B written again from the flight recorder, in {} ms",
+                tier.name(),
+                taken.as_millis()
+            )));
+        }
+        Err(error) => {
+            tracing::error!(%error, "the drive is not taken back; reads go on");
+            ordered.answer(Err(&error.to_string()));
+        }
+    }
 }
 
 fn start_log(level: config::Level) {

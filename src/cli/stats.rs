@@ -1,30 +1,113 @@
-//! `forebay stats`: the counters of every reactor.
+//! `forebay stats`: the counters of every reactor, and the drive's health.
 
-use forebay::ring::protocol::stats::NAMES;
-use serde_json::{Map, Value};
+use forebay::device::health::{celsius, warnings_in};
+use forebay::ring::protocol::stats::{self, NAMES};
+use serde_json::{Map, Value, json};
 
 use super::context::{Context, Failure};
 
-/// Print the counters of every reactor.
+/// Print the counters of every reactor, and what the drive says of its health.
 ///
-/// One line a counter, one column a reactor.
+/// One line a counter, one column a reactor. The lines of the drive have one column; they are not known where the daemon
+/// may not ask (the kernel lets only root), or the device is no NVMe drive.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
 pub fn run(_args: Args, context: &mut Context) -> Result<(), Failure> {
     let reactors = context.connect()?.stats()?;
+    let drive = reactors.first().and_then(|counters| Drive::of(counters));
+    let own = || NAMES.iter().enumerate().filter(|(at, _)| !stats::DRIVE.contains(at));
     if context.json {
         for (reactor, counters) in reactors.iter().enumerate() {
             let mut object = Map::from_iter([("reactor".to_owned(), Value::from(reactor))]);
-            object.extend(NAMES.iter().zip(counters).map(|(name, counter)| ((*name).to_owned(), (*counter).into())));
+            let words = own().filter_map(|(at, name)| Some(((*name).to_owned(), (*counters.get(at)?).into())));
+            object.extend(words);
             context.out.json(&Value::Object(object))?;
         }
-        return Ok(());
+        return context.out.json(&json!({ "drive": drive.map(|drive| drive.json()) }));
     }
-    for (index, name) in NAMES.iter().enumerate() {
-        let column = |counters: &Vec<u64>| counters.get(index).map_or_else(|| "-".to_owned(), u64::to_string);
+    for (at, name) in own() {
+        let column = |counters: &Vec<u64>| counters.get(at).map_or_else(|| "-".to_owned(), u64::to_string);
         let columns: String = reactors.iter().map(|counters| format!(" {:>16}", column(counters))).collect();
         context.out.line(format!("{name:<20}{columns}"))?;
     }
-    Ok(())
+    let lines = drive.map_or_else(|| vec!["drive                not known".to_owned()], |drive| drive.lines());
+    lines.iter().try_for_each(|line| context.out.line(line))
+}
+
+/// What the drive said last.
+struct Drive {
+    critical_warning: u8,
+    temperature_celsius: i32,
+    spare_percent: u64,
+    used_percent: u64,
+    media_errors: u64,
+}
+
+impl Drive {
+    /// None: it is not known.
+    fn of(counters: &[u64]) -> Option<Drive> {
+        let word = |at: usize| counters.get(at).copied();
+        if word(stats::DRIVE_HEALTH_KNOWN)? == 0 {
+            return None;
+        }
+        Some(Drive {
+            critical_warning: u8::try_from(word(stats::DRIVE_CRITICAL_WARNING)?).ok()?,
+            temperature_celsius: celsius(u16::try_from(word(stats::DRIVE_TEMPERATURE_KELVIN)?).ok()?),
+            spare_percent: word(stats::DRIVE_SPARE_PERCENT)?,
+            used_percent: word(stats::DRIVE_USED_PERCENT)?,
+            media_errors: word(stats::DRIVE_MEDIA_ERRORS)?,
+        })
+    }
+
+    fn warnings(&self) -> Vec<&'static str> {
+        warnings_in(self.critical_warning).collect()
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "critical_warning": self.critical_warning,
+            "critical_warnings": self.warnings(),
+            "temperature_celsius": self.temperature_celsius,
+            "spare_percent": self.spare_percent,
+            "used_percent": self.used_percent,
+            "media_errors": self.media_errors,
+        })
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let warnings = if self.critical_warning == 0 { "none".to_owned() } else { self.warnings().join("; ") };
+        [
+            ("drive warnings", warnings),
+            ("drive temperature", format!("{} C", self.temperature_celsius)),
+            ("drive spare", format!("{} %", self.spare_percent)),
+            ("drive used", format!("{} %", self.used_percent)),
+            ("drive media errors", self.media_errors.to_string()),
+        ]
+        .map(|(name, value)| format!("{name:<20} {value}"))
+        .into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(words: [u64; stats::DRIVE.len()]) -> Vec<u64> {
+        let mut counters = vec![0; NAMES.len()];
+        stats::DRIVE.iter().zip(words).for_each(|(at, word)| counters[*at] = word);
+        counters
+    }
+
+    #[test]
+    fn the_drive_is_told_in_words_and_units() {
+        assert!(Drive::of(&counters([0; 6])).is_none() && Drive::of(&[1, 2]).is_none());
+        let drive = Drive::of(&counters([1, 0b101, 310, 97, 3, 12])).unwrap();
+        let lines = drive.lines();
+        assert!(lines[0].ends_with("spare capacity is below its threshold; reliability is degraded"), "{lines:?}");
+        assert!(lines[1].ends_with(" 37 C") && lines[2].ends_with(" 97 %") && lines[3].ends_with(" 3 %"), "{lines:?}");
+        let json = drive.json();
+        assert_eq!((json["temperature_celsius"].as_i64(), json["media_errors"].as_u64()), (Some(37), Some(12)));
+        assert_eq!(json["critical_warnings"].as_array().map(Vec::len), Some(2));
+    }
 }

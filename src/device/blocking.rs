@@ -1,4 +1,4 @@
-//! The fallback where io_uring is refused (containers): `pread` and `pwritev2(RWF_DSYNC)`, one at a time.
+//! The fallback where io_uring is refused (containers): `pread` and a durable `pwrite`, one at a time.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -7,32 +7,62 @@ use std::os::unix::fs::FileExt;
 
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
+use super::flush::FlushFailed;
 use super::{Completion, Device, DeviceError, Geometry, Operation, OperationKind};
+use crate::bytes::len_u32;
+use crate::types::DriveDurability;
 
 /// A file or block device. `poll` blocks its thread while the drive works.
 pub struct BlockingDevice {
     file: File,
     geometry: Geometry,
+    durability: DriveDurability,
     waiting: VecDeque<Operation>,
+    flush_failed: FlushFailed,
 }
 
 impl BlockingDevice {
     #[must_use]
-    pub fn new(file: File, geometry: Geometry) -> BlockingDevice {
-        BlockingDevice { file, geometry, waiting: VecDeque::with_capacity(geometry.operations_max as usize) }
+    pub fn new(
+        file: File,
+        geometry: Geometry,
+        durability: DriveDurability,
+        flush_failed: FlushFailed,
+    ) -> BlockingDevice {
+        let waiting = VecDeque::with_capacity(geometry.operations_max as usize);
+        BlockingDevice { file, geometry, durability, waiting, flush_failed }
     }
 }
 
-/// Carries one operation out on this thread. A write is durable when this returns.
-pub(super) fn transfer(file: &File, capacity_bytes: u64, operation: &mut Operation) -> Result<(), DeviceError> {
+/// Carries one operation out on this thread. A write is durable when this returns; after a flush that failed none is.
+pub(super) fn transfer(
+    file: &File,
+    capacity_bytes: u64,
+    durability: DriveDurability,
+    flush_failed: &FlushFailed,
+    operation: &mut Operation,
+) -> Result<(), DeviceError> {
     operation.check(capacity_bytes)?;
+    if operation.kind == OperationKind::Read {
+        return carry_out(file, operation, ReadWriteFlags::empty());
+    }
+    flush_failed.get().map_or(Ok(()), Err)?;
+    let result = match durability {
+        DriveDurability::Auto => carry_out(file, operation, ReadWriteFlags::DSYNC),
+        // The kernel may make RWF_DSYNC a write with FUA, which is what is not trusted here.
+        DriveDurability::Flush => carry_out(file, operation, ReadWriteFlags::empty())
+            .and_then(|()| file.sync_data().map_err(|error| DeviceError::from(&error))),
+    };
+    // A write that failed may have failed in its flush.
+    result.inspect_err(|error| flush_failed.set(*error))
+}
+
+fn carry_out(file: &File, operation: &mut Operation, flags: ReadWriteFlags) -> Result<(), DeviceError> {
     let at = operation.address.0;
     let buffer = &mut operation.buffer[..operation.bytes as usize];
     let transferred = match operation.kind {
         OperationKind::Read => retry(|| file.read_at(buffer, at)),
-        OperationKind::WriteDurable => {
-            retry(|| Ok(pwritev2(file, &[IoSlice::new(buffer)], at, ReadWriteFlags::DSYNC)?))
-        }
+        OperationKind::WriteDurable => retry(|| Ok(pwritev2(file, &[IoSlice::new(buffer)], at, flags)?)),
     };
     match transferred {
         Ok(bytes) if bytes == operation.bytes as usize => Ok(()),
@@ -68,11 +98,12 @@ impl Device for BlockingDevice {
 
     fn poll(&mut self) -> Option<Completion> {
         let mut operation = self.waiting.pop_front()?;
-        let result = transfer(&self.file, self.geometry.capacity_bytes, &mut operation);
+        let capacity_bytes = self.geometry.capacity_bytes;
+        let result = transfer(&self.file, capacity_bytes, self.durability, &self.flush_failed, &mut operation);
         Some(Completion { operation, result })
     }
 
     fn in_flight(&self) -> u32 {
-        u32::try_from(self.waiting.len()).unwrap_or(u32::MAX)
+        len_u32(self.waiting.len())
     }
 }

@@ -63,6 +63,12 @@ impl Drive {
         Some(PathBuf::from(format!("/dev/ng{numbers}")))
     }
 
+    /// The kernel's NVMe driver has it.
+    #[must_use]
+    pub fn is_nvme(&self) -> bool {
+        self.name.starts_with("nvme")
+    }
+
     /// One command makes one write durable: the drive has no volatile cache, or writes through it.
     #[must_use]
     pub fn writes_through(&self) -> bool {

@@ -13,7 +13,6 @@ use crate::bytes::{get_u16, get_u64};
 /// Admin command opcodes (Base Specification, figure 89).
 const IDENTIFY: u8 = 0x06;
 const GET_FEATURES: u8 = 0x0a;
-const GET_LOG_PAGE: u8 = 0x02;
 
 /// Identify: controller or namespace structure (CNS, figure 309).
 const CNS_NAMESPACE: u32 = 0x00;
@@ -22,12 +21,6 @@ const IDENTIFY_BYTES: usize = 4096;
 
 /// Feature 06h, Volatile Write Cache; bit 0 of the answer: it is enabled.
 const FEATURE_WRITE_CACHE: u32 = 0x06;
-
-/// Log page 02h, SMART / Health Information.
-const LOG_SMART: u32 = 0x02;
-const SMART_BYTES: u16 = 512;
-/// For the log of the whole controller.
-const ALL_NAMESPACES: u32 = 0xffff_ffff;
 
 /// MDTS counts in the smallest memory page of the controller, which is 4 KiB on every machine that Linux runs NVMe on.
 const PAGE_BYTES: u32 = 4096;
@@ -106,66 +99,14 @@ impl Namespace {
     }
 }
 
-/// What the drive says of its health.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Health {
-    /// Bit by bit as in `Health::warnings`.
-    pub critical_warning: u8,
-    pub temperature_kelvin: u16,
-    pub spare_percent: u8,
-    pub used_percent: u8,
-}
-
-impl Health {
-    /// Reads the SMART log. Blocks for an admin command.
-    ///
-    /// # Errors
-    /// Only root may, or the controller refuses.
-    pub fn read(device: &File) -> io::Result<Health> {
-        let mut log = [0; SMART_BYTES as usize];
-        // NUMD, the number of dwords from 0, stands in bits 31:16.
-        let cdw10 = (u32::from(SMART_BYTES) / 4 - 1) << 16 | LOG_SMART;
-        admin(
-            device,
-            NvmeCommand { opcode: GET_LOG_PAGE, nsid: ALL_NAMESPACES, cdw10, ..NvmeCommand::default() },
-            &mut log,
-        )?;
-        Ok(Health {
-            critical_warning: log[0],
-            temperature_kelvin: get_u16(&log, 1),
-            spare_percent: log[3],
-            used_percent: log[5],
-        })
-    }
-
-    /// The critical warnings in words (SMART log, byte 0).
-    #[must_use]
-    pub fn warnings(&self) -> Vec<&'static str> {
-        const WORDS: [&str; 6] = [
-            "spare capacity is below its threshold",
-            "temperature is beyond its threshold",
-            "reliability is degraded",
-            "the media is read-only",
-            "the backup of volatile memory has failed",
-            "the persistent memory region is read-only",
-        ];
-        let set = |bit: &usize| self.critical_warning >> bit & 1 != 0;
-        (0..WORDS.len()).filter(set).map(|bit| WORDS[bit]).collect()
-    }
-
-    #[must_use]
-    pub fn temperature_celsius(&self) -> i32 {
-        i32::from(self.temperature_kelvin) - 273
-    }
-}
-
 fn identify(device: &File, cns: u32, nsid: u32) -> io::Result<Vec<u8>> {
     let mut data = vec![0; IDENTIFY_BYTES];
     admin(device, NvmeCommand { opcode: IDENTIFY, nsid, cdw10: cns, ..NvmeCommand::default() }, &mut data)?;
     Ok(data)
 }
 
-fn admin(device: &File, command: NvmeCommand, data: &mut [u8]) -> io::Result<u32> {
+/// Sends an admin command that reads. Blocks.
+pub(super) fn admin(device: &File, command: NvmeCommand, data: &mut [u8]) -> io::Result<u32> {
     let answer = admin_read(device, command, data)?;
     answer.map_err(|status| io::Error::other(NvmeStatus(status).to_string()))
 }
@@ -229,12 +170,5 @@ mod tests {
         let (controller, mut namespace) = structures();
         put_u16(&mut namespace, 132, 8);
         assert!(Namespace::parse(1, &controller, &namespace, true).unusable().unwrap().contains("8 B of metadata"));
-    }
-
-    #[test]
-    fn warnings_are_words() {
-        let health = Health { critical_warning: 0b1010, temperature_kelvin: 300, ..Health::default() };
-        assert_eq!(health.warnings(), ["temperature is beyond its threshold", "the media is read-only"]);
-        assert_eq!(health.temperature_celsius(), 27);
     }
 }

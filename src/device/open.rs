@@ -1,5 +1,7 @@
 //! Opening a path: what it is, whether it may be used, and the best way to reach it.
 
+mod choice;
+
 use std::fs::{File, Metadata};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -14,19 +16,18 @@ use super::any::AnyDevice;
 use super::blocking::BlockingDevice;
 use super::controller_name::Name;
 use super::drive::Drive;
+use super::flush::FlushFailed;
+use super::health;
 use super::identity::{DriveId, Identity};
 use super::memory::{MemoryDevice, MemoryDisk};
 use super::occupant;
 use super::passthrough::Generic;
 #[cfg(feature = "spdk")]
 use super::spdk::attached::Attached;
-use super::uring::{FlushFailed, UringDevice, WritePath};
-use super::{BLOCK_BYTES, Device, DeviceError, Geometry, Operation, OperationKind, Tier};
+use super::uring::{UringDevice, WritePath};
+use super::{BLOCK_BYTES, Device, Geometry, Tier};
 use crate::error::{Error, Result};
-use crate::types::{DeviceAddress, TierChoice};
-
-/// How long the first read may take before the tier is given up.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::types::{DriveDurability, TierChoice};
 
 const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -42,6 +43,8 @@ pub struct OpenOptions {
     pub read_only: bool,
     /// The way to take.
     pub tier: TierChoice,
+    /// How a write is made durable.
+    pub durability: DriveDurability,
     /// How long to wait for the lock of a process that lives: it may be about to end. For one that was killed this waits
     /// longer: the kernel holds its lock until the last write under way has ended, and reading before that could miss it.
     pub lock_wait: Duration,
@@ -59,6 +62,7 @@ impl Default for OpenOptions {
             operations_max: 64,
             read_only: false,
             tier: TierChoice::Auto,
+            durability: DriveDurability::Auto,
             lock_wait: Duration::from_secs(3),
             buffer_bytes: 64 << 20,
             hugepages: true,
@@ -83,6 +87,7 @@ enum Backing {
     File {
         file: File,
         write_path: WritePath,
+        durability: DriveDurability,
         drive: Option<Drive>,
         generic: Option<Generic>,
         flush_failed: FlushFailed,
@@ -157,8 +162,9 @@ impl OpenDevice {
             return Err(Error::new("the partition that marks a Forebay drive as used")
                 .remedy(format!("name the whole drive, /dev/{name}")));
         }
-        let through = drive.as_ref().is_some_and(Drive::writes_through);
-        let write_path = if through { WritePath::Through } else { WritePath::ThenFlush };
+        let durability = options.durability;
+        let through = durability == DriveDurability::Auto && drive.as_ref().is_some_and(Drive::writes_through);
+        let write_path = if through { WritePath::Through } else { WritePath::ThenFlush { lone: durability } };
         let geometry = Geometry {
             capacity_bytes,
             block_bytes: BLOCK_BYTES,
@@ -171,6 +177,7 @@ impl OpenDevice {
         let backing = Backing::File {
             file,
             write_path,
+            durability,
             drive,
             generic: None,
             flush_failed: FlushFailed::default(),
@@ -231,12 +238,9 @@ impl OpenDevice {
     pub fn identity(&self) -> String {
         let text = match &self.backing {
             Backing::File { file, path, .. } => match file.metadata() {
-                Ok(metadata) if metadata.file_type().is_block_device() => {
-                    let sysfs = super::drive::sysfs(metadata.rdev());
-                    let number =
-                        format!("{}.{}", rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
-                    std::fs::read_to_string(sysfs.join("wwid")).map_or(number, |wwid| wwid.trim().to_owned())
-                }
+                Ok(metadata) if metadata.file_type().is_block_device() => self.wwid().unwrap_or_else(|| {
+                    format!("{}.{}", rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()))
+                }),
                 Ok(metadata) => format!("{:x}.{:x}", metadata.dev(), metadata.ino()),
                 Err(_) => path.display().to_string(),
             },
@@ -245,6 +249,21 @@ impl OpenDevice {
             Backing::Spdk(attached) => attached.name.clone(),
         };
         text.chars().map(|letter| if letter.is_ascii_alphanumeric() || letter == '.' { letter } else { '_' }).collect()
+    }
+
+    /// The drive's own identifier, with its serial number, where it has one.
+    #[must_use]
+    pub fn wwid(&self) -> Option<String> {
+        match &self.backing {
+            Backing::File { file, .. } => {
+                let metadata = file.metadata().ok().filter(|metadata| metadata.file_type().is_block_device())?;
+                let wwid = std::fs::read_to_string(super::drive::sysfs(metadata.rdev()).join("wwid")).ok()?;
+                Some(wwid.trim().to_owned())
+            }
+            Backing::Memory(_) => None,
+            #[cfg(feature = "spdk")]
+            Backing::Spdk(attached) => Some(attached.wwid()),
+        }
     }
 
     #[must_use]
@@ -278,28 +297,37 @@ impl OpenDevice {
     /// How a write becomes durable here, for people.
     #[must_use]
     pub fn durability(&self) -> String {
-        let (write_path, drive) = match &self.backing {
-            Backing::File { write_path, drive, .. } => (write_path, drive),
-            Backing::Memory(_) => return "none: memory".to_owned(),
-            #[cfg(feature = "spdk")]
-            Backing::Spdk(attached) => return attached.durability(),
+        let Backing::File { write_path, durability, drive, generic, .. } = &self.backing else {
+            return match &self.backing {
+                #[cfg(feature = "spdk")]
+                Backing::Spdk(attached) => attached.durability(),
+                _ => "none: memory".to_owned(),
+            };
         };
-        let how = match (self.geometry.tier, write_path) {
-            (Tier::Passthrough { .. }, WritePath::Through)
-                if drive.as_ref().is_some_and(|drive| !drive.volatile_cache) =>
-            {
-                "a plain write"
-            }
-            (Tier::Passthrough { .. }, _) => "FUA on the write",
-            (Tier::FileBlocking, _) => "pwritev2(RWF_DSYNC)",
-            (_, WritePath::Through) => "RWF_DSYNC",
-            (_, WritePath::ThenFlush) => "write, then fdatasync",
+        let how = match (self.geometry.tier, generic, write_path) {
+            (Tier::Passthrough { .. }, Some(generic), _) => generic.durability(),
+            (Tier::FileBlocking, ..) if *durability == DriveDurability::Auto => "pwritev2(RWF_DSYNC)",
+            (.., WritePath::Through) => "RWF_DSYNC",
+            (.., WritePath::ThenFlush { .. }) => "write, then fdatasync",
         };
         match drive {
             None => format!("{how}; the drive is not known"),
             Some(Drive { name, volatile_cache: false, .. }) => format!("{how}; {name} has no volatile write cache"),
             Some(Drive { name, fua: true, .. }) => format!("{how}; {name} has a volatile write cache, and FUA"),
             Some(Drive { name, .. }) => format!("{how}; {name} has a volatile write cache, and no FUA"),
+        }
+    }
+
+    /// Where the drive is asked of its health; None where nobody answers.
+    #[must_use]
+    pub fn health(&self) -> Option<health::Source> {
+        match &self.backing {
+            Backing::File { file, drive: Some(drive), .. } if drive.is_nvme() => {
+                file.try_clone().ok().map(health::Source::Kernel)
+            }
+            #[cfg(feature = "spdk")]
+            Backing::Spdk(attached) => Some(attached.health()),
+            Backing::File { .. } | Backing::Memory(_) => None,
         }
     }
 
@@ -342,26 +370,30 @@ impl OpenDevice {
                 Err(error) => Err(Error::new(format!("{}: {error}", attached.name))
                     .remedy("use fewer reactors, or look whether the controller still answers")),
             },
-            Backing::File { file, .. } if self.geometry.tier == Tier::FileBlocking => self.blocking(file),
-            Backing::File { file, path, .. } => match self.ring(Geometry { tier, ..self.geometry }, span) {
+            Backing::File { .. } if self.geometry.tier == Tier::FileBlocking => self.blocking(),
+            Backing::File { path, .. } => match self.ring(Geometry { tier, ..self.geometry }, span) {
                 Ok(device) => Ok(device),
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOMEM) => self.blocking(file),
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOMEM) => self.blocking(),
                 Err(error) => Err(Error::new(format!("{}: io_uring: {error}", path.display()))
                     .remedy("raise `ulimit -n` and `ulimit -l`")),
             },
         }
     }
 
-    fn blocking(&self, file: &File) -> Result<AnyDevice> {
+    fn blocking(&self) -> Result<AnyDevice> {
+        let Backing::File { file, durability, flush_failed, .. } = &self.backing else {
+            return Err(Error::new("neither a file nor a block device").context(self.name()));
+        };
         let file = file.try_clone().map_err(|error| explain(&error).context(self.name()))?;
-        Ok(AnyDevice::Blocking(BlockingDevice::new(file, Geometry { tier: Tier::FileBlocking, ..self.geometry })))
+        let geometry = Geometry { tier: Tier::FileBlocking, ..self.geometry };
+        Ok(AnyDevice::Blocking(BlockingDevice::new(file, geometry, *durability, flush_failed.clone())))
     }
 
     /// A device of a tier that goes through io_uring.
     fn ring(&self, geometry: Geometry, span: Option<&DmaSpan>) -> io::Result<AnyDevice> {
         match (&self.backing, geometry.tier) {
-            (Backing::File { generic: Some(generic), .. }, Tier::Passthrough { .. }) => {
-                Ok(AnyDevice::Passthrough(generic.device(geometry, span)?))
+            (Backing::File { generic: Some(generic), flush_failed, .. }, Tier::Passthrough { .. }) => {
+                Ok(AnyDevice::Passthrough(generic.device(geometry, flush_failed, span)?))
             }
             (Backing::File { file, write_path, flush_failed, .. }, _) => Ok(AnyDevice::Uring(UringDevice::new(
                 file.try_clone()?,
@@ -373,90 +405,6 @@ impl OpenDevice {
             _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }
-
-    /// Takes the first tier whose first read succeeds, and notes why the better ones did not.
-    fn choose_tier(&mut self, block: bool, direct: bool, options: &OpenOptions) -> Result<()> {
-        let mut tiers = Vec::new();
-        if options.tier == TierChoice::Blocking {
-            self.notes.push("io_uring was not tried: blocking writes were asked for".to_owned());
-        } else if !direct {
-            self.notes
-                .push("no io_uring: this file system has no O_DIRECT, so writes pass through its cache".to_owned());
-        } else if block {
-            tiers = self.block_tiers(options);
-        } else if options.tier != TierChoice::Passthrough {
-            tiers.push(Tier::File);
-        }
-        for tier in tiers {
-            match self.ring(Geometry { tier, ..self.geometry }, None) {
-                Err(error) => self.notes.push(format!("no {}: io_uring: {error}", tier.name())),
-                Ok(device) => match self.probe(device) {
-                    Ok(()) => {
-                        self.geometry.tier = tier;
-                        return Ok(());
-                    }
-                    Err(error) => self.notes.push(format!("no {}: its first read failed: {error}", tier.name())),
-                },
-            }
-        }
-        if matches!(options.tier, TierChoice::Passthrough | TierChoice::Uring) {
-            let why = if self.notes.is_empty() { "it is no NVMe namespace".to_owned() } else { self.notes.join("; ") };
-            return Err(Error::new(format!("the tier that was asked for cannot be had: {why}"))
-                .remedy("use --tier auto, which takes the best that works"));
-        }
-        self.first_read(self.device(None)?)
-    }
-
-    fn first_read(&self, device: AnyDevice) -> Result<()> {
-        self.probe(device).map_err(|error| {
-            Error::new(format!("the first block cannot be read: {error}"))
-                .remedy("look for errors of the drive in `dmesg`")
-        })
-    }
-
-    /// Reads the first block. Only a real read shows whether O_DIRECT and polling work.
-    fn probe(&self, mut device: AnyDevice) -> Result<(), DeviceError> {
-        let region = self.region(BLOCK_BYTES as usize, Pages::Ordinary).map_err(|error| DeviceError::from(&error))?;
-        let buffer = region.split(BLOCK_BYTES as usize).pop().expect("a region of one block is one buffer");
-        let address = DeviceAddress(0);
-        let read = Operation { tag: 0, kind: OperationKind::Read, address, bytes: BLOCK_BYTES, buffer };
-        device.submit(read).map_err(|_| DeviceError::INVALID)?;
-        device.kick();
-        let started = Instant::now();
-        while started.elapsed() < PROBE_TIMEOUT {
-            if let Some(completion) = device.poll() {
-                return completion.result;
-            }
-            std::thread::yield_now();
-        }
-        Err(DeviceError::Errno(Errno::TIMEDOUT.raw_os_error()))
-    }
-
-    /// The tiers to try on a block device, best first. Finds its generic device.
-    fn block_tiers(&mut self, options: &OpenOptions) -> Vec<Tier> {
-        let Backing::File { drive, generic, .. } = &mut self.backing else { return Vec::new() };
-        let polls = drive.as_ref().is_some_and(|drive| drive.polls);
-        if !polls {
-            self.notes.push("no IOPOLL: the queue has no polled hardware queues (queue/io_poll is 0)".to_owned());
-        }
-        let path = drive.as_ref().and_then(Drive::generic).filter(|_| options.tier != TierChoice::Uring);
-        if let (Some(path), Some(drive)) = (path, drive) {
-            match Generic::open(&path, drive, options.read_only) {
-                Ok(found) => *generic = Some(found),
-                Err(why) => self.notes.push(format!("no passthrough: {why}")),
-            }
-        }
-        let ways = [
-            polled_first(polls, |polled| Tier::Passthrough { polled }),
-            polled_first(polls, |polled| Tier::Block { polled }),
-        ];
-        let allowed = [generic.is_some(), options.tier != TierChoice::Passthrough];
-        ways.into_iter().zip(allowed).filter(|(_, allowed)| *allowed).flat_map(|(way, _)| way).collect()
-    }
-}
-
-fn polled_first(polls: bool, tier: impl Fn(bool) -> Tier) -> Vec<Tier> {
-    if polls { vec![tier(true), tier(false)] } else { vec![tier(false)] }
 }
 
 /// The block device of a `/dev/ngXnY`: both are the same namespace, and only the block device can be locked against

@@ -4,17 +4,21 @@ use std::path::Path;
 
 use super::*;
 use crate::device::scratch::{Scratch, operation, pool, run};
+use crate::device::{DeviceError, OperationKind};
+use crate::types::TierChoice;
 
 const DEFAULT: OpenOptions = OpenOptions {
     operations_max: 4,
     read_only: false,
     tier: TierChoice::Auto,
+    durability: DriveDurability::Auto,
     lock_wait: Duration::ZERO,
     buffer_bytes: 0,
     hugepages: false,
     command_timeout: Duration::from_secs(1),
 };
 const BLOCKING: OpenOptions = OpenOptions { tier: TierChoice::Blocking, ..DEFAULT };
+const FLUSH: DriveDurability = DriveDurability::Flush;
 
 fn refused(path: &Path, options: &OpenOptions) -> String {
     match open(path, options) {
@@ -23,12 +27,14 @@ fn refused(path: &Path, options: &OpenOptions) -> String {
     }
 }
 
-/// Opens both ways; the first one says why if io_uring is refused here.
+/// Opens both ways, with and without a flush of their own; the first one says why if io_uring is refused here.
 fn both_ways(scratch: &Scratch, test: impl Fn(&OpenDevice)) {
-    for options in [DEFAULT, BLOCKING] {
+    let flushed = |options| OpenOptions { durability: FLUSH, ..options };
+    for options in [DEFAULT, BLOCKING, flushed(DEFAULT), flushed(BLOCKING)] {
         let device = open(scratch.path(), &options).unwrap();
         eprintln!("{}: {}; {:?}", device.tier().name(), device.durability(), device.notes());
         assert_eq!(options.tier == TierChoice::Blocking, device.notes().iter().any(|note| note.contains("asked for")));
+        assert!(options.durability != FLUSH || device.durability().contains("write, then fdatasync"));
         test(&device);
     }
 }

@@ -5,17 +5,21 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use forebay_sys::dma::DmaSpan;
-use forebay_sys::uring::nvme::{NvmeCommand, NvmeUring, PIECE_BYTES, Part};
+use forebay_sys::dma::{DmaRegion, DmaSpan, Pages};
+use forebay_sys::uring::nvme::{NvmeCommand, NvmeUring, PIECE_BYTES, Part, namespace_id};
 use forebay_sys::uring::{Ended, TaskRun, UringOptions};
 
 use super::drive::Drive;
+use super::flush::{FlushFailed, Flusher};
 use super::nvme::Namespace;
 use super::nvme_status::NvmeStatus;
-use super::{Completion, Device, DeviceError, Geometry, Operation, OperationKind, Tier};
-use crate::types::DeviceAddress;
+use super::{BLOCK_BYTES, Completion, Device, DeviceError, Geometry, Head, Operation, OperationKind, Tier};
+use crate::buffer::Buffer;
+use crate::bytes::len_u32;
+use crate::types::DriveDurability;
 
 /// I/O command opcodes (NVM Command Set Specification 1.1, figure 21).
+const FLUSH: u8 = 0x00;
 const WRITE: u8 = 0x01;
 const READ: u8 = 0x02;
 /// Force Unit Access, in dword 12 of a write.
@@ -24,19 +28,12 @@ const FUA: u32 = 1 << 30;
 /// The longest operation that is promised here: what a frame or a buffer of recovery holds.
 const OPERATION_BYTES_MAX: u32 = 1 << 20;
 
-/// An operation without its buffer, which the ring owns while it is under way.
-struct Head {
-    tag: u64,
-    kind: OperationKind,
-    address: DeviceAddress,
-    bytes: u32,
-}
-
 /// An NVMe namespace that can be reached by commands, beside the block device that the kernel makes of it.
 pub struct Generic {
     file: File,
     pub namespace: Namespace,
     transfer_bytes_max: u32,
+    durability: DriveDurability,
 }
 
 impl Generic {
@@ -44,11 +41,11 @@ impl Generic {
     ///
     /// # Errors
     /// Why it cannot be used, in words.
-    pub fn open(path: &Path, drive: &Drive, read_only: bool) -> Result<Generic, String> {
+    pub fn open(path: &Path, drive: &Drive, read_only: bool, durability: DriveDurability) -> Result<Generic, String> {
         let open = || -> io::Result<Generic> {
             let file = File::options().read(true).write(!read_only).open(path)?;
             let namespace = Namespace::identify(&file)?;
-            Ok(Generic { file, namespace, transfer_bytes_max: drive.transfer_bytes_max })
+            Ok(Generic { file, namespace, transfer_bytes_max: drive.transfer_bytes_max, durability })
         };
         let generic = open().map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => {
@@ -65,46 +62,114 @@ impl Generic {
         }
     }
 
-    /// One device for one reactor.
+    /// One device for one reactor. A flush of it that fails condemns those of `flush_failed` too.
     ///
     /// # Errors
-    /// As `PassthroughDevice::new`.
-    pub fn device(&self, geometry: Geometry, span: Option<&DmaSpan>) -> io::Result<PassthroughDevice> {
-        PassthroughDevice::new(self.file.try_clone()?, self.namespace.clone(), geometry, self.transfer_bytes_max, span)
+    /// What the kernel said: EINVAL before Linux 5.19, ENOMEM for want of locked memory.
+    pub fn device(
+        &self,
+        geometry: Geometry,
+        flush_failed: &FlushFailed,
+        span: Option<&DmaSpan>,
+    ) -> io::Result<PassthroughDevice> {
+        PassthroughDevice::new(self, geometry, flush_failed, span)
+    }
+
+    /// How a write becomes durable here, for people.
+    #[must_use]
+    pub fn durability(&self) -> &'static str {
+        match self.durability {
+            DriveDurability::Flush => "write, then flush",
+            DriveDurability::Auto if self.namespace.volatile_cache => "FUA on the write",
+            DriveDurability::Auto => "a plain write",
+        }
     }
 }
 
 /// A namespace, owned by one thread. Dropping it waits for all that is under way.
 pub struct PassthroughDevice {
-    ring: NvmeUring<Head>,
+    /// What stands in a slot without a head is a flush.
+    ring: NvmeUring<Option<Head>>,
+    /// The same as the ring's.
+    file: File,
     namespace: Namespace,
     geometry: Geometry,
     /// A multiple of the block size.
     part_bytes_max: u32,
-    /// Operations that were refused before they reached the drive.
-    refused: VecDeque<Completion>,
+    ended: VecDeque<Completion>,
+    /// None: a write is durable when it ends.
+    flushes: Option<Flushes>,
+}
+
+struct Flushes {
+    flusher: Flusher,
+    /// A slot of the ring owns a buffer; a flush transfers nothing, and this stands in for it between two.
+    buffer: Option<Buffer>,
+}
+
+impl Flushes {
+    fn new(operations_max: u32, failed: &FlushFailed) -> io::Result<Flushes> {
+        let flusher = Flusher::new(operations_max, failed.clone());
+        let block = BLOCK_BYTES as usize;
+        Ok(Flushes { flusher, buffer: DmaRegion::allocate(block, Pages::Ordinary)?.split(block).pop() })
+    }
 }
 
 impl PassthroughDevice {
-    /// A ring of `geometry.operations_max` on `device`, the `/dev/ngXnY` of `namespace`. One command carries at most
-    /// `transfer_bytes_max`, or less where the controller says so.
-    ///
-    /// # Errors
-    /// What the kernel said: EINVAL before Linux 5.19, ENOMEM for want of locked memory.
     fn new(
-        device: File,
-        namespace: Namespace,
+        generic: &Generic,
         geometry: Geometry,
-        transfer_bytes_max: u32,
+        flush_failed: &FlushFailed,
         span: Option<&DmaSpan>,
     ) -> io::Result<PassthroughDevice> {
         let iopoll = geometry.tier == Tier::Passthrough { polled: true };
         let options = UringOptions { iopoll, task_run: TaskRun::Cooperative, span };
-        let part_bytes_max = part_bytes_max(&namespace, transfer_bytes_max);
+        let namespace = generic.namespace.clone();
+        let part_bytes_max = part_bytes_max(&namespace, generic.transfer_bytes_max);
         let parts_max = OPERATION_BYTES_MAX.div_ceil(part_bytes_max);
-        let ring = NvmeUring::new(device, geometry.operations_max, parts_max, &options)?;
-        let refused = VecDeque::with_capacity(geometry.operations_max as usize);
-        Ok(PassthroughDevice { ring, namespace, geometry, part_bytes_max, refused })
+        let operations_max = geometry.operations_max;
+        let flushes = match generic.durability {
+            DriveDurability::Auto => None,
+            DriveDurability::Flush => Some(Flushes::new(operations_max, flush_failed)?),
+        };
+        let slots = operations_max + u32::from(flushes.is_some());
+        let file = generic.file.try_clone()?;
+        let ring = NvmeUring::new(file.try_clone()?, slots, parts_max, &options)?;
+        let ended = VecDeque::with_capacity(operations_max as usize);
+        Ok(PassthroughDevice { ring, file, namespace, geometry, part_bytes_max, ended, flushes })
+    }
+
+    /// Takes all that ended from the ring, and has the writes flushed.
+    fn collect(&mut self) {
+        let Some(Flushes { flusher, buffer }) = &mut self.flushes else { return };
+        while let Some(ended) = self.ring.poll() {
+            let result = result(ended.result, &self.file);
+            match ended.context {
+                None => {
+                    *buffer = Some(ended.buffer);
+                    flusher.end(result, &mut self.ended);
+                }
+                Some(head) if head.kind == OperationKind::WriteDurable && result.is_ok() => {
+                    flusher.hold(head.with(ended.buffer));
+                }
+                Some(head) => self.ended.push_back(Completion { operation: head.with(ended.buffer), result }),
+            }
+        }
+        if !flusher.is_due() {
+            return;
+        }
+        if let Some(error) = flusher.failed() {
+            flusher.give_up(error, &mut self.ended);
+        } else if let Some(own) = buffer.take() {
+            let command = NvmeCommand { opcode: FLUSH, nsid: self.namespace.id, ..NvmeCommand::default() };
+            match self.ring.submit([Part { command, offset: 0, bytes: 0 }].into_iter(), own, None) {
+                Ok(()) => {
+                    flusher.sent();
+                    self.ring.kick();
+                }
+                Err((own, _)) => *buffer = Some(own),
+            }
+        }
     }
 
     /// What was asked for and could not be had, for people.
@@ -114,13 +179,14 @@ impl PassthroughDevice {
     }
 }
 
-fn command(namespace: &Namespace, kind: OperationKind, address: u64, bytes: u32) -> NvmeCommand {
+/// `through`: a write goes through a volatile cache.
+fn command(namespace: &Namespace, through: bool, kind: OperationKind, address: u64, bytes: u32) -> NvmeCommand {
     let [low, high] = words(address / u64::from(namespace.block_bytes));
     // NLB, the number of blocks, counts from 0.
     let blocks = bytes / namespace.block_bytes - 1;
     let (opcode, control) = match kind {
         OperationKind::Read => (READ, 0),
-        OperationKind::WriteDurable if namespace.volatile_cache => (WRITE, FUA),
+        OperationKind::WriteDurable if through && namespace.volatile_cache => (WRITE, FUA),
         OperationKind::WriteDurable => (WRITE, 0),
     };
     NvmeCommand { opcode, nsid: namespace.id, cdw10: low, cdw11: high, cdw12: blocks | control }
@@ -138,14 +204,22 @@ fn words(number: u64) -> [u32; 2] {
     [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
 }
 
-fn completion(ended: Ended<Head>) -> Completion {
-    let Head { tag, kind, address, bytes } = ended.context;
-    let result = match ended.result {
+fn result(answer: Result<u32, i32>, device: &File) -> Result<(), DeviceError> {
+    match answer {
         Ok(0) => Ok(()),
         Ok(status) => Err(DeviceError::Nvme(NvmeStatus(u16::try_from(status).unwrap_or(u16::MAX)))),
-        Err(errno) => Err(DeviceError::from(&io::Error::from_raw_os_error(errno))),
-    };
-    Completion { operation: Operation { tag, kind, address, bytes, buffer: ended.buffer }, result }
+        Err(errno) => Err(why(errno, device)),
+    }
+}
+
+/// With multipath, which is the default, Linux answers EINVAL to a command where no path to the drive is left (seen on
+/// 6.1), and then does not know the namespace either.
+#[cold]
+fn why(errno: i32, device: &File) -> DeviceError {
+    match DeviceError::from(&io::Error::from_raw_os_error(errno)) {
+        DeviceError::INVALID if namespace_id(device).is_err() => DeviceError::Vanished,
+        error => error,
+    }
 }
 
 impl Device for PassthroughDevice {
@@ -160,22 +234,18 @@ impl Device for PassthroughDevice {
         let checked = operation.check(self.geometry.capacity_bytes);
         let short = operation.bytes <= OPERATION_BYTES_MAX;
         if let Err(error) = checked.and(if short { Ok(()) } else { Err(DeviceError::INVALID) }) {
-            self.refused.push_back(Completion { operation, result: Err(error) });
+            self.ended.push_back(Completion { operation, result: Err(error) });
             return Ok(());
         }
-        let Operation { tag, kind, address, bytes, buffer } = operation;
-        let (namespace, part_bytes_max) = (&self.namespace, self.part_bytes_max);
-        let parts = (0..bytes.div_ceil(part_bytes_max)).map(|part| {
+        let (head, buffer) = operation.split();
+        let (namespace, part_bytes_max, through) = (&self.namespace, self.part_bytes_max, self.flushes.is_none());
+        let parts = (0..head.bytes.div_ceil(part_bytes_max)).map(|part| {
             let offset = part * part_bytes_max;
-            let part_bytes = part_bytes_max.min(bytes - offset);
-            let command = command(namespace, kind, address.0 + u64::from(offset), part_bytes);
-            Part { command, offset: offset as usize, bytes: part_bytes }
+            let bytes = part_bytes_max.min(head.bytes - offset);
+            let command = command(namespace, through, head.kind, head.address.0 + u64::from(offset), bytes);
+            Part { command, offset: offset as usize, bytes }
         });
-        let head = Head { tag, kind, address, bytes };
-        self.ring.submit(parts, buffer, head).map_err(|(buffer, head)| {
-            let Head { tag, kind, address, bytes } = head;
-            Operation { tag, kind, address, bytes, buffer }
-        })
+        self.ring.submit(parts, buffer, Some(head)).map_err(|(buffer, _)| head.with(buffer))
     }
 
     fn kick(&mut self) {
@@ -183,11 +253,22 @@ impl Device for PassthroughDevice {
     }
 
     fn poll(&mut self) -> Option<Completion> {
-        self.refused.pop_front().or_else(|| self.ring.poll().map(completion))
+        if let Some(ended) = self.ended.pop_front() {
+            return Some(ended);
+        }
+        if self.flushes.is_some() {
+            self.collect();
+            return self.ended.pop_front();
+        }
+        let Ended { buffer, context, result: answer } = self.ring.poll()?;
+        let operation = context?.with(buffer);
+        Some(Completion { operation, result: result(answer, &self.file) })
     }
 
     fn in_flight(&self) -> u32 {
-        self.ring.in_flight() + u32::try_from(self.refused.len()).unwrap_or(u32::MAX)
+        let flusher = self.flushes.as_ref().map(|flushes| &flushes.flusher);
+        let held = flusher.map_or(0, |flusher| flusher.held() - u32::from(flusher.is_under_way()));
+        self.ring.in_flight() + held + len_u32(self.ended.len())
     }
 }
 
@@ -201,13 +282,15 @@ mod tests {
 
     #[test]
     fn a_command_counts_in_the_namespaces_blocks() {
-        let write = command(&namespace(512, 1 << 20), OperationKind::WriteDurable, 0x300_0000_1000, 8192);
+        let write = command(&namespace(512, 1 << 20), true, OperationKind::WriteDurable, 0x300_0000_1000, 8192);
         let expected = NvmeCommand { opcode: WRITE, nsid: 1, cdw10: 0x8000_0008, cdw11: 1, cdw12: FUA | 15 };
         assert_eq!(write, expected);
-        let read = command(&namespace(4096, 1 << 20), OperationKind::Read, 4096, 4096);
+        let read = command(&namespace(4096, 1 << 20), true, OperationKind::Read, 4096, 4096);
         assert_eq!((read.opcode, read.cdw10, read.cdw12), (READ, 1, 0));
         let plain = Namespace { volatile_cache: false, ..namespace(4096, 1 << 20) };
-        assert_eq!(command(&plain, OperationKind::WriteDurable, 0, 4096).cdw12, 0, "without a cache no FUA");
+        assert_eq!(command(&plain, true, OperationKind::WriteDurable, 0, 4096).cdw12, 0, "without a cache no FUA");
+        let flushed = command(&namespace(4096, 1 << 20), false, OperationKind::WriteDurable, 0, 4096);
+        assert_eq!(flushed.cdw12, 0, "before a flush no FUA");
     }
 
     #[test]

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use forebay_sys::spdk::{Command, Controller, Ended, QueuePair, Refusal, Status};
 
+use super::flush::{FlushFailed, Flusher};
 use super::nvme_status::NvmeStatus;
-use super::{Completion, Device, DeviceError, Geometry, Operation, OperationKind};
-use crate::types::DeviceAddress;
+use super::{Completion, Device, DeviceError, Geometry, Head, Operation, OperationKind};
+use crate::bytes::len_u32;
 
 /// How a write becomes durable here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,60 +24,51 @@ pub enum WritePath {
     ThenFlush,
 }
 
-/// What stands in a slot of the queue pair.
-enum Head {
-    Transfer { tag: u64, kind: OperationKind, address: DeviceAddress, bytes: u32 },
-    Flush,
-}
-
 /// A namespace, owned by one thread. Dropping it waits for all that is under way, or until the controller is given up.
 pub struct SpdkDevice {
-    pair: QueuePair<Head>,
+    /// What stands in a slot without a head is a flush.
+    pair: QueuePair<Option<Head>>,
     geometry: Geometry,
     blocks_per_block: u32,
     write_path: WritePath,
     ended: VecDeque<Completion>,
-    /// Writes that ended and are not known to be durable, oldest first.
-    written: VecDeque<Operation>,
-    /// As many of them, from the front, are covered by the flush under way.
-    flushing: usize,
-    /// After a failed flush the drive may have dropped what it held: no later write can be called durable.
-    flush_failed: Option<DeviceError>,
+    flusher: Flusher,
 }
 
 impl SpdkDevice {
-    /// A queue pair for `geometry.operations_max` operations, and a flush.
+    /// A queue pair for `geometry.operations_max` operations, and a flush. One that fails condemns the devices of
+    /// `flush_failed` too.
     ///
     /// # Errors
     /// The controller has no queue pair left, or is gone.
-    pub fn new(controller: &Arc<Controller>, geometry: Geometry, write_path: WritePath) -> io::Result<SpdkDevice> {
-        let operations = geometry.operations_max as usize;
+    pub fn new(
+        controller: &Arc<Controller>,
+        geometry: Geometry,
+        write_path: WritePath,
+        flush_failed: &FlushFailed,
+    ) -> io::Result<SpdkDevice> {
         Ok(SpdkDevice {
             pair: QueuePair::new(controller, geometry.operations_max + 1)?,
             geometry,
             blocks_per_block: geometry.block_bytes / controller.identity().block_bytes,
             write_path,
-            ended: VecDeque::with_capacity(operations),
-            written: VecDeque::with_capacity(operations),
-            flushing: 0,
-            flush_failed: None,
+            ended: VecDeque::with_capacity(geometry.operations_max as usize),
+            flusher: Flusher::new(geometry.operations_max, flush_failed.clone()),
         })
     }
 
     fn transfer(&mut self, operation: Operation) -> Result<(), Operation> {
-        let Operation { tag, kind, address, bytes, buffer } = operation;
-        let command = match (kind, self.write_path) {
+        let (head, buffer) = operation.split();
+        let command = match (head.kind, self.write_path) {
             (OperationKind::Read, _) => Command::Read,
             (OperationKind::WriteDurable, WritePath::Through) => Command::WriteThrough,
             (OperationKind::WriteDurable, WritePath::Plain | WritePath::ThenFlush) => Command::Write,
         };
         let scale = self.blocks_per_block;
-        let block = address.0 / u64::from(self.geometry.block_bytes) * u64::from(scale);
-        let blocks = bytes / self.geometry.block_bytes * scale;
-        let head = Head::Transfer { tag, kind, address, bytes };
-        let Err(refused) = self.pair.submit(command, block, blocks, buffer, head) else { return Ok(()) };
-        let buffer = refused.buffer.expect("a transfer that is refused gives its buffer back");
-        let operation = Operation { tag, kind, address, bytes, buffer };
+        let block = head.address.0 / u64::from(self.geometry.block_bytes) * u64::from(scale);
+        let blocks = head.bytes / self.geometry.block_bytes * scale;
+        let Err(refused) = self.pair.submit(command, block, blocks, buffer, Some(head)) else { return Ok(()) };
+        let operation = head.with(refused.buffer.expect("a transfer that is refused gives its buffer back"));
         match refused.refusal {
             Refusal::Full => return Err(operation),
             Refusal::Lost => self.end(operation, Err(DeviceError::Vanished)),
@@ -93,50 +85,35 @@ impl SpdkDevice {
     fn collect(&mut self) {
         while let Some(Ended { buffer, context, status }) = self.pair.poll() {
             let result = result(status);
-            let Head::Transfer { tag, kind, address, bytes } = context else {
-                self.flushed(result);
+            let Some(head) = context else {
+                self.flusher.end(result, &mut self.ended);
                 continue;
             };
-            let buffer = buffer.expect("a transfer that ended gives its buffer back");
-            let operation = Operation { tag, kind, address, bytes, buffer };
-            if kind == OperationKind::WriteDurable && self.write_path == WritePath::ThenFlush && result.is_ok() {
-                self.written.push_back(operation);
+            let operation = head.with(buffer.expect("a transfer that ended gives its buffer back"));
+            if head.kind == OperationKind::WriteDurable && self.write_path == WritePath::ThenFlush && result.is_ok() {
+                self.flusher.hold(operation);
             } else {
                 self.end(operation, result);
             }
         }
-        self.flush();
-    }
-
-    /// Ends the writes that a flush covered.
-    fn flushed(&mut self, result: Result<(), DeviceError>) {
-        self.flush_failed = self.flush_failed.or(result.err());
-        for operation in self.written.drain(..self.flushing) {
-            let result = self.flush_failed.map_or(Ok(()), Err);
-            self.ended.push_back(Completion { operation, result });
+        if self.flusher.is_due() {
+            self.flush();
         }
-        self.flushing = 0;
     }
 
-    /// One flush at a time, for all writes that have ended before it.
     fn flush(&mut self) {
-        if self.flushing > 0 || self.written.is_empty() {
-            return;
-        }
-        let error = match self.flush_failed {
+        let error = match self.flusher.failed() {
             Some(error) => error,
-            None => match self.pair.flush(Head::Flush) {
+            None => match self.pair.flush(None) {
                 Ok(()) => {
-                    self.flushing = self.written.len();
-                    self.pair.kick();
-                    return;
+                    self.flusher.sent();
+                    return self.pair.kick();
                 }
                 Err(refused) if refused.refusal == Refusal::Full => return,
                 Err(_) => DeviceError::Vanished,
             },
         };
-        self.flushing = self.written.len();
-        self.flushed(Err(error));
+        self.flusher.give_up(error, &mut self.ended);
     }
 }
 
@@ -181,8 +158,7 @@ impl Device for SpdkDevice {
     }
 
     fn in_flight(&self) -> u32 {
-        let waiting = self.ended.len() + self.written.len();
-        let transfers = self.pair.in_flight() - u32::from(self.flushing > 0);
-        transfers + u32::try_from(waiting).unwrap_or(u32::MAX)
+        let transfers = self.pair.in_flight() - u32::from(self.flusher.is_under_way());
+        transfers + self.flusher.held() + len_u32(self.ended.len())
     }
 }

@@ -3,15 +3,15 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use forebay_sys::dma::DmaSpan;
 use forebay_sys::uring::{Ended, TaskRun, Transfer, Uring, UringOptions};
 
 use super::blocking::transfer;
-use super::{Completion, Device, DeviceError, EIO, ENODEV, Geometry, Operation, OperationKind, Tier};
-use crate::types::DeviceAddress;
+use super::flush::FlushFailed;
+use super::{Completion, Device, DeviceError, Geometry, Head, Operation, OperationKind, Tier};
+use crate::bytes::len_u32;
+use crate::types::DriveDurability;
 
 /// How a write becomes durable here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,43 +25,14 @@ pub enum WritePath {
     /// (benches/device.rs). A linked fsync runs in a worker too, and costs two more thread switches: 10 to 20 % at
     /// depth 1. This thread's own flush needs no worker, and any number of writes share it: at depth 32 1.5 times as
     /// many as with RWF_DSYNC. The price: it blocks the reactor for one flush, about 20 us.
-    /// A small write that is alone is carried out in one blocking call, which is the fastest of all at depth 1.
-    ThenFlush,
+    /// A small write that is alone is carried out at once, blocking, which is the fastest of all at depth 1: as
+    /// RWF_DSYNC, which the kernel turns into FUA where the drive says that it has it, or with a flush of its own where
+    /// FUA is not to be trusted.
+    ThenFlush { lone: DriveDurability },
 }
 
 /// A larger write takes long enough that the reactor had better do something else meanwhile.
 const LONE_BYTES_MAX: u32 = 16 << 10;
-
-/// After a failed flush the drive may have dropped what it held: no later write can be called durable, by no device of
-/// the same drive. An errno; 0 as long as none has failed. Every device reads it after its own flush, one thread sets it.
-#[derive(Clone, Debug, Default)]
-pub struct FlushFailed(Arc<AtomicI32>);
-
-impl FlushFailed {
-    fn get(&self) -> Option<DeviceError> {
-        match self.0.load(Ordering::SeqCst) {
-            0 => None,
-            errno => Some(DeviceError::from(&io::Error::from_raw_os_error(errno))),
-        }
-    }
-
-    fn set(&self, error: DeviceError) {
-        let errno = match error {
-            DeviceError::Errno(errno) => errno,
-            DeviceError::Vanished => ENODEV,
-            DeviceError::Short { .. } | DeviceError::Nvme(_) => EIO,
-        };
-        self.0.store(errno, Ordering::SeqCst);
-    }
-}
-
-/// An operation without its buffer, which the ring owns while it is under way.
-struct Head {
-    tag: u64,
-    kind: OperationKind,
-    address: DeviceAddress,
-    bytes: u32,
-}
 
 /// A file or block device, owned by one thread. Dropping it waits for all that is under way.
 pub struct UringDevice {
@@ -107,28 +78,19 @@ impl UringDevice {
             self.ended.push_back(Completion { operation, result: Err(error) });
             return Ok(());
         }
-        let Operation { tag, kind, address, bytes, buffer } = operation;
-        let how = match (kind, self.write_path) {
+        let how = match (operation.kind, self.write_path) {
             (OperationKind::Read, _) => Transfer::Read,
             (OperationKind::WriteDurable, WritePath::Through) => Transfer::WriteDsync,
-            (OperationKind::WriteDurable, WritePath::ThenFlush) => Transfer::Write,
+            (OperationKind::WriteDurable, WritePath::ThenFlush { .. }) => Transfer::Write,
         };
-        let head = Head { tag, kind, address, bytes };
-        self.uring.submit(how, address.0, bytes, buffer, head).map_err(|(buffer, head)| {
-            let Head { tag, kind, address, bytes } = head;
-            Operation { tag, kind, address, bytes, buffer }
-        })
+        let (head, buffer) = operation.split();
+        self.uring.submit(how, head.address.0, head.bytes, buffer, head).map_err(|(buffer, head)| head.with(buffer))
     }
 
     /// Carries out a write that stayed alone.
-    fn write_lone(&mut self, mut operation: Operation) {
-        let result = match self.flush_failed.get() {
-            Some(error) => Err(error),
-            None => transfer(&self.file, self.geometry.capacity_bytes, &mut operation),
-        };
-        if let Err(error) = result {
-            self.flush_failed.set(error);
-        }
+    fn write_lone(&mut self, mut operation: Operation, durability: DriveDurability) {
+        let capacity_bytes = self.geometry.capacity_bytes;
+        let result = transfer(&self.file, capacity_bytes, durability, &self.flush_failed, &mut operation);
         self.ended.push_back(Completion { operation, result });
     }
 
@@ -162,15 +124,14 @@ impl UringDevice {
 const NO_SPACE: i32 = 28;
 
 fn completion(ended: Ended<Head>, tier: Tier) -> Completion {
-    let Head { tag, kind, address, bytes } = ended.context;
     let result = match ended.result {
-        Ok(transferred) if transferred == bytes => Ok(()),
+        Ok(transferred) if transferred == ended.context.bytes => Ok(()),
         // A block device that was pulled has no size any more: reads find its end, writes no space.
         Ok(0) | Err(NO_SPACE) if matches!(tier, Tier::Block { .. }) => Err(DeviceError::Vanished),
         Ok(bytes) => Err(DeviceError::Short { bytes }),
         Err(errno) => Err(DeviceError::from(&io::Error::from_raw_os_error(errno))),
     };
-    Completion { operation: Operation { tag, kind, address, bytes, buffer: ended.buffer }, result }
+    Completion { operation: ended.context.with(ended.buffer), result }
 }
 
 impl Device for UringDevice {
@@ -183,7 +144,7 @@ impl Device for UringDevice {
             return Err(operation);
         }
         let small = operation.kind == OperationKind::WriteDurable && operation.bytes <= LONE_BYTES_MAX;
-        if small && self.write_path == WritePath::ThenFlush && self.in_flight() == 0 {
+        if small && matches!(self.write_path, WritePath::ThenFlush { .. }) && self.in_flight() == 0 {
             self.lone = Some(operation);
             return Ok(());
         }
@@ -194,8 +155,8 @@ impl Device for UringDevice {
     }
 
     fn kick(&mut self) {
-        if let Some(lone) = self.lone.take() {
-            self.write_lone(lone);
+        if let (Some(lone), WritePath::ThenFlush { lone: durability }) = (self.lone.take(), self.write_path) {
+            self.write_lone(lone, durability);
         }
         self.uring.kick();
     }
@@ -209,23 +170,30 @@ impl Device for UringDevice {
 
     fn in_flight(&self) -> u32 {
         let waiting = self.ended.len() + usize::from(self.lone.is_some());
-        self.uring.in_flight() + u32::try_from(waiting).unwrap_or(u32::MAX)
+        self.uring.in_flight() + len_u32(waiting)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::EIO;
     use crate::device::scratch::{Scratch, operation, pool, run};
 
     #[test]
     fn a_flush_that_failed_on_one_device_fails_the_writes_of_all() {
+        for lone in [DriveDurability::Auto, DriveDurability::Flush] {
+            fails_the_writes_of_all(lone);
+        }
+    }
+
+    fn fails_the_writes_of_all(lone: DriveDurability) {
         let scratch = Scratch::file(1 << 20);
         let failed = FlushFailed::default();
         let geometry = Geometry { capacity_bytes: 1 << 20, block_bytes: 4096, operations_max: 4, tier: Tier::File };
         let open = || {
             let file = File::options().read(true).write(true).open(scratch.path()).unwrap();
-            UringDevice::new(file, geometry, WritePath::ThenFlush, failed.clone(), None)
+            UringDevice::new(file, geometry, WritePath::ThenFlush { lone }, failed.clone(), None)
         };
         let (Ok(one), Ok(mut other)) = (open(), open()) else {
             eprintln!("skipped: io_uring is refused here");

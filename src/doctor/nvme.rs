@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::{Check, State, entries, file_name, text};
 use crate::device::drive::Drive;
-use crate::device::nvme::{Health, Namespace};
+use crate::device::health::{Health, celsius, warnings_in};
+use crate::device::nvme::Namespace;
 
 /// The class of an NVMe controller on the PCI bus.
 const CLASS: &str = "0x010802";
@@ -82,8 +83,10 @@ fn namespace(name: &str) -> Option<Check> {
             &format!("; {model}, serial {serial}; {cache}; {atomic_write_bytes} B written whole at power loss (AWUPF)");
         remedies.extend(namespace.unusable().map(|why| format!("it cannot be used: {why}")));
         if let Ok(health) = Health::read(file) {
-            found += &format!("; {} C, {} % used", health.temperature_celsius(), health.used_percent);
-            remedies.extend(health.warnings().iter().map(|warning| format!("the drive warns: {warning}; replace it")));
+            found += &format!("; {} C, {} % used", celsius(health.temperature_kelvin), health.used_percent);
+            remedies.extend(
+                warnings_in(health.critical_warning).map(|warning| format!("the drive warns: {warning}; replace it")),
+            );
         }
     } else {
         found += if drive.volatile_cache { "; volatile write cache" } else { "; no volatile write cache" };

@@ -78,6 +78,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             mailed = true;
             match order {
                 Order::Object(object) => self.catalog.insert(*object),
+                Order::Visit => self.visited = true,
                 Order::Stop => {
                     self.phase = self.phase.stopping();
                     self.progressed = true;
@@ -256,7 +257,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             (stats::COPIED_BYTES, sum(|shard| shard.wal.counters.copied_bytes)),
             (stats::LIVE_BYTES, sum(|shard| shard.store.live_bytes())),
         ];
-        for (at, value) in gauges {
+        for (at, value) in gauges.into_iter().chain(self.place.drive.get()) {
             self.metrics.set(at, value);
         }
     }
@@ -295,6 +296,11 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             }
             Phase::Stopped => {}
         }
+    }
+
+    /// Whether somebody wants to do something with this reactor; asks once.
+    pub(super) fn take_visit(&mut self) -> bool {
+        std::mem::take(&mut self.visited)
     }
 
     #[must_use]

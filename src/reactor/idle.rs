@@ -10,10 +10,10 @@ use crate::reactor::{Clock, Phase, Reactor};
 /// some 25 ns. Afterwards it spares the core's other thread and power.
 const PAUSE_AFTER_NS: u64 = 5_000;
 
-/// Turns until the reactor was told to stop and has written everything out. `spin_ns`: how long it polls without
+/// Turns until the reactor was told to stop and has written everything out, or somebody visits it. `spin_ns`: how long it polls without
 /// work before it sleeps; `None` never sleeps. Runs on the reactor's own thread.
 pub fn run<D: Device, C: Clock>(reactor: &mut Reactor<D, C>, spin_ns: Option<u64>) {
-    while reactor.phase() != Phase::Stopped {
+    while reactor.phase() != Phase::Stopped && !reactor.take_visit() {
         if reactor.turn() {
             continue;
         }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::buffer::Pool;
+use crate::reactor::Log;
 use crate::reactor::reclaim::Reclaim;
 use crate::ring::protocol::{Completion, Status};
 use crate::store::Store;
@@ -49,6 +50,15 @@ impl Shard {
             replayed_bytes: 0,
             attached: false,
         }
+    }
+
+    /// Goes on with another log over the same memory.
+    pub(super) fn resume(&mut self, log: Log, epoch: u64) {
+        debug_assert!(self.pending.is_empty(), "a fenced shard answers all at once");
+        self.wal = log.wal;
+        self.reclaim = Reclaim::default();
+        (self.replay, self.replayed_bytes, self.attached) = (log.replay, 0, false);
+        self.store.begin_epoch(epoch);
     }
 
     /// Room for so many answers in all, so that deferring one never allocates.

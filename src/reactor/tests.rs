@@ -5,17 +5,17 @@ mod full;
 mod hostile;
 mod reclaim;
 mod sessions;
+#[path = "../../tests/small/mod.rs"]
+mod small;
 mod trim;
 mod waits;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_sys::dma::{DmaRegion, Pages};
-use forebay_sys::net::WakeSet;
 
-use super::{Address, Clock, Limits, Phase, Place, Reactor, Shard};
-use crate::appliance::recover::{self, Settings};
+use super::{Clock, Phase, Reactor, Shard};
+use crate::appliance::recover;
 use crate::buffer::Pool;
 use crate::device::DeviceError;
 use crate::device::memory::{MemoryDevice, MemoryDisk};
@@ -23,13 +23,11 @@ use crate::ring::client::{Answer, Client, Object, Request, Write};
 use crate::ring::protocol::{Status, shard_of_key};
 use crate::ring::segment::Shape;
 use crate::ring::server::{Rights, SessionId, pair_in_process};
-use crate::store;
 use crate::types::{DeviceAddress, Durability, ObjectId, ObjectKind, ShardId};
-use crate::wal::blocks::Blocks;
-use crate::wal::flight::{Contents, Flight, Owner};
-use crate::wal::planted::Planted;
-use crate::wal::superblock::Superblock;
-use crate::wal::{self, format, survey};
+use crate::wal;
+use crate::wal::flight::Contents;
+
+use small::{LIMITS, SHAPE, SHARDS};
 
 /// A microsecond passes with every look at it, so with every turn.
 #[derive(Default)]
@@ -42,54 +40,12 @@ impl Clock for TestClock {
     }
 }
 
-struct DiskBlocks(MemoryDisk);
-
-impl Blocks for DiskBlocks {
-    fn read(&mut self, address: DeviceAddress, out: &mut [u8]) -> Result<(), DeviceError> {
-        self.0.read(address, out)
-    }
-
-    fn write(&mut self, address: DeviceAddress, bytes: &[u8]) -> Result<(), DeviceError> {
-        self.0.write(address, bytes)
-    }
-}
-
 const CAPACITY: u64 = 16 << 20;
-const SHARDS: u32 = 2;
-
-fn settings() -> Settings {
-    Settings {
-        wal: wal::Limits {
-            frames_in_flight_max: 4,
-            window_interval_ns: 1_000_000,
-            window_bytes: 16 << 10,
-            watermark_interval_ns: 1_000_000,
-        },
-        store: store::Limits {
-            key_bytes_max: 1_024,
-            value_bytes_max: 256 << 10,
-            memory_bytes_max: 64 << 20,
-            keys_max: 10_000,
-        },
-        planted: Planted::None,
-    }
-}
 
 struct Bench {
     reactor: Reactor<MemoryDevice, TestClock>,
     client: Client,
 }
-
-/// What every session of these tests gets.
-const SHAPE: Shape = Shape {
-    reactors: 1,
-    sq_entries: 64,
-    cq_entries: 64,
-    arena_bytes: 4 << 20,
-    shards: SHARDS,
-    key_bytes_max: 1_024,
-    value_bytes_max: 256 << 10,
-};
 
 fn start(disk: &MemoryDisk) -> Bench {
     start_after(disk, None)
@@ -97,47 +53,11 @@ fn start(disk: &MemoryDisk) -> Bench {
 
 /// A start that finds this in the flight recorder of shard 0.
 fn start_after(disk: &MemoryDisk, contents: Option<&Contents>) -> Bench {
-    let mut blocks = DiskBlocks(disk.clone());
-    let superblock = Superblock::load(&mut blocks, disk.capacity_bytes()).unwrap();
-    let found = survey::survey(&mut blocks, &superblock, &mut |_, _| {});
-    recover::check_survey(&found).unwrap();
-    let mut states = Vec::new();
-    let mut flights = Vec::new();
-    for shard in 0..superblock.layout.shards {
-        let shard = ShardId(shard);
-        let owner = Owner { namespace: superblock.namespace, shard, boot: [0; 16] };
-        flights.push(Flight::new(None, owner, superblock.epoch));
-        let contents = contents.filter(|_| shard == ShardId(0));
-        let state = recover::read_shard(&mut blocks, &superblock, &found, shard, contents, &settings(), &mut |_| {});
-        states.push(state.unwrap());
-    }
-    let recover::Begun { shards, catalog, .. } =
-        recover::begin(&mut blocks, &superblock, &found, states, flights, &settings()).unwrap();
-    let address = Address::new().unwrap();
+    let recover::Begun { shards, catalog, .. } = small::begin(disk, disk.capacity_bytes(), || None, contents);
     let (parts, rings) = pair_in_process(SessionId(1), Rights::ReadWrite, SHAPE).unwrap();
-    let limits = Limits {
-        turn_requests_max: 64,
-        waiting_reads_max: 8,
-        objects_max: 16,
-        key_bytes_max: 1_024,
-        value_bytes_max: 256 << 10,
-    };
     let region = DmaRegion::allocate(16 * (64 << 10), Pages::Ordinary).unwrap();
-    let place = Place {
-        reactor: 0,
-        shards: superblock.layout.shards,
-        reactors: Arc::new([address]),
-        wakes: WakeSet::new().unwrap(),
-    };
-    let mut reactor = Reactor::new(
-        place,
-        limits,
-        TestClock::default(),
-        MemoryDevice::new(disk, 16),
-        Pool::new(region, 64 << 10),
-        catalog,
-        shards,
-    );
+    let (device, pool) = (MemoryDevice::new(disk, 16), Pool::new(region, 64 << 10));
+    let mut reactor = Reactor::new(small::place(), LIMITS, TestClock::default(), device, pool, catalog, shards);
     for ring in rings {
         reactor.begin_session(ring);
     }
@@ -179,7 +99,7 @@ impl Bench {
 
 fn formatted() -> MemoryDisk {
     let disk = MemoryDisk::new(CAPACITY);
-    format::format(&mut DiskBlocks(disk.clone()), CAPACITY, 1 << 20, SHARDS, [9; 16], None).unwrap();
+    small::format(&disk, CAPACITY, 1 << 20);
     disk
 }
 

@@ -34,7 +34,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     /// Looks at the waiting reads again when a stream may have grown or a wait is over. What would be more bytes than a
     /// turn copies waits for the next one. Says whether anybody was answered.
     pub(super) fn wake_waiting_reads(&mut self, now_ns: u64) -> bool {
-        if self.waiting.is_empty() || !(self.progressed || now_ns >= self.next_deadline_ns) {
+        let settling = self.phase == Phase::Settling;
+        if self.waiting.is_empty() || settling || !(self.progressed || now_ns >= self.next_deadline_ns) {
             return false;
         }
         self.progressed = false;

@@ -33,7 +33,7 @@ use link::Link;
 use request::{Payload, Plan};
 use slots::{Flight, Owner, Slots};
 
-pub use connect::ConnectOptions;
+pub use connect::{ConnectOptions, resume};
 pub use error::{ClientError, SubmitError};
 pub use reply::{events, pairs};
 pub use request::{Answer, Object, Request, Version, Write};

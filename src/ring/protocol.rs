@@ -366,6 +366,19 @@ pub mod hello {
     pub const ARENA_BYTES: usize = 24; // u64 wanted; 0: the daemon's choice
 }
 
+/// Instead of a hello, from root or the daemon's own user: an order to the daemon. It answers when that is carried out or
+/// has failed, with a message as `welcome` lays it out, without descriptors: `WELCOME` or `REFUSED`, and words.
+pub mod order {
+    pub const MAGIC_VALUE: u64 = u64::from_le_bytes(*b"FBORDER1");
+    pub const MAGIC: usize = 0; // u64
+    pub const VERSION: usize = 8; // u32, of the ring protocol
+    pub const VERB: usize = 12; // u32, below
+    pub const PATH: usize = 16; // the rest of the message: a path; empty for the one that the daemon knows
+    pub const BYTES_MAX: usize = PATH + 4_096;
+    /// Take the drive back, at this path.
+    pub const RESUME: u32 = 1;
+}
+
 /// The daemon's answer. A welcome carries the descriptors: the segment, then one eventfd a reactor. A refusal carries
 /// none, and its text says why. The same message with `ENDED` is the last one of a session, with the reason as text.
 pub mod welcome {
@@ -452,9 +465,26 @@ pub mod stats {
     pub const SEGMENTS_RECLAIMED: usize = 20;
     pub const COPIED_BYTES: usize = 21;
     pub const LIVE_BYTES: usize = 22;
+    /// 1: the words below are what the drive said within the last 20 s. 0: they are not known. The same from each reactor.
+    pub const DRIVE_HEALTH_KNOWN: usize = 23;
+    /// Bit by bit as byte 0 of the NVMe SMART log.
+    pub const DRIVE_CRITICAL_WARNING: usize = 24;
+    pub const DRIVE_TEMPERATURE_KELVIN: usize = 25;
+    pub const DRIVE_SPARE_PERCENT: usize = 26;
+    pub const DRIVE_USED_PERCENT: usize = 27;
+    pub const DRIVE_MEDIA_ERRORS: usize = 28;
+    /// The words that tell of the drive, and not of a reactor.
+    pub const DRIVE: [usize; 6] = [
+        DRIVE_HEALTH_KNOWN,
+        DRIVE_CRITICAL_WARNING,
+        DRIVE_TEMPERATURE_KELVIN,
+        DRIVE_SPARE_PERCENT,
+        DRIVE_USED_PERCENT,
+        DRIVE_MEDIA_ERRORS,
+    ];
 
     /// Name and unit of every word.
-    pub const NAMES: [&str; 23] = [
+    pub const NAMES: [&str; 29] = [
         "turns",
         "requests",
         "writes",
@@ -478,6 +508,12 @@ pub mod stats {
         "segments_reclaimed",
         "copied_bytes",
         "live_bytes",
+        "drive_health_known",
+        "drive_critical_warning",
+        "drive_temperature_kelvin",
+        "drive_spare_percent",
+        "drive_used_percent",
+        "drive_media_errors",
     ];
 }
 

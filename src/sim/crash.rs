@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use crate::reactor::Phase;
+use crate::reactor::{Phase, Reactor};
 use crate::sim::action::Action;
 use crate::sim::device::{Fate, SimBlocks};
 use crate::sim::history::History;
@@ -12,6 +12,7 @@ use crate::sim::oracle::{End, Judgement, Loss, Verdict, ensure, evidence};
 use crate::sim::profile::Plot;
 use crate::sim::report::Count;
 use crate::types::ShardId;
+use crate::wal::Fence;
 use crate::wal::layout::HEAD_BYTES;
 use crate::wal::superblock::Superblock;
 
@@ -93,6 +94,34 @@ impl History {
             }
         }
         Err(format!("no recovery succeeds in {ATTEMPTS_MAX} attempts"))
+    }
+
+    /// The drive is there again, and is taken back while clients go on. Refused only where something cannot be proven.
+    pub(super) fn take_back(&mut self) -> Verdict {
+        let fenced: Vec<_> = self.machine.reactors.iter().flat_map(Reactor::fenced).map(|(_, why)| why).collect();
+        let replay = fenced.iter().any(|why| !matches!(why, Fence::Device(_)));
+        if fenced.is_empty() || replay {
+            // Nothing was written meanwhile: the daemon never noticed. Or a recorder waits for a larger namespace.
+            self.machine.drive.borrow_mut().come_back();
+            return Ok(());
+        }
+        self.machine.step_aside();
+        self.until(|history| history.machine.is_aside())?;
+        self.machine.drive.borrow_mut().come_back();
+        match self.machine.resume() {
+            Ok(()) => {
+                self.say(|| "the drive is taken back".to_owned());
+                self.counts.add(Count::Returned);
+                self.until(|history| history.machine.is_settled())
+            }
+            Err(error) => {
+                self.say(|| format!("the drive is not taken back: {error}"));
+                self.counts.add(Count::ReturnsRefused);
+                let corrupt = self.machine.drive.borrow().disk.is_corrupt();
+                ensure!(corrupt || self.machine.directory.is_none(), "nothing was lost, and it is refused: {error}");
+                Ok(())
+            }
+        }
     }
 
     /// The next start may look for its flight recorders elsewhere, have none, or miss one: then what only they held is

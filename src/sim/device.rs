@@ -1,9 +1,11 @@
 //! A drive that fails in every way a drive can, on a virtual clock. The reactors see a `Device`, recovery sees `Blocks`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
+use crate::bytes::len_u32;
+use crate::device::flush::{FlushFailed, Flusher};
 use crate::device::{Completion, Device, DeviceError, Geometry, Operation, OperationKind, Tier};
 use crate::sim::disk::Disk;
 use crate::sim::random::Random;
@@ -11,6 +13,7 @@ use crate::sim::report::{Count, Counts};
 use crate::types::DeviceAddress;
 use crate::wal::blocks::Blocks;
 use crate::wal::layout::BLOCK_BYTES;
+use crate::wal::planted::Planted;
 
 const EIO: DeviceError = DeviceError::Errno(5);
 
@@ -41,10 +44,19 @@ struct UnderWay {
     fails: bool,
 }
 
+struct Flushing {
+    due_ns: u64,
+    reactor: u32,
+    covered: BTreeSet<usize>,
+}
+
 /// The drive, shared by all reactors.
 pub struct Drive {
     pub disk: Disk,
     pub rates: Rates,
+    /// It has a volatile cache: a write is durable once a flush that was sent after its end has ended.
+    volatile: bool,
+    flushing: Vec<Flushing>,
     under_way: Vec<UnderWay>,
     gone: bool,
     random: Random,
@@ -52,9 +64,9 @@ pub struct Drive {
 }
 
 impl Drive {
-    pub fn new(capacity_bytes: u64, rates: Rates, random: Random, counts: Counts) -> Drive {
+    pub fn new(capacity_bytes: u64, rates: Rates, volatile: bool, random: Random, counts: Counts) -> Drive {
         let disk = Disk::new(capacity_bytes, counts.clone());
-        Drive { disk, rates, under_way: Vec::new(), gone: false, random, counts }
+        Drive { disk, rates, volatile, flushing: Vec::new(), under_way: Vec::new(), gone: false, random, counts }
     }
 
     /// Everything fails from here on, until the next start.
@@ -63,9 +75,35 @@ impl Drive {
         self.counts.add(Count::Vanished);
     }
 
+    /// It is there again, with what it held: it was without power meanwhile.
+    pub fn come_back(&mut self) {
+        self.gone = false;
+        self.disk.lose_unflushed(&mut self.random);
+    }
+
     /// When the next operation ends.
     pub fn next_due_ns(&self) -> Option<u64> {
-        self.under_way.iter().map(|under_way| under_way.due_ns).min()
+        let flushes = self.flushing.iter().map(|flushing| flushing.due_ns);
+        self.under_way.iter().map(|under_way| under_way.due_ns).chain(flushes).min()
+    }
+
+    /// A flush begins: what is in the cache now will be on the medium when it ends.
+    fn flush(&mut self, reactor: u32, now_ns: u64) {
+        let (low, high) = self.rates.latency_ns;
+        let due_ns = now_ns + self.random.between(low, high);
+        self.flushing.push(Flushing { due_ns, reactor, covered: self.disk.unflushed() });
+    }
+
+    /// The flush of this reactor, if it has ended.
+    fn end_flush(&mut self, reactor: u32, now_ns: u64) -> Option<Result<(), DeviceError>> {
+        let ended = |flushing: &Flushing| flushing.reactor == reactor && flushing.due_ns <= now_ns;
+        let at = self.flushing.iter().position(ended)?;
+        let Flushing { covered, .. } = self.flushing.remove(at);
+        if self.gone {
+            return Some(Err(DeviceError::Vanished));
+        }
+        self.disk.flush(&covered);
+        Some(Ok(()))
     }
 
     fn take(&mut self, reactor: u32, now_ns: u64, operation: Operation) {
@@ -123,6 +161,8 @@ impl Drive {
             self.disk.lose_write(address, data);
         } else if self.random.chance(lying_cache) {
             self.disk.write_to_cache(address, data);
+        } else if self.volatile {
+            self.disk.write_volatile(address, data);
         } else {
             self.disk.write(address, data, |_| true);
         }
@@ -162,8 +202,10 @@ impl Drive {
                 Fate::FirstLost => self.disk.write(address, data, |_| true),
             }
         }
+        self.flushing.clear();
         if power {
             self.disk.lose_cache(&mut self.random);
+            self.disk.lose_unflushed(&mut self.random);
         }
         self.gone = false;
     }
@@ -191,13 +233,49 @@ impl crate::reactor::Clock for VirtualClock {
 
 /// The drive as one reactor has it.
 pub struct SimDevice {
-    pub drive: Rc<RefCell<Drive>>,
-    pub clock: VirtualClock,
-    pub reactor: u32,
-    pub operations_max: u32,
+    drive: Rc<RefCell<Drive>>,
+    clock: VirtualClock,
+    reactor: u32,
+    operations_max: u32,
+    /// None: the drive has no volatile cache, or nobody flushes it.
+    flusher: Option<Flusher>,
+    ended: VecDeque<Completion>,
 }
 
 impl SimDevice {
+    pub fn new(drive: Rc<RefCell<Drive>>, clock: VirtualClock, reactor: u32, max: u32, planted: Planted) -> SimDevice {
+        let flushes = drive.borrow().volatile && !planted.is(Planted::SkipFlush);
+        let flusher = flushes.then(|| Flusher::new(max, FlushFailed::default()));
+        SimDevice { drive, clock, reactor, operations_max: max, flusher, ended: VecDeque::new() }
+    }
+
+    /// As the devices do that flush.
+    fn collect(&mut self) {
+        let (now_ns, reactor) = (self.now_ns(), self.reactor);
+        let mut drive = self.drive.borrow_mut();
+        let Some(flusher) = &mut self.flusher else {
+            return self.ended.extend(drive.end_one(reactor, now_ns));
+        };
+        if let Some(result) = drive.end_flush(reactor, now_ns) {
+            flusher.end(result, &mut self.ended);
+        }
+        while let Some(completion) = drive.end_one(reactor, now_ns) {
+            if completion.operation.kind == OperationKind::WriteDurable && completion.result.is_ok() {
+                flusher.hold(completion.operation);
+            } else {
+                self.ended.push_back(completion);
+            }
+        }
+        match flusher.failed() {
+            _ if !flusher.is_due() => {}
+            Some(error) => flusher.give_up(error, &mut self.ended),
+            None => {
+                flusher.sent();
+                drive.flush(reactor, now_ns);
+            }
+        }
+    }
+
     fn now_ns(&self) -> u64 {
         crate::reactor::Clock::now_ns(&self.clock)
     }
@@ -224,12 +302,16 @@ impl Device for SimDevice {
     fn kick(&mut self) {}
 
     fn poll(&mut self) -> Option<Completion> {
-        self.drive.borrow_mut().end_one(self.reactor, self.now_ns())
+        if self.ended.is_empty() {
+            self.collect();
+        }
+        self.ended.pop_front()
     }
 
     fn in_flight(&self) -> u32 {
+        let held = self.flusher.as_ref().map_or(0, Flusher::held) + len_u32(self.ended.len());
         let drive = self.drive.borrow();
-        crate::bytes::len_u32(drive.under_way.iter().filter(|it| it.reactor == self.reactor).count())
+        held + len_u32(drive.under_way.iter().filter(|it| it.reactor == self.reactor).count())
     }
 }
 
@@ -265,6 +347,9 @@ impl Blocks for SimBlocks {
         }
         self.writes_left = self.writes_left.map(|left| left - 1);
         drive.disk.write(address, bytes, |_| true);
+        // A durable write is followed by a flush, which covers what earlier lives left in the cache.
+        let covered = drive.disk.unflushed();
+        drive.disk.flush(&covered);
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The bytes of a simulated drive, and beside them what would stand there had nothing lied: so that a refusal can be
 //! proven right, and healed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bytes::index;
 use crate::sim::random::Random;
@@ -18,13 +18,21 @@ pub struct Disk {
     truth: BTreeMap<usize, Block>,
     /// In a cache that lied about being flushed: what the medium below still holds.
     below_cache: BTreeMap<usize, Block>,
+    /// In an honest cache, not flushed: what the medium below still holds.
+    unflushed: BTreeMap<usize, Block>,
     counts: Counts,
 }
 
 impl Disk {
     pub fn new(capacity_bytes: u64, counts: Counts) -> Disk {
         let blocks = index(capacity_bytes) / BLOCK_BYTES;
-        Disk { blocks: vec![None; blocks], truth: BTreeMap::new(), below_cache: BTreeMap::new(), counts }
+        Disk {
+            blocks: vec![None; blocks],
+            truth: BTreeMap::new(),
+            below_cache: BTreeMap::new(),
+            unflushed: BTreeMap::new(),
+            counts,
+        }
     }
 
     pub fn capacity_bytes(&self) -> u64 {
@@ -57,6 +65,36 @@ impl Disk {
                 self.blocks[block] = Some(data.into());
                 self.truth.remove(&block);
                 self.below_cache.remove(&block);
+                self.unflushed.remove(&block);
+            }
+        }
+    }
+
+    /// A write into the drive's volatile cache, which says that it is one.
+    pub fn write_volatile(&mut self, address: DeviceAddress, data: &[u8]) {
+        for (number, data) in data.chunks(BLOCK_BYTES).enumerate() {
+            let block = block_of(address) + number;
+            let before = self.blocks[block].replace(data.into());
+            self.unflushed.entry(block).or_insert(before);
+            self.truth.remove(&block);
+        }
+    }
+
+    /// What a flush that begins now will cover.
+    pub fn unflushed(&self) -> BTreeSet<usize> {
+        self.unflushed.keys().copied().collect()
+    }
+
+    pub fn flush(&mut self, covered: &BTreeSet<usize>) {
+        self.unflushed.retain(|block, _| !covered.contains(block));
+    }
+
+    /// The drive loses power: of its cache, some was written out by itself.
+    pub fn lose_unflushed(&mut self, random: &mut Random) {
+        for (block, before) in std::mem::take(&mut self.unflushed) {
+            if random.chance(700) {
+                self.blocks[block] = before;
+                self.counts.add(Count::Unflushed);
             }
         }
     }

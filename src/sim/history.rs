@@ -259,10 +259,16 @@ impl History {
         // A short life leaves the log where an old flight recorder could go on.
         let steps = if moves && self.random.chance(500) { self.random.below(4) } else { self.profile.steps };
         let vanish_at = self.random.chance(self.profile.vanish).then(|| self.random.below(steps + 1));
+        // Drawn where a drive vanishes alone, so that other seeds keep their histories.
+        let return_at =
+            vanish_at.filter(|_| self.random.chance(700)).map(|at| at + 1 + self.random.below(steps / 2 + 1));
         for step in 0..steps {
             self.step = step;
             if vanish_at == Some(step) {
                 self.machine.drive.borrow_mut().vanish();
+            }
+            if return_at == Some(step) {
+                self.take_back()?;
             }
             for client in 0..self.clients.len() {
                 let burst = self.random.below(4);

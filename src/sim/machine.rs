@@ -10,7 +10,8 @@ use forebay_sys::dma::{DmaRegion, Pages};
 use forebay_sys::net::WakeSet;
 use forebay_sys::shm::SharedMap;
 
-use crate::appliance::recover::{self, Begun, Settings};
+use crate::appliance::recover::{self, Begun, Logs, Settings};
+use crate::appliance::resume::{self, deal, records_in};
 use crate::buffer::Pool;
 use crate::error::{Error, Result};
 use crate::reactor::{self, Address, Clock, Order, Phase, Place, Reactor};
@@ -183,25 +184,17 @@ impl Machine {
             recover::begin(&mut blocks, &superblock, &survey, states, flights, &settings)?;
         self.counts.add_many(Count::ReplayedRecords, replayed);
         self.addresses = (0..reactors).map(|_| Address::new()).collect::<std::io::Result<_>>()?;
-        let mut mine: Vec<Vec<_>> = (0..reactors).map(|_| Vec::new()).collect();
-        for (number, shard) in shards.into_iter().enumerate() {
-            mine[number % reactors as usize].push(shard);
-        }
         self.reactors.clear();
-        for (reactor, shards) in (0..reactors).zip(mine) {
+        for (reactor, shards) in (0..reactors).zip(deal(shards, reactors as usize)) {
             let place = Place {
                 reactor,
                 shards: self.profile.shards,
                 reactors: self.addresses.clone(),
                 wakes: WakeSet::new()?,
+                drive: Arc::default(),
             };
             let region = DmaRegion::allocate(self.profile.pool_buffers * self.profile.frame_bytes, Pages::Ordinary)?;
-            let device = SimDevice {
-                drive: self.drive.clone(),
-                clock: self.clock.clone(),
-                reactor,
-                operations_max: self.profile.operations_max,
-            };
+            let device = self.device(reactor);
             self.reactors.push(Reactor::new(
                 place,
                 self.reactor_limits(),
@@ -213,6 +206,56 @@ impl Machine {
             ));
         }
         Ok(found)
+    }
+
+    /// Every reactor lets go of the drive, some turns later: see `is_aside`.
+    pub fn step_aside(&mut self) {
+        self.reactors.iter_mut().for_each(Reactor::step_aside);
+    }
+
+    pub fn is_aside(&self) -> bool {
+        self.reactors.iter().all(Reactor::is_aside)
+    }
+
+    /// Takes the drive back, without a new start: what `Appliance::resume` does.
+    ///
+    /// # Errors
+    /// What it refuses.
+    pub fn resume(&mut self) -> Result<()> {
+        let drive = self.drive.clone();
+        let mut blocks = SimBlocks { drive, unreadable: BTreeSet::new(), writes_left: None };
+        let capacity_bytes = self.drive.borrow().disk.capacity_bytes();
+        let superblock = Superblock::load(&mut blocks, capacity_bytes)?;
+        let survey = survey::survey(&mut blocks, &superblock, &mut |_, _| {});
+        recover::check_survey(&survey)?;
+        let (mut recovered, mut flights) = (Vec::new(), Vec::new());
+        for shard in (0..superblock.layout.shards).map(ShardId) {
+            let flight = self.flight(shard, &superblock)?;
+            let (contents, planted) = (flight.contents(), self.planted);
+            let contents = contents.as_ref();
+            let read = resume::read_log(&mut blocks, &superblock, &survey, shard, contents, planted, &mut |_| {})?;
+            recovered.push(read);
+            flights.push(flight);
+        }
+        let mut held: Vec<_> = self.reactors.iter().flat_map(Reactor::held).collect();
+        held.sort_unstable();
+        resume::check_held(&recovered, &held, self.planted)?;
+        let settings = self.settings();
+        let Logs { logs, epoch } =
+            recover::begin_logs(&mut blocks, &superblock, &survey, recovered, flights, &settings)?;
+        let dealt = deal(logs, self.reactors.len());
+        for (number, logs) in (0..).zip(dealt) {
+            let device = self.device(number);
+            let reactor = &mut self.reactors[number as usize];
+            reactor.replace_device(device);
+            reactor.resume(logs, epoch);
+        }
+        Ok(())
+    }
+
+    fn device(&self, reactor: u32) -> SimDevice {
+        let (drive, clock) = (self.drive.clone(), self.clock.clone());
+        SimDevice::new(drive, clock, reactor, self.profile.operations_max, self.planted)
     }
 
     fn settings(&self) -> Settings {
@@ -318,14 +361,4 @@ fn log(walker: &mut Walker<'_, SimBlocks>, contents: Option<&Contents>, planted:
         .map_err(|damage| Error::new(format!("the second look differs: {damage}")))?;
     let first_lsn = recovered.tail.links.first().map_or(Lsn(1), |link| link.first_lsn);
     Ok(FoundLog { first_lsn, next_lsn: recovered.tail.next_lsn, ..found })
-}
-
-/// How many encoded records these are.
-fn records_in(mut encoded: &[u8]) -> u64 {
-    let mut records = 0;
-    while !encoded.is_empty() {
-        encoded = &encoded[record::claimed_bytes(encoded)..];
-        records += 1;
-    }
-    records
 }

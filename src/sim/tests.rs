@@ -46,13 +46,23 @@ fn a_flight_recorder_that_is_stale_and_trusted_is_found() {
 
 #[test]
 fn a_cut_instead_of_a_refusal_is_found() {
-    finds(Planted::CutInsteadOfRefuse, 1..=60, "and the flight recorder says");
+    finds(Planted::CutInsteadOfRefuse, 1..=200, "and the flight recorder says");
     finds(Planted::CutInsteadOfRefuse, 1..=200, "tells of it");
 }
 
 #[test]
 fn a_segment_freed_before_its_copies_are_durable_is_found() {
     finds(Planted::FreeBeforeCopiesDurable, 1..=200, "");
+}
+
+#[test]
+fn a_drive_that_returns_and_is_not_proven_is_found() {
+    finds(Planted::ReturnUnproven, 1..=200, "was given twice");
+}
+
+#[test]
+fn a_write_that_nobody_flushed_is_found() {
+    finds(Planted::SkipFlush, 1..=100, "and the drive was not damaged");
 }
 
 #[test]

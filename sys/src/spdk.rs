@@ -4,14 +4,14 @@
 
 mod controller;
 mod env;
+mod log_page;
 mod queue;
 #[cfg(test)]
 mod tests;
 mod transport;
 
-#[allow(
+#[expect(
     clippy::all,
-    clippy::pedantic,
     clippy::cast_possible_truncation,
     clippy::multiple_unsafe_ops_per_block,
     clippy::undocumented_unsafe_blocks,
@@ -19,9 +19,7 @@ mod transport;
     non_camel_case_types,
     non_snake_case,
     non_upper_case_globals,
-    unnecessary_transmutes,
-    unsafe_op_in_unsafe_fn,
-    reason = "written by bindgen; which of them it needs follows SPDK's headers"
+    reason = "written by bindgen from SPDK's headers"
 )]
 mod bindings {
     include!(concat!(env!("OUT_DIR"), "/spdk.rs"));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use forebay::appliance::prepare::{FormatOptions, format_device};
 use forebay::config::Config;
 use forebay::ring::client::{Client, ClientError, ConnectOptions};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 /// Nothing here takes so long. What does is a hang.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -125,6 +125,22 @@ impl Daemon {
     /// Starts it and does not wait until it is ready.
     pub fn start(place: &Place) -> Daemon {
         Daemon::run(place, place.forebay(&["serve"]))
+    }
+
+    /// Starts one whose drive can fail: see `let_write`.
+    pub fn start_breakable(place: &Place) -> Daemon {
+        // The limit also sends a signal, which the shell has the daemon ignore.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_forebay"), "serve", "--socket"]);
+        shell.arg(place.socket());
+        Daemon::run(place, shell)
+    }
+
+    /// Makes every further write of the daemon to a file fail with EFBIG, as a broken drive would with EIO; or mends it.
+    pub fn let_write(&self, may: bool) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a child has a process id");
+        let limit = Rlimit { current: if may { None } else { Some(0) }, maximum: None };
+        prlimit(Some(pid), Resource::Fsize, limit).expect("a process may limit its own child");
     }
 
     /// Starts it by a command of the test's own.

@@ -9,6 +9,7 @@ mod hostile;
 mod kill;
 mod operations;
 mod power;
+mod resume;
 mod trace;
 mod trouble;
 mod writer;

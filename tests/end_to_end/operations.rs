@@ -15,7 +15,7 @@ use crate::daemon::Place;
 const DURABILITIES: [Durability; 3] = [Durability::Memory, Durability::Buffered, Durability::Strict];
 
 fn start(place: &Place, device: &OpenDevice) -> Appliance {
-    Appliance::start(&place.config(), device, &place.socket(), &mut |_| {}).expect("the appliance starts")
+    Appliance::start(&place.config(), device, &place.socket(), None, &mut |_| {}).expect("the appliance starts")
 }
 
 fn file(place: &Place) -> OpenDevice {
@@ -267,7 +267,8 @@ fn what_is_stored_outlives_a_change_of_reactors() {
             ..place_now
         };
         let device = file(&place);
-        let appliance = Appliance::start(&config, &device, &place.socket(), &mut |_| {}).expect("the appliance starts");
+        let appliance =
+            Appliance::start(&config, &device, &place.socket(), None, &mut |_| {}).expect("the appliance starts");
         assert_eq!(appliance.started.replayed_bytes, 0, "a stop in good order leaves nothing to replay");
         let mut client = place.connect();
         assert_eq!(client.reactors(), reactors.min(4), "there is a shard for every reactor");
@@ -296,7 +297,8 @@ fn a_memory_budget_that_is_used_up_is_told_and_comes_back_with_deletes() {
     let mut config = place.config();
     config.limits.memory_bytes_max = forebay::config::ByteSize::mib(4);
     let device = memory(64 << 20, 1);
-    let appliance = Appliance::start(&config, &device, &place.socket(), &mut |_| {}).expect("the appliance starts");
+    let appliance =
+        Appliance::start(&config, &device, &place.socket(), None, &mut |_| {}).expect("the appliance starts");
     let mut client = place.connect();
     let space = client.open_space("space", Some(Durability::Buffered)).expect("it is made");
     let stream = client.open_stream("stream", Some(Durability::Buffered)).expect("it is made");

@@ -1,13 +1,11 @@
 //! A drive that is full, or fails: writers are told, readers go on, and nothing acknowledged is lost. And a daemon
 //! without work, which sleeps.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use forebay::ring::client::{Client, ClientError, ConnectOptions, Object, Request, Write};
 use forebay::ring::protocol::{Status, stats};
 use forebay::types::Durability;
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::daemon::{Daemon, PATIENCE, Place};
 
@@ -85,22 +83,11 @@ fn a_full_device_refuses_writes_and_keeps_everything_else_going() {
     assert_eq!(client.get(spaces[0], b"to delete").expect("reads go on"), None);
 }
 
-/// Makes every further write of the daemon to a file fail with EFBIG, as a broken drive would with EIO; or mends it.
-fn let_write(daemon: &Daemon, may: bool) {
-    let pid = i32::try_from(daemon.pid()).ok().and_then(Pid::from_raw).expect("a child has a process id");
-    let limit = Rlimit { current: if may { None } else { Some(0) }, maximum: None };
-    prlimit(Some(pid), Resource::Fsize, limit).expect("a process may limit its own child");
-}
-
 #[test]
 fn a_drive_that_fails_fences_writers_and_readers_go_on() {
     let place = Place::new("fenced").configured(1, "");
     place.format(32, 2);
-    // The limit also sends a signal, which the shell has the daemon ignore.
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_forebay"), "serve", "--socket"]);
-    shell.arg(place.socket());
-    let mut daemon = Daemon::run(&place, shell);
+    let mut daemon = Daemon::start_breakable(&place);
     let mut client = daemon.connect(&place);
     let strict = client.open_space("strict", Some(Durability::Strict)).expect("it is made");
     let buffered = client.open_space("buffered", Some(Durability::Buffered)).expect("it is made");
@@ -108,7 +95,7 @@ fn a_drive_that_fails_fences_writers_and_readers_go_on() {
         client.put(strict, &number_key(number), &value(number), Write::default()).expect("the drive works");
         client.put(buffered, &number_key(number), &value(number), Write::default()).expect("the drive works");
     }
-    let_write(&daemon, false);
+    daemon.let_write(false);
     let mut in_doubt = 0;
     let begun = Instant::now();
     let mut fenced = 0;
@@ -129,7 +116,7 @@ fn a_drive_that_fails_fences_writers_and_readers_go_on() {
     assert_stored(&mut client, buffered, 0..100);
     assert_eq!(client.stats().expect("it answers")[0][stats::SHARDS_FENCED], 2);
     // Its log is a file too.
-    let_write(&daemon, true);
+    daemon.let_write(true);
     assert_eq!(daemon.stop().code(), Some(1));
     let log = daemon.log();
     for words in ["shard 0 (a write failed: File too large", "shard 1 (a write failed", "forebay verify"] {

@@ -325,6 +325,7 @@ pub fn options(socket: &std::path::Path, sessions_max: usize) -> ListenerOptions
         sessions_max,
         offer: SHAPE,
         arena_bytes_max: 64 << 20,
+        orders: None,
     }
 }
 

@@ -11,11 +11,13 @@ use forebay_sys::spdk::{AttachOptions, Controller, Env, EnvMemory, Transport};
 
 use super::{SpdkDevice, WritePath};
 use crate::device::controller_name::Name;
+use crate::device::flush::FlushFailed;
+use crate::device::health;
 use crate::device::identity::{DriveId, Identity};
 use crate::device::open::OpenOptions;
 use crate::device::{BLOCK_BYTES, Geometry, Tier};
 use crate::error::{Error, Result};
-use crate::types::TierChoice;
+use crate::types::{DriveDurability, TierChoice};
 
 const HUGEPAGE_BYTES: usize = 2 << 20;
 const FREE_HUGEPAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
@@ -29,6 +31,7 @@ pub struct Attached {
     env: Env,
     controller: Arc<Controller>,
     write_path: WritePath,
+    flush_failed: FlushFailed,
 }
 
 impl Attached {
@@ -56,11 +59,13 @@ impl Attached {
             return Err(Error::new(message).remedy("format the namespace with 512 B or 4 KiB blocks"));
         }
         let write_path = match transport {
+            _ if options.durability == DriveDurability::Flush => WritePath::ThenFlush,
             _ if !identity.volatile_cache => WritePath::Plain,
             Transport::Pcie { .. } => WritePath::Through,
             Transport::VfioUser { .. } | Transport::Tcp { .. } => WritePath::ThenFlush,
         };
-        Ok(Attached { name: name.text.clone(), env, controller, write_path })
+        let flush_failed = FlushFailed::default();
+        Ok(Attached { name: name.text.clone(), env, controller, write_path, flush_failed })
     }
 
     #[must_use]
@@ -90,12 +95,26 @@ impl Attached {
     #[must_use]
     pub fn durability(&self) -> String {
         let identity = self.controller.identity();
-        let (how, cache) = match self.write_path {
-            WritePath::Plain => ("a plain write", "no volatile write cache"),
-            WritePath::Through => ("FUA on the write", "a volatile write cache"),
-            WritePath::ThenFlush => ("write, then flush", "a volatile write cache"),
+        let how = match self.write_path {
+            WritePath::Plain => "a plain write",
+            WritePath::Through => "FUA on the write",
+            WritePath::ThenFlush => "write, then flush",
         };
+        let cache = if identity.volatile_cache { "a volatile write cache" } else { "no volatile write cache" };
         format!("{how}; {} ({}), namespace {}, has {cache}", identity.model, identity.serial, identity.namespace)
+    }
+
+    /// The drive's model, serial number and namespace.
+    #[must_use]
+    pub fn wwid(&self) -> String {
+        let identity = self.controller.identity();
+        format!("{} {} {}", identity.model, identity.serial, identity.namespace)
+    }
+
+    /// Where the controller is asked of its health.
+    #[must_use]
+    pub fn health(&self) -> health::Source {
+        health::Source::Spdk(Arc::clone(&self.controller))
     }
 
     /// What is worth knowing, one line each.
@@ -126,7 +145,7 @@ impl Attached {
     /// # Errors
     /// As `SpdkDevice::new`.
     pub fn device(&self, geometry: Geometry) -> io::Result<SpdkDevice> {
-        SpdkDevice::new(&self.controller, geometry, self.write_path)
+        SpdkDevice::new(&self.controller, geometry, self.write_path, &self.flush_failed)
     }
 }
 

@@ -6,7 +6,7 @@ const SEGMENT_BYTES: u64 = 256 << 10;
 
 fn formatted_small(capacity_bytes: u64) -> MemoryDisk {
     let disk = MemoryDisk::new(capacity_bytes);
-    format::format(&mut DiskBlocks(disk.clone()), capacity_bytes, SEGMENT_BYTES, SHARDS, [9; 16], None).unwrap();
+    small::format(&disk, capacity_bytes, SEGMENT_BYTES);
     disk
 }
 

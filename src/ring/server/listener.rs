@@ -5,19 +5,21 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use forebay_sys::net::{EventFd, PollFd, PollFlags, Socket, SocketListener, wait};
+use forebay_sys::net::{EventFd, PollFd, PollFlags, Socket, SocketListener, own_uid, wait};
 use tracing::{debug, info, warn};
 
 use crate::error::{Error, Result};
-use crate::ring::protocol::{hello, welcome};
+use crate::ring::protocol::{self, hello, welcome};
 use crate::ring::segment::Shape;
 
 use super::handshake::{Access, Session, answer_message, shape_wanted};
 use super::mailbox::{Control, Mailbox};
+use super::order::{self, Ordered};
 use super::session::{Rights, SessionId};
 
 /// How long a peer may take to say hello.
@@ -39,6 +41,8 @@ pub struct ListenerOptions {
     /// What a client gets that asks for nothing else.
     pub offer: Shape,
     pub arena_bytes_max: u64,
+    /// Who carries orders out; `None`: they are refused.
+    pub orders: Option<Sender<Ordered>>,
 }
 
 /// The listening thread. Stops, and removes its socket, when dropped.
@@ -248,8 +252,12 @@ impl Worker {
     /// # Errors
     /// Why the peer is refused, in words for it.
     fn shake_hands(&mut self, pending: &Pending) -> Result<(), String> {
-        let mut message = [0u8; hello::BYTES + 1];
+        const _: () = assert!(hello::BYTES < protocol::order::BYTES_MAX);
+        let mut message = [0u8; protocol::order::BYTES_MAX + 1];
         let bytes = pending.connection.receive(&mut message).map_err(|error| format!("no hello came: {error}"))?;
+        if order::is_order(&message[..bytes]) {
+            return self.take_order(&message[..bytes], &pending.connection);
+        }
         let shape = shape_wanted(&message[..bytes], &self.options.offer, self.options.arena_bytes_max)?;
         self.leaving.retain(|session| session.strong_count() > 0);
         if self.sessions.len() + self.leaving.len() >= self.options.sessions_max {
@@ -274,6 +282,18 @@ impl Worker {
         debug!(session = %id, rights = ?pending.rights, "a client came");
         self.sessions.push(Connected { id, connection: pending.connection.clone() });
         Ok(())
+    }
+
+    /// # Errors
+    /// Why the order is refused, in words for who gave it.
+    fn take_order(&self, message: &[u8], connection: &Arc<Socket>) -> Result<(), String> {
+        let peer = connection.peer().map_err(|error| format!("your credentials cannot be read: {error}"))?;
+        if peer.uid != 0 && peer.uid != own_uid() {
+            return Err(format!("user {} may not give orders: only root and the daemon's own user may", peer.uid));
+        }
+        let ordered = order::parse(message, connection)?;
+        let gone = "this daemon takes no orders";
+        self.options.orders.as_ref().ok_or(gone)?.send(ordered).map_err(|_| gone.to_owned())
     }
 
     /// A client hung up, or was ended by a reactor, or speaks where it must not: every reactor lets it go.

@@ -6,7 +6,9 @@ use std::ptr::{self, NonNull};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::bindings::{self, spdk_nvme_cpl, spdk_nvme_qpair};
+use super::bindings::{
+    self, spdk_nvme_cmd_cb, spdk_nvme_cpl, spdk_nvme_ns_cmd_read, spdk_nvme_ns_cmd_write, spdk_nvme_qpair,
+};
 use super::controller::Controller;
 use crate::dma::DmaBuffer;
 
@@ -25,6 +27,10 @@ pub enum Command {
 pub struct Status(u16);
 
 impl Status {
+    pub(super) fn of(raw: u16) -> Status {
+        Status(raw)
+    }
+
     #[must_use]
     pub fn is_success(self) -> bool {
         // Do-not-retry and its like say nothing of success.
@@ -160,37 +166,15 @@ impl<T> QueuePair<T> {
         assert!(bytes <= buffer.len(), "a transfer of {bytes} B from a buffer of {} B", buffer.len());
         assert!(buffer.is_from_spdk(), "a controller can reach only SPDK's memory");
         let payload: *mut c_void = buffer.as_mut_ptr().cast();
+        let flags = if command == Command::WriteThrough { bindings::SPDK_NVME_IO_FLAGS_FORCE_UNIT_ACCESS } else { 0 };
         self.start(Some(buffer), context, |namespace, pair, argument| {
-            let flags =
-                if command == Command::WriteThrough { bindings::SPDK_NVME_IO_FLAGS_FORCE_UNIT_ACCESS } else { 0 };
+            let callback: spdk_nvme_cmd_cb = Some(ended);
             if command == Command::Read {
                 // SAFETY: see `start`; the payload has room for so many blocks, which was asserted.
-                unsafe {
-                    bindings::spdk_nvme_ns_cmd_read(
-                        namespace,
-                        pair,
-                        payload,
-                        block,
-                        blocks,
-                        Some(ended),
-                        argument,
-                        flags,
-                    )
-                }
+                unsafe { spdk_nvme_ns_cmd_read(namespace, pair, payload, block, blocks, callback, argument, flags) }
             } else {
                 // SAFETY: as above.
-                unsafe {
-                    bindings::spdk_nvme_ns_cmd_write(
-                        namespace,
-                        pair,
-                        payload,
-                        block,
-                        blocks,
-                        Some(ended),
-                        argument,
-                        flags,
-                    )
-                }
+                unsafe { spdk_nvme_ns_cmd_write(namespace, pair, payload, block, blocks, callback, argument, flags) }
             }
         })
     }

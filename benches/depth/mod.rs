@@ -1,0 +1,80 @@
+//! So many operations with a depth of them under way, and what each took.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use forebay::buffer::Pool;
+use forebay::device::any::AnyDevice;
+use forebay::device::{BLOCK_BYTES, Device, Operation, OperationKind};
+use forebay::types::DeviceAddress;
+
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub ops: usize,
+    /// Operations under way at once.
+    pub depth: usize,
+    /// No operation begins after so long.
+    pub time_max: Duration,
+}
+
+/// What the operations took, sorted, and all of them together.
+pub struct Taken {
+    pub latencies: Vec<Duration>,
+    pub elapsed: Duration,
+}
+
+impl Taken {
+    pub fn percentile(&self, percent: usize) -> Duration {
+        self.latencies[(self.latencies.len() - 1) * percent / 100]
+    }
+
+    pub fn per_second(&self) -> f64 {
+        self.latencies.len() as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+/// `start` takes the number of the operation, `ended` tells how many ended.
+pub fn drive(plan: Plan, mut start: impl FnMut(usize), mut ended: impl FnMut() -> usize) -> Taken {
+    let Plan { mut ops, depth, time_max } = plan;
+    let (mut begun, mut latencies) = (Vec::with_capacity(ops), Vec::with_capacity(ops));
+    let started = Instant::now();
+    while latencies.len() < ops {
+        while begun.len() < ops && begun.len() - latencies.len() < depth {
+            begun.push(Instant::now());
+            start(begun.len() - 1);
+        }
+        let now_ended = ended();
+        for _ in 0..now_ended {
+            // They may end in another order; the sum, and at depth 1 each, is exact.
+            latencies.push(begun[latencies.len()].elapsed());
+        }
+        if started.elapsed() > time_max {
+            ops = begun.len();
+        }
+    }
+    let elapsed = started.elapsed();
+    latencies.sort_unstable();
+    Taken { latencies, elapsed }
+}
+
+/// Blocks of a device, each at its `address`, with buffers of `pool`.
+pub fn blocks(plan: Plan, device: AnyDevice, pool: Pool, kind: OperationKind, address: impl Fn(usize) -> u64) -> Taken {
+    let (device, pool) = (RefCell::new(device), RefCell::new(pool));
+    let start = |number: usize| {
+        let buffer = pool.borrow_mut().take().expect("as many buffers as are under way");
+        let address = DeviceAddress(address(number));
+        let operation = Operation { tag: 0, kind, address, bytes: BLOCK_BYTES, buffer };
+        device.borrow_mut().submit(operation).expect("the device takes as many as are under way");
+    };
+    let ended = || {
+        let mut count = 0;
+        device.borrow_mut().kick();
+        while let Some(completion) = device.borrow_mut().poll() {
+            completion.result.expect("the operation succeeds");
+            pool.borrow_mut().give(completion.operation.buffer);
+            count += 1;
+        }
+        count
+    };
+    drive(plan, start, ended)
+}
