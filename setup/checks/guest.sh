@@ -170,13 +170,14 @@ END
 # The kill test on the guest's drive, by every tier, without and with polled queues. A kill is not a power cut: what a
 # tier completes counts, and so does what it recovers.
 guest_tiers() {
-    local test=$1 queues polled
+    local test=$1 queues polled best
     for queues in 0 2; do
-        polled=interrupts
-        if [ "$queues" = 2 ]; then polled=IOPOLL; fi
+        # The guest's kernel is older than 6.6: there passthrough does not poll by itself (docs/operations.md).
+        polled=interrupts best='passthrough (.*, interrupts)'
+        if [ "$queues" = 2 ]; then polled=IOPOLL best='block (.*, IOPOLL)'; fi
         in_guest "tiers, $polled" --poll-queues "$queues" --size 96 <<END
 $prelude
-is "the best tier is found" 1 "\$($forebay doctor --device /dev/nvme0n2 | grep -c 'passthrough (.*, $polled)')"
+is "the best tier is found" 1 "\$($forebay doctor --device /dev/nvme0n2 | grep -c '$best')"
 for tier in passthrough uring blocking; do
     FOREBAY_TEST_DEVICE=/dev/nvme0n2 FOREBAY_TEST_TIER=\$tier FOREBAY_KILLS=$kills timeout 100 $test --exact --nocapture \\
         kill::what_was_acknowledged_survives_kill_9
