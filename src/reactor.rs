@@ -345,7 +345,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             any |= shard.store.reclaim(TURN_RECLAIM_BYTES);
             if self.phase == Phase::Serving {
                 let Shard { store, wal, reclaim, .. } = shard;
-                any |= reclaim.turn(store, wal, &mut self.pool, &mut self.device, now_ns);
+                any |= reclaim.turn(store, wal, &mut self.pool, &mut self.device, low, now_ns);
             }
         }
         any

@@ -50,6 +50,8 @@ pub(super) struct Reclaim {
     exhausted_at: Option<u64>,
     told_live_bytes: i64,
     told_hopeful: bool,
+    /// Told again when the log has so many bytes of records.
+    due_bytes: u64,
 }
 
 impl Default for Reclaim {
@@ -64,6 +66,7 @@ impl Default for Reclaim {
             exhausted_at: None,
             told_live_bytes: 0,
             told_hopeful: true,
+            due_bytes: 0,
         }
     }
 }
@@ -82,7 +85,7 @@ impl Reclaim {
         wal.segments().is_low() && self.told_hopeful && wal.fenced().is_none() && wal.oldest().is_some()
     }
 
-    /// One slice. Says whether anything happened.
+    /// One slice. `low`: free segments are few. Says whether anything happened.
     #[inline]
     pub(super) fn turn<D: Device>(
         &mut self,
@@ -90,33 +93,34 @@ impl Reclaim {
         wal: &mut Wal,
         pool: &mut Pool,
         device: &mut D,
+        low: bool,
         now_ns: u64,
     ) -> bool {
-        if !wal.segments().reclaims() {
+        if !low && wal.counters.record_bytes < self.due_bytes && matches!(self.step, Step::Idle) {
             return false;
         }
         self.tell(store, wal);
-        if !self.is_active(wal) {
-            return false;
-        }
-        self.slice(store, wal, pool, device, now_ns)
+        self.is_active(wal) && self.slice(store, wal, pool, device, now_ns)
     }
 
-    /// Tells the others how much here counts, and whether anything here can be given up.
-    #[inline]
+    /// Tells the others how much here counts, and whether anything here can be given up: in every turn while free
+    /// segments are few, else now and then.
+    #[cold]
     fn tell(&mut self, store: &Store, wal: &Wal) {
+        if !wal.segments().reclaims() {
+            self.due_bytes = u64::MAX;
+            return;
+        }
         let live_bytes = i64::try_from(store.live_bytes()).unwrap_or(i64::MAX);
         let segment_bytes = i64::try_from(wal.identity().layout.segment_bytes).unwrap_or(i64::MAX);
         let change = live_bytes - self.told_live_bytes;
+        self.due_bytes = wal.counters.record_bytes + wal.identity().layout.segment_bytes / 16;
         let closed = i64::try_from(wal.segments_closed()).unwrap_or(i64::MAX);
         let exhausted = self.exhausted_at.is_some_and(|at| Reclaim::client_bytes(wal) <= at);
         let hopeful = wal.fenced().is_none()
             && !matches!(self.step, Step::Stopped)
             && !exhausted
             && closed.saturating_mul(segment_bytes) > live_bytes.saturating_add(segment_bytes / 2);
-        if change.abs() < segment_bytes / 16 && hopeful == self.told_hopeful {
-            return;
-        }
         wal.segments().tell(change, (hopeful != self.told_hopeful).then_some(hopeful));
         (self.told_live_bytes, self.told_hopeful) = (live_bytes, hopeful);
     }

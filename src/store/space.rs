@@ -33,9 +33,9 @@ struct Entry {
 }
 
 impl Entry {
-    /// What its record takes in the log; nothing where it is not logged.
+    /// What its record takes in the log, padding aside; nothing where it is not logged.
     fn logged_bytes(&self) -> u64 {
-        let bytes = record::encoded_bytes(usize::from(self.key_bytes), self.value_bytes as usize) as u64;
+        let bytes = record::HEADER_BYTES as u64 + u64::from(self.key_bytes) + u64::from(self.value_bytes);
         if self.lsn == Lsn::NONE { 0 } else { bytes }
     }
 }
