@@ -48,6 +48,8 @@ pub(super) struct Reclaim {
     round: Round,
     /// A round gained nothing; until clients have written so much.
     exhausted_at: Option<u64>,
+    /// Copies found no segment at all: only another shard can help.
+    starved: bool,
     told_live_bytes: i64,
     told_hopeful: bool,
 }
@@ -62,6 +64,7 @@ impl Default for Reclaim {
             written_bytes: 0,
             round: Round::default(),
             exhausted_at: None,
+            starved: false,
             told_live_bytes: 0,
             told_hopeful: true,
         }
@@ -74,6 +77,7 @@ impl Reclaim {
         match self.step {
             Step::Stopped => false,
             Step::Idle => self.is_wanted(wal),
+            Step::Copying(_) if self.starved => false,
             _ => wal.fenced().is_none(),
         }
     }
@@ -96,7 +100,8 @@ impl Reclaim {
             return false;
         }
         self.tell(store, wal);
-        if !self.is_active(wal) {
+        let starved = self.starved && wal.fenced().is_none();
+        if !starved && !self.is_active(wal) {
             return false;
         }
         self.slice(store, wal, pool, device, now_ns)
@@ -113,6 +118,7 @@ impl Reclaim {
         let hopeful = wal.fenced().is_none()
             && !matches!(self.step, Step::Stopped)
             && !exhausted
+            && !self.starved
             && closed.saturating_mul(segment_bytes) > live_bytes.saturating_add(segment_bytes / 2);
         if change.abs() < segment_bytes / 16 && hopeful == self.told_hopeful {
             return;
@@ -240,22 +246,17 @@ impl Reclaim {
         worked
     }
 
-    /// Whether a copy can be appended. When there will never be room, this shard has nothing to give.
+    /// Whether a copy can be appended. While there is no segment to take, this shard has nothing to give.
     fn has_room(&mut self, wal: &mut Wal, pool: &Pool, key_bytes: usize, value_bytes: usize) -> bool {
-        match wal.room(pool, key_bytes, value_bytes, Writer::Reclaim) {
-            Room::Yes => true,
-            Room::Later => {
-                // What is open holds buffers that this needs.
-                wal.want_durable();
-                wal.want_segment();
-                false
-            }
-            Room::NoSpace => {
-                self.exhausted_at = Some(Reclaim::client_bytes(wal));
-                false
-            }
-            Room::Fenced => false,
+        // As a replay is told: whether others may still give something up does not matter here.
+        let room = wal.room(pool, key_bytes, value_bytes, Writer::Replay);
+        self.starved = room == Room::NoSpace;
+        if matches!(room, Room::Later | Room::NoSpace) {
+            // What is open holds buffers that this needs.
+            wal.want_durable();
+            wal.want_segment();
         }
+        room == Room::Yes
     }
 
     fn submit<D: Device>(&mut self, device: &mut D, pool: &mut Pool, operation: crate::device::Operation) -> bool {
