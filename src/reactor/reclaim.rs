@@ -201,12 +201,12 @@ impl Reclaim {
         device: &mut D,
         now_ns: u64,
     ) -> bool {
-        let mut worked = false;
+        let (mut worked, end_lsn) = (false, reread.end_lsn());
         while self.credit > 0 {
             match reread.peek() {
                 Next::Record(record) => {
                     let bytes = crate::wal::record::encoded_bytes(record.key.len(), record.value.len());
-                    if store.counts(&record) {
+                    if store.counts(&record, end_lsn) {
                         if !self.has_room(wal, pool, record.key.len(), record.value.len()) {
                             break;
                         }

@@ -125,6 +125,30 @@ fn formatted_for_churn() -> MemoryDisk {
 }
 
 #[test]
+fn a_daemon_that_is_killed_before_it_gave_a_segment_up_comes_further_each_time() {
+    let disk = formatted_for_churn();
+    let mut bench = start(&disk);
+    let (space, keys) = churned(&mut bench);
+    drop(bench);
+    let mut copied = 0;
+    for _ in 0..40 {
+        let mut bench = start(&disk);
+        let mut turns = 0..1_000;
+        while bench.sum(|counters| counters.copied_bytes) < 60_000 && turns.next().is_some() {
+            bench.reactor.turn();
+        }
+        assert_eq!(bench.call(&Request::Sync { reactor: 0 }).0.status, Status::Ok);
+        copied += bench.sum(|counters| counters.copied_bytes);
+    }
+    assert!(copied > 500_000, "nothing was being given up");
+    let mut bench = start(&disk);
+    for key in &keys {
+        assert_eq!(bench.get(space, key), (Status::Ok, vec![7; 7_000]));
+        assert_eq!(bench.put(space, key, &[8; 7_000]), Status::Ok);
+    }
+}
+
+#[test]
 fn copies_that_find_no_segment_hold_nobody_up_and_go_on_when_there_is_one() {
     let mut bench = start(&formatted_for_churn());
     let (space, keys) = churned(&mut bench);
