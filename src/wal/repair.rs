@@ -310,6 +310,12 @@ impl Cut<'_> {
                     .to_owned(),
             );
         }
+        if self.begin.is_some() {
+            plan.losses.push(
+                "older data whose segments were given up: its copies stood among those records, whatever its first LSN was"
+                    .to_owned(),
+            );
+        }
         let epoch = self.superblock.epoch.max(self.survey.epoch_max).max(self.epoch_max) + 1;
         // The superblock stays: the next start raises it above this frame, and the other shards' flight recorders with it.
         if let Some(damage) = damage

@@ -95,6 +95,7 @@ fn a_cut_log_that_gave_segments_up_is_read_up_to_the_cut() {
     assert!(chain.len() > 3 && chain[0].sequence > 1);
     disk.write(superblock.layout.segment_address(chain[1].segment).plus(4_096), &[0xee; 4_096]).unwrap();
     let plan = repair::cut(&mut blocks, &superblock, &survey, ShardId(0), None).unwrap();
+    assert!(plan.losses.iter().any(|loss| loss.contains("older data")), "{plan:?}");
     plan.carry_out(&mut blocks).unwrap();
 
     let survey = survey::survey(&mut blocks, &superblock, &mut |_, _| {});
