@@ -159,6 +159,8 @@ pub struct Reactor<D, C> {
     moved_bytes: usize,
     /// Free segments were few in the last turn.
     low: bool,
+    /// A request had to stay where it is, in the last turn.
+    postponed: bool,
     /// Streams may have grown since waiting reads were last looked at.
     progressed: bool,
     next_deadline_ns: u64,
@@ -199,6 +201,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             first_slot: 0,
             moved_bytes: 0,
             low: false,
+            postponed: false,
             progressed: false,
             next_deadline_ns: 0,
             worked_ns: 0,

@@ -241,17 +241,21 @@ impl Store {
     }
 
     /// Whether a record of the log still says something: what replaces it, or makes up for it, must not stand in the
-    /// same segment or before. Holds for the oldest segment only.
+    /// same segment or before. Holds for the oldest segment only, whose records end before `end_lsn`. What recovery found
+    /// a copy of behind it is said already: a daemon that is killed again and again comes further each time.
     #[must_use]
-    pub fn counts(&self, record: &Record<'_>) -> bool {
+    pub fn counts(&self, record: &Record<'_>, end_lsn: Lsn) -> bool {
         match record.kind {
-            Kind::Put => self.spaces.holds(&self.heap, record.object, record.key, record.version),
-            Kind::Append => self.streams.keeps(record.object, record.version + 1),
+            Kind::Put => {
+                let held = self.spaces.holds(&self.heap, record.object, record.key, record.version);
+                held.is_some_and(|lsn| lsn < end_lsn)
+            }
+            Kind::Append => self.streams.keeps(record.object, record.version, 1, end_lsn),
             Kind::AppendBatch => {
                 let events = stream::events(record.value).count() as u64;
-                self.streams.keeps(record.object, record.version + events)
+                self.streams.keeps(record.object, record.version, events, end_lsn)
             }
-            Kind::Trim => self.streams.begins_at(record.object, record.version),
+            Kind::Trim => self.streams.begins_at(record.object, record.version, end_lsn),
             Kind::Create => true,
             // No put of the key stands before the oldest segment, and those in it do not count.
             Kind::Delete | Kind::Reclaim => false,

@@ -13,6 +13,8 @@ use crate::wal::record::Kind;
 use crate::wal::{Fence, Room, Wal};
 
 /// A catalog's reply is bounded by this, so that one request does not hold up the others.
+/// A request that had to stay where it is is looked at again after so long, asleep or not: nothing may ring for it.
+const POSTPONED_INTERVAL_NS: u64 = 1_000_000;
 const CATALOG_BYTES_MAX: usize = 256 << 10;
 
 /// Syncs under way: each waits for one part of every shard.
@@ -312,13 +314,21 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     #[must_use]
     pub fn deadline_ns(&self) -> Option<u64> {
         let waits = self.waiting.iter().map(|waiting| waiting.deadline_ns).min();
-        self.shards.iter().filter_map(|shard| shard.wal.deadline_ns()).chain(waits).min()
+        let postponed = self.postponed.then_some(self.turned_ns + POSTPONED_INTERVAL_NS);
+        self.shards.iter().filter_map(|shard| shard.wal.deadline_ns()).chain(waits).chain(postponed).min()
     }
 
     /// Whether something is under way that goes on by itself: the device is at work, or segments are being given up.
     #[must_use]
     pub fn is_at_work(&self) -> bool {
         self.device.in_flight() > 0 || self.shards.iter().any(|shard| shard.reclaim.is_active(&shard.wal))
+    }
+
+    /// A request that waits for a segment may wait for one of another reactor, which may sleep.
+    pub(super) fn rouse_others(&self) {
+        if self.postponed {
+            self.place.others().for_each(|other| other.sessions.bell().ring());
+        }
     }
 
     /// Tells every client to ring when it has something, or that it need not.

@@ -34,6 +34,7 @@ fn sleep<D: Device, C: Clock>(reactor: &mut Reactor<D, C>) {
     // Either a client sees that this reactor sleeps, or this last turn sees what the client published.
     fence(Ordering::SeqCst);
     if !reactor.turn() && !reactor.is_at_work() && reactor.phase() == Phase::Serving {
+        reactor.rouse_others();
         let now_ns = reactor.now_ns();
         let timeout = reactor.deadline_ns().map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
         if let Err(error) = reactor.doze(timeout) {

@@ -41,7 +41,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if self.phase == Phase::Settling {
             return false;
         }
-        self.moved_bytes = 0;
+        (self.moved_bytes, self.postponed) = (0, false);
         let taken = self.take_in_turn(now_ns);
         self.metrics.add(stats::REQUESTS, taken);
         taken > 0
@@ -103,6 +103,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             }
             Outcome::Deferred => self.accept(slot),
             Outcome::Later => {
+                self.postponed = true;
                 self.metrics.add(stats::BACK_PRESSURE, 1);
                 // What is open holds buffers that this request needs.
                 self.shards.iter_mut().for_each(|shard| shard.wal.want_durable());

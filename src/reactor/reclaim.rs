@@ -48,6 +48,8 @@ pub(super) struct Reclaim {
     round: Round,
     /// A round gained nothing; until clients have written so much.
     exhausted_at: Option<u64>,
+    /// Copies found no segment at all: only another shard can help.
+    starved: bool,
     told_live_bytes: i64,
     told_hopeful: bool,
     /// Told again when the log has so many bytes of records.
@@ -64,6 +66,7 @@ impl Default for Reclaim {
             written_bytes: 0,
             round: Round::default(),
             exhausted_at: None,
+            starved: false,
             told_live_bytes: 0,
             told_hopeful: true,
             due_bytes: 0,
@@ -77,6 +80,7 @@ impl Reclaim {
         match self.step {
             Step::Stopped => false,
             Step::Idle => self.is_wanted(wal),
+            Step::Copying(_) if self.starved => false,
             _ => wal.fenced().is_none(),
         }
     }
@@ -100,7 +104,11 @@ impl Reclaim {
             return false;
         }
         self.tell(store, wal);
-        self.is_active(wal) && self.slice(store, wal, pool, device, now_ns)
+        let starved = self.starved && wal.fenced().is_none();
+        if !starved && !self.is_active(wal) {
+            return false;
+        }
+        self.slice(store, wal, pool, device, now_ns)
     }
 
     /// Tells the others how much here counts, and whether anything here can be given up: in every turn while free
@@ -120,6 +128,7 @@ impl Reclaim {
         let hopeful = wal.fenced().is_none()
             && !matches!(self.step, Step::Stopped)
             && !exhausted
+            && !self.starved
             && closed.saturating_mul(segment_bytes) > live_bytes.saturating_add(segment_bytes / 2);
         wal.segments().tell(change, (hopeful != self.told_hopeful).then_some(hopeful));
         (self.told_live_bytes, self.told_hopeful) = (live_bytes, hopeful);
@@ -199,12 +208,23 @@ impl Reclaim {
         device: &mut D,
         now_ns: u64,
     ) -> bool {
-        let mut worked = false;
+        let (mut worked, end_lsn) = (false, reread.end_lsn());
         while self.credit > 0 {
             match reread.peek() {
                 Next::Record(record) => {
                     let bytes = crate::wal::record::encoded_bytes(record.key.len(), record.value.len());
-                    if store.counts(&record) {
+                    let (key_bytes, value_bytes) = (record.key.len(), record.value.len());
+                    if !wal.can_hold(pool, key_bytes, value_bytes) {
+                        let shard = wal.shard();
+                        tracing::error!(
+                            %shard, value_bytes,
+                            "a record is larger than what this configuration can write, so no segment is given up any more: \
+                             restart with the limits.value_bytes_max that wrote it"
+                        );
+                        self.step = Step::Stopped;
+                        return true;
+                    }
+                    if store.counts(&record, end_lsn) {
                         if !self.has_room(wal, pool, record.key.len(), record.value.len()) {
                             break;
                         }
@@ -244,22 +264,17 @@ impl Reclaim {
         worked
     }
 
-    /// Whether a copy can be appended. When there will never be room, this shard has nothing to give.
+    /// Whether a copy can be appended. While there is no segment to take, this shard has nothing to give.
     fn has_room(&mut self, wal: &mut Wal, pool: &Pool, key_bytes: usize, value_bytes: usize) -> bool {
-        match wal.room(pool, key_bytes, value_bytes, Writer::Reclaim) {
-            Room::Yes => true,
-            Room::Later => {
-                // What is open holds buffers that this needs.
-                wal.want_durable();
-                wal.want_segment();
-                false
-            }
-            Room::NoSpace => {
-                self.exhausted_at = Some(Reclaim::client_bytes(wal));
-                false
-            }
-            Room::Fenced => false,
+        // As a replay is told: whether others may still give something up does not matter here.
+        let room = wal.room(pool, key_bytes, value_bytes, Writer::Replay);
+        self.starved = room == Room::NoSpace;
+        if matches!(room, Room::Later | Room::NoSpace) {
+            // What is open holds buffers that this needs.
+            wal.want_durable();
+            wal.want_segment();
         }
+        room == Room::Yes
     }
 
     fn submit<D: Device>(&mut self, device: &mut D, pool: &mut Pool, operation: crate::device::Operation) -> bool {

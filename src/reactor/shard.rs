@@ -120,7 +120,7 @@ impl Shard {
         while self.replayed_bytes < self.replay.len() && self.wal.fenced().is_none() {
             let rest = &self.replay[self.replayed_bytes..];
             let taken = record::claimed_whole_bytes(rest);
-            match self.wal.room(pool, 0, taken - record::HEADER_BYTES, Writer::Reclaim) {
+            match self.wal.room(pool, 0, taken - record::HEADER_BYTES, Writer::Replay) {
                 Room::Yes => match self.wal.replay(pool, &rest[..taken], now_ns) {
                     Ok(()) => self.replayed_bytes += taken,
                     Err(_) => self.wal.fence(Fence::ReplayFrameTooSmall),

@@ -7,6 +7,7 @@ mod reclaim;
 mod sessions;
 #[path = "../../tests/small/mod.rs"]
 mod small;
+mod stuck;
 mod trim;
 mod waits;
 

@@ -78,13 +78,11 @@ impl Spaces {
         self.live_bytes
     }
 
-    /// Whether a put of this version is what a key holds.
-    pub fn holds(&self, heap: &Heap, object: ObjectId, key: &[u8], version: u64) -> bool {
-        let found = self.find(heap, self.hash(object, key), object, key);
-        found.is_some_and(|slot| {
-            let entry = &self.entries[slot as usize];
-            entry.version == version && entry.lsn != Lsn::NONE
-        })
+    /// Where the log says it, when a put of this version is what a key holds.
+    pub fn holds(&self, heap: &Heap, object: ObjectId, key: &[u8], version: u64) -> Option<Lsn> {
+        let slot = self.find(heap, self.hash(object, key), object, key)?;
+        let entry = &self.entries[slot as usize];
+        (entry.version == version && entry.lsn != Lsn::NONE).then_some(entry.lsn)
     }
 
     pub fn len(&self) -> usize {

@@ -179,14 +179,19 @@ impl Streams {
         self.logged_bytes
     }
 
-    /// Whether a stream keeps any of its events before `end`.
-    pub fn keeps(&self, object: ObjectId, end: u64) -> bool {
-        self.streams.get(object.index()).is_some_and(|stream| stream.first < end)
+    /// Whether a stream keeps any of these `count` events, and the log does not say it at `end_lsn` or behind.
+    pub fn keeps(&self, object: ObjectId, begin: u64, count: u64, end_lsn: Lsn) -> bool {
+        let kept = |stream: &Stream| {
+            let mut events = begin.max(stream.first)..(begin + count).min(stream.next);
+            events.any(|offset| stream.get(offset).lsn < end_lsn)
+        };
+        self.streams.get(object.index()).is_some_and(kept)
     }
 
-    /// Whether a trim up to `before` is the last one of the stream.
-    pub fn begins_at(&self, object: ObjectId, before: u64) -> bool {
-        self.streams.get(object.index()).is_some_and(|stream| stream.first == before)
+    /// Whether a trim up to `before` is the last one of the stream, and the log does not say it at `end_lsn` or behind.
+    pub fn begins_at(&self, object: ObjectId, before: u64, end_lsn: Lsn) -> bool {
+        let last = |stream: &Stream| stream.first == before && stream.trimmed_lsn < end_lsn;
+        self.streams.get(object.index()).is_some_and(last)
     }
 
     /// Appends one event, at the stream's next offset.

@@ -47,6 +47,14 @@ impl Wal {
         }
     }
 
+    /// Whether a record of this size can be appended at all, with buffers and a flight recorder of these sizes.
+    #[must_use]
+    pub fn can_hold(&self, pool: &Pool, key_bytes: usize, value_bytes: usize) -> bool {
+        let bytes = record::encoded_bytes(key_bytes, value_bytes);
+        let frames = self.span_bytes(pool.buffer_bytes(), bytes) / pool.buffer_bytes() + 1;
+        pool.count() > frames && self.flight.can_hold(bytes + frames * record::HEADER_BYTES)
+    }
+
     /// Whether such a writer may use the present segment.
     fn may_write_here(&self, writer: Writer) -> bool {
         !self.in_reserve() || self.segments.may_use_reserve(writer)

@@ -148,6 +148,12 @@ impl Flight {
         self.map.is_none() || self.tail - self.head + bytes as u64 <= self.ring_bytes
     }
 
+    /// Whether the ring is as large as so many bytes.
+    #[must_use]
+    pub fn can_hold(&self, bytes: usize) -> bool {
+        self.map.is_none() || bytes as u64 <= self.ring_bytes
+    }
+
     /// Records one encoded record. `has_room` said yes.
     #[inline]
     pub fn push(&mut self, record: &[u8]) {

@@ -1,4 +1,4 @@
-//! The free segments of a namespace, shared by all reactors, and who may take the last ones. Touched once a segment.
+//! The free segments of a namespace, shared by all reactors, and who may take the last ones. Written about once a segment.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
@@ -15,6 +15,8 @@ pub enum Writer {
     Privileged,
     /// The copies that let a segment go.
     Reclaim,
+    /// What a flight recorder held. Nothing is given up before it is written: it does not wait for that.
+    Replay,
 }
 
 /// Kept a shard for deletes and trims.
@@ -68,7 +70,7 @@ impl SegmentPool {
         match writer {
             Writer::Ordinary => self.ordinary_floor,
             Writer::Privileged => self.privileged_floor,
-            Writer::Reclaim => 0,
+            Writer::Reclaim | Writer::Replay => 0,
         }
     }
 
@@ -105,7 +107,7 @@ impl SegmentPool {
         match writer {
             Writer::Ordinary => free > self.ordinary_floor,
             Writer::Privileged => free >= self.privileged_floor,
-            Writer::Reclaim => true,
+            Writer::Reclaim | Writer::Replay => true,
         }
     }
 
@@ -125,7 +127,7 @@ impl SegmentPool {
     #[must_use]
     pub fn is_hopeless(&self, writer: Writer) -> bool {
         let full = self.live_bytes.load(Ordering::Relaxed) > self.live_bytes_max;
-        self.hopeful.load(Ordering::Relaxed) == 0 || writer == Writer::Ordinary && full
+        writer == Writer::Replay || self.hopeful.load(Ordering::Relaxed) == 0 || writer == Writer::Ordinary && full
     }
 
     /// What a shard tells of itself, as the change since it last did.

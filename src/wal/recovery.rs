@@ -155,6 +155,11 @@ impl<'a, B: Blocks> Walker<'a, B> {
         self.chain.first().is_some_and(|first| first.sequence > 1)
     }
 
+    /// The LSN with which the first segment begins, as far as it can be read.
+    pub fn begin_lsn(&mut self) -> Lsn {
+        State::begin(self).next_lsn
+    }
+
     /// Segments in the chain.
     #[must_use]
     pub fn links(&self) -> usize {

@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use crate::bytes::{index, len_u16, len_u32};
 use crate::device::identity::DriveId;
 use crate::error::{Error, Result};
-use crate::types::{DeviceAddress, Lsn, SegmentIndex, ShardId};
+use crate::types::{DeviceAddress, Lsn, ObjectId, SegmentIndex, ShardId};
 use crate::wal::blocks::Blocks;
 use crate::wal::flight::Contents;
 use crate::wal::frame;
 use crate::wal::inspect::first_frame;
 use crate::wal::layout::{BLOCK_BYTES, Layout, SUPERBLOCK_COPIES};
 use crate::wal::planted::Planted;
+use crate::wal::record::{self, Kind, Record};
 use crate::wal::recovery::{self, Damage, Evidence, Walker};
 use crate::wal::segment;
 use crate::wal::superblock::{CopyState, READ_ORDER, Superblock};
@@ -236,7 +237,8 @@ pub fn cut<B: Blocks>(
         };
         crate::wal::inspect::frames(&mut walker, &mut see)?;
     }
-    let cut = Cut { superblock, survey, shard, chain, dropped, flight, last, epoch_max };
+    let begin = begin(blocks, superblock, shard, chain, read.as_ref().err());
+    let cut = Cut { superblock, survey, shard, chain, dropped, flight, last, epoch_max, begin };
     Ok(match read {
         Err(damage) => cut.plan(Some(&damage), damage.expected_lsn),
         Ok(recovered) if !dropped.is_empty() => cut.plan(None, recovered.tail.next_lsn),
@@ -249,6 +251,20 @@ pub fn cut<B: Blocks>(
             Plan { notes, ..Plan::default() }
         }
     })
+}
+
+/// The first segment of a chain that began earlier, and the LSN with which it begins.
+fn begin<B: Blocks>(
+    blocks: &mut B,
+    superblock: &Superblock,
+    shard: ShardId,
+    chain: &[ChainSegment],
+    damage: Option<&Damage>,
+) -> Option<(u64, Lsn)> {
+    let first = chain.first().filter(|first| first.sequence > 1)?;
+    let lost = damage.filter(|damage| damage.evidence == Evidence::Beginning).map(|damage| damage.expected_lsn);
+    let begin_lsn = lost.unwrap_or_else(|| Walker::new(blocks, superblock, shard, chain).begin_lsn());
+    Some((first.sequence, begin_lsn))
 }
 
 /// A cut is the last resort: whatever can be mended without a loss comes first.
@@ -280,6 +296,8 @@ struct Cut<'a> {
     last: Lsn,
     /// The highest epoch in a frame that is given up.
     epoch_max: u64,
+    /// The number of the chain's first segment, and the LSN with which it begins; where others before it were given up.
+    begin: Option<(u64, Lsn)>,
 }
 
 impl Cut<'_> {
@@ -292,12 +310,18 @@ impl Cut<'_> {
                     .to_owned(),
             );
         }
+        if self.begin.is_some() {
+            plan.losses.push(
+                "older data whose segments were given up: its copies stood among those records, whatever its first LSN was"
+                    .to_owned(),
+            );
+        }
         let epoch = self.superblock.epoch.max(self.survey.epoch_max).max(self.epoch_max) + 1;
         // The superblock stays: the next start raises it above this frame, and the other shards' flight recorders with it.
         if let Some(damage) = damage
             && let Some(place) = self.place(damage.end)
         {
-            plan.cut_frame(self.superblock, epoch, self.shard, place, damage);
+            plan.cut_frame(self.superblock, epoch, self.shard, place, damage, self.begin);
         }
         // The last one first, its header last: an interrupted repair leaves the hole, and nothing new to mend.
         for chained in self.dropped.iter().rev() {
@@ -343,26 +367,42 @@ impl Cut<'_> {
 }
 
 impl Plan {
-    /// A frame without records, in the new epoch: what older epochs left behind it never follows it.
-    fn cut_frame(&mut self, superblock: &Superblock, epoch: u64, shard: ShardId, place: Position, damage: &Damage) {
+    /// A frame in the new epoch: what older epochs left behind it never follows it. The record that says where the log
+    /// begins stood beyond the cut, so it says that again; else it has no records.
+    fn cut_frame(
+        &mut self,
+        superblock: &Superblock,
+        epoch: u64,
+        shard: ShardId,
+        place: Position,
+        damage: &Damage,
+        begin: Option<(u64, Lsn)>,
+    ) {
+        let mut block = vec![0; BLOCK_BYTES];
+        let mut used = frame::HEADER_BYTES;
+        if let Some((version, begin_lsn)) = begin {
+            let value = begin_lsn.0.to_le_bytes();
+            let (kind, flags, object, lsn) = (Kind::Reclaim, 0, ObjectId(0), damage.expected_lsn);
+            let record = Record { kind, flags, lsn, object, version, key: &[], value: &value };
+            used += record::encode(&mut block[used..], record::crc_seed(&superblock.namespace, shard), &record);
+        }
         let address = superblock.layout.segment_address(place.chained.segment).plus(place.offset as u64);
         let header = frame::Header {
             namespace: superblock.namespace,
             address,
             frame_bytes: len_u32(BLOCK_BYTES),
-            used_bytes: len_u32(frame::HEADER_BYTES),
+            used_bytes: len_u32(used),
             shard,
             flags: frame::FLAG_CUT,
             epoch,
             segment_sequence: place.chained.sequence,
             first_lsn: damage.expected_lsn,
             durable_lsn: Lsn(damage.expected_lsn.0 - 1),
-            records: 0,
+            records: u32::from(begin.is_some()),
             previous_crc: damage.previous_crc,
         };
-        let what = format!("cut shard {shard} before LSN {}: write an empty frame", damage.expected_lsn);
-        self.step(what, address, |block| {
-            frame::seal(block, &header);
-        });
+        frame::seal(&mut block, &header);
+        let what = format!("cut shard {shard} before LSN {}: write a frame that ends it", damage.expected_lsn);
+        self.steps.push(Step { what, address, block });
     }
 }

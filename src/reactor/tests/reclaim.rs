@@ -4,7 +4,7 @@ use super::*;
 
 const SEGMENT_BYTES: u64 = 256 << 10;
 
-fn formatted_small(capacity_bytes: u64) -> MemoryDisk {
+pub fn formatted_small(capacity_bytes: u64) -> MemoryDisk {
     let disk = MemoryDisk::new(capacity_bytes);
     small::format(&disk, capacity_bytes, SEGMENT_BYTES);
     disk
@@ -16,17 +16,17 @@ fn value_of(key: u64, round: u64, bytes: usize) -> Vec<u8> {
 }
 
 impl Bench {
-    fn put(&mut self, space: Object, key: &[u8], value: &[u8]) -> Status {
+    pub fn put(&mut self, space: Object, key: &[u8], value: &[u8]) -> Status {
         self.call(&Request::Put { space, key, value, how: Write::default() }).0.status
     }
 
-    fn get(&mut self, space: Object, key: &[u8]) -> (Status, Vec<u8>) {
+    pub fn get(&mut self, space: Object, key: &[u8]) -> (Status, Vec<u8>) {
         let request = Request::Get { space, key, relaxed: false, value_bytes_max: 64 << 10 };
         let (answer, value) = self.call(&request);
         (answer.status, value)
     }
 
-    fn sum(&self, of: fn(&wal::Counters) -> u64) -> u64 {
+    pub fn sum(&self, of: fn(&wal::Counters) -> u64) -> u64 {
         self.reactor.shards().iter().map(|shard| of(&shard.wal.counters)).sum()
     }
 }

@@ -49,7 +49,8 @@ impl Stream {
 }
 
 impl Streams {
-    /// Takes the events of a recovered record. One that was trimmed, or is there already, is passed over.
+    /// Takes the events of a recovered record. One that was trimmed is passed over; of one that is there already only
+    /// the place in the log is new.
     pub fn replay<'e>(
         &mut self,
         heap: &mut Heap,
@@ -83,6 +84,8 @@ impl Streams {
         if missing {
             let (cell, bytes) = (keep(heap, event)?, len_u32(event.len()));
             *self.stream(record.object).get_mut(offset) = Event { cell, lsn: record.lsn, bytes };
+        } else {
+            self.stream(record.object).get_mut(offset).lsn = record.lsn;
         }
         Ok(missing)
     }
