@@ -74,7 +74,7 @@ fn kinds_of(name: &str) -> &'static [&'static str] {
         "ycsb-f.fio" => &["read", "write", "read-modify-write"],
         "scan.fio" => &["scan"],
         "quickstart.fio" | "stream-append.fio" => &["read", "write"],
-        "buffered.fio" | "memory.fio" | "strict-64.fio" | "strict-qd1.fio" => &["write"],
+        "buffered.fio" | "memory.fio" | "overwrite.fio" | "strict-64.fio" | "strict-qd1.fio" => &["write"],
         _ => panic!("say here what the operations of configs/load/{name} are"),
     }
 }

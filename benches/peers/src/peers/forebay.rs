@@ -45,7 +45,7 @@ impl Forebay {
         config.rings.arena_bytes = ByteSize::mib(4);
         let device = open(&path, &OpenOptions::default())?;
         let socket = setup.directory.join("socket");
-        let appliance = Appliance::start(&config, &device, &socket, &mut |_| {})?;
+        let appliance = Appliance::start(&config, &device, &socket, None, &mut |_| {})?;
         core_affinity::set_for_current(core_affinity::CoreId { id: setup.cores[1] });
         let value = vec![7; setup.value_bytes];
         let mut forebay = Forebay { sessions: Vec::new(), _appliance: appliance, socket, class: setup.class, value };
