@@ -217,7 +217,7 @@ fn append(name: &Path, depth: usize, ops: usize) -> Result<Figures, Failure> {
         }
         count
     };
-    // The log takes 4 KiB an append at depth 1, and is not reclaimed.
+    // The log takes 4 KiB an append at depth 1.
     let room = usize::try_from(DRIVE_BYTES / 2 / u64::from(BLOCK_BYTES))?;
     Ok(figures(&depth::drive(plan(ops.min(room), depth), start, ended)))
 }

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::wal::layout::Layout;
 
-/// Space is given out in segments and not reclaimed. Small ones leave little unused in each shard when all are taken.
+/// Space is given out in segments. Small ones leave little unused in each shard when all are taken.
 const SEGMENT_BYTES: u64 = 16 << 20;
 /// Zeroing more would take longer than most jobs.
 const LOG_BYTES_MAX: u64 = 8 << 30;

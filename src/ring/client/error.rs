@@ -120,7 +120,7 @@ impl fmt::Display for ClientError {
 
 fn remedy_of(status: Status) -> Option<&'static str> {
     Some(match status {
-        Status::NoSpace => "it stays full for writes, space is not reclaimed yet; use a larger device",
+        Status::NoSpace => "delete or trim what is not needed, or use a larger device",
         Status::NoMemory => "delete or trim what is old, or raise limits.memory_bytes_max of the daemon",
         Status::TooLarge => "split it, or raise limits.value_bytes_max or limits.key_bytes_max of the daemon",
         Status::BadRequest => "a key and a batch must not be empty",
