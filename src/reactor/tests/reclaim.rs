@@ -95,9 +95,11 @@ fn streams_that_are_trimmed_go_on_for_ever_and_come_back() {
     const KEPT: u64 = 500;
     let disk = formatted_small(CAPACITY);
     let mut bench = start(&disk);
-    let streams: Vec<Object> = ["first", "second", "quiet", "emptied"]
-        .map(|name| bench.open(ObjectKind::Stream, name, Durability::Buffered))
-        .to_vec();
+    // So many that those which nobody touches any more share a shard with the busy ones.
+    let streams: Vec<Object> = (0..10)
+        .map(|number| bench.open(ObjectKind::Stream, &format!("stream {number}"), Durability::Buffered))
+        .collect();
+    let (busy, quiet, emptied) = (&streams[..2], &streams[2..6], &streams[6..]);
     let append = |bench: &mut Bench, stream: Object, number: u64| {
         let event = value_of(u64::from(stream.id.0), number, 1_600);
         let (answer, _) = bench.call(&Request::Append { stream, event: &event, how: Write::default() });
@@ -106,12 +108,13 @@ fn streams_that_are_trimmed_go_on_for_ever_and_come_back() {
     let trim = |bench: &mut Bench, stream: Object, before: u64| {
         assert_eq!(bench.call(&Request::Trim { stream, before }).0.status, Status::Ok);
     };
-    (0..20).for_each(|number| append(&mut bench, streams[2], number));
-    (0..20).for_each(|number| append(&mut bench, streams[3], number));
-    trim(&mut bench, streams[3], 20);
+    for stream in &streams[2..] {
+        (0..20).for_each(|number| append(&mut bench, *stream, number));
+    }
+    emptied.iter().for_each(|stream| trim(&mut bench, *stream, 20));
     let events = 40_000;
     for number in 0..events {
-        for stream in &streams[..2] {
+        for stream in busy {
             append(&mut bench, *stream, number);
             if number % 100 == 99 && number > KEPT {
                 trim(&mut bench, *stream, number - KEPT);
@@ -123,9 +126,9 @@ fn streams_that_are_trimmed_go_on_for_ever_and_come_back() {
     drop(bench);
     let mut bench = start(&disk);
     let begin = events - 1 - KEPT;
-    for (stream, first, next) in
-        [(streams[0], begin, events), (streams[1], begin, events), (streams[2], 0, 20), (streams[3], 20, 20)]
-    {
+    let kept = busy.iter().map(|stream| (*stream, begin, events));
+    let kept = kept.chain(quiet.iter().map(|stream| (*stream, 0, 20)));
+    for (stream, first, next) in kept.chain(emptied.iter().map(|stream| (*stream, 20, 20))) {
         let read = |bench: &mut Bench, from| {
             let wait = Duration::ZERO;
             bench.call(&Request::Read { stream, from, wait, reply_bytes_max: 4_000, relaxed: false })
