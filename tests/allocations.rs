@@ -183,15 +183,6 @@ impl Load {
     }
 }
 
-/// Sets its flag when it goes, by a panic too, so that the reactor does not turn for ever.
-struct Quit<'a>(&'a AtomicBool);
-
-impl Drop for Quit<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
-
 #[test]
 fn the_reactor_allocates_nothing_in_steady_state() {
     let (mut reactor, client) = appliance();
@@ -201,7 +192,8 @@ fn the_reactor_allocates_nothing_in_steady_state() {
     let measured = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let _quit = Quit(&quit);
+            // By a panic too, so that the reactor does not turn for ever.
+            scopeguard::defer!(quit.store(true, Ordering::Release));
             let mut load = Load::new(client);
             for (number, (kind, operations)) in KINDS.into_iter().enumerate() {
                 load.run(kind, 20_000.min(operations));

@@ -61,9 +61,10 @@ mod tests {
         let listener = Listener::start(options, vec![mailbox.clone()]).unwrap();
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            // By a panic too: a scope waits for its threads before it lets one through.
+            scopeguard::defer!(stop.store(true, Ordering::Relaxed));
             scope.spawn(|| reactor(&mailbox, &stop));
             work(&socket);
-            stop.store(true, Ordering::Relaxed);
         });
         drop(listener);
     }
@@ -82,10 +83,12 @@ mod tests {
 
     #[test]
     fn ten_thousand_connections_leave_nothing_behind() {
+        // Whoever started this may have left descriptors open: what comes on top counts.
+        let open_max = count("/proc/self/fd") + 15;
         with_appliance("connects", |socket| {
             let connect = || Client::connect(socket, &ConnectOptions::default());
             connect().unwrap().sync().unwrap();
-            settle("the first client stays", || count("/proc/self/fd") < 20);
+            settle("the first client stays", || count("/proc/self/fd") < open_max);
             let maps = || std::fs::read_to_string("/proc/self/maps").unwrap().matches("forebay-ring").count();
             for round in 0..10_000 {
                 match connect() {
@@ -94,7 +97,7 @@ mod tests {
                     Err(error) => panic!("connection {round}: {error}"),
                 }
             }
-            settle("descriptors leaked", || count("/proc/self/fd") < 20);
+            settle("descriptors leaked", || count("/proc/self/fd") < open_max);
             settle("mappings leaked", || maps() == 0);
         });
         without_descriptors();
@@ -103,7 +106,7 @@ mod tests {
     /// Runs `a_process_without_descriptors` with few of them.
     fn without_descriptors() {
         let this = std::env::current_exe().unwrap();
-        let script = "ulimit -n 40 && exec \"$0\" --ignored --exact tests::a_process_without_descriptors";
+        let script = "ulimit -n $((40 + $(ls /proc/self/fd | wc -l))) && exec \"$0\" --ignored --exact tests::a_process_without_descriptors";
         let output = Command::new("sh").arg("-c").arg(script).arg(this).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("1 passed"), "{text}");
@@ -113,19 +116,18 @@ mod tests {
     #[ignore = "run by the other test, with few descriptors"]
     fn a_process_without_descriptors() {
         with_appliance("few", |socket| {
-            // Both sides of every connection are in this process, so either may be the one that runs out.
+            // Both sides of every connection are in this process, so either may be the one that runs out. What a refused
+            // connection held comes back a moment later, so one more may get in after a refusal.
             let mut clients = Vec::new();
-            let refusal = loop {
+            let mut refusals = 0;
+            while refusals < 20 {
                 match Client::connect(socket, &ConnectOptions::default()) {
                     Ok(client) => clients.push(client),
-                    Err(error) => break error,
+                    Err(_) => refusals += 1,
                 }
-                assert!(clients.len() < 40);
-            };
-            assert!(clients.len() > 2, "{refusal}");
-            for _ in 0..20 {
-                assert!(Client::connect(socket, &ConnectOptions::default()).is_err());
+                assert!(clients.len() < 100, "descriptors do not run out");
             }
+            assert!(clients.len() > 2);
             clients.iter_mut().for_each(|client| client.sync().unwrap());
             clients.truncate(1);
             settle("nobody can connect any more", || Client::connect(socket, &ConnectOptions::default()).is_ok());
