@@ -151,6 +151,7 @@
 #define FB_STATUS_BUSY               14
 #define FB_STATUS_STOPPING           15
 #define FB_STATUS_DENIED             16
+#define FB_STATUS_UNREADABLE         30
 
 /* end reasons */
 #define FB_END_STOPPING              1

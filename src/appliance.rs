@@ -186,7 +186,8 @@ pub fn open_options(config: &Config) -> OpenOptions {
     let default = OpenOptions::default();
     let shards = config.format.shards;
     let reactors = config.reactors.count().min(shards);
-    let pools = crate::bytes::index(config.frame_buffer_bytes(shards, reactors));
+    let pools = config.frame_buffer_bytes(shards, reactors) + config.read_buffer_bytes(reactors);
+    let pools = crate::bytes::index(pools);
     let readers = (shards as usize + 1) * READ_BYTES;
     OpenOptions {
         tier: config.device.tier,

@@ -114,7 +114,8 @@ pub struct Limits {
     pub key_bytes_max: ByteSize,
     /// 1B to 16MiB.
     pub value_bytes_max: ByteSize,
-    /// For the keys, values, events and index of all shards together. At least 2MiB a shard.
+    /// For the keys, index and events of all shards together, and for as many values as there is room for besides: the
+    /// others are on the drive. At least 2MiB a shard.
     pub memory_bytes_max: ByteSize,
     /// Keys of all spaces together.
     pub keys_max: u64,

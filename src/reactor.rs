@@ -3,6 +3,7 @@
 //! the simulator runs the very same code.
 
 mod control;
+mod fetch;
 mod idle;
 mod intake;
 mod reclaim;
@@ -25,12 +26,13 @@ use crate::ring::protocol::{Completion, EndReason, Opcode, Status, Submission, s
 use crate::ring::server::{Mailbox, ReplyRoom, Rights, SessionId, SessionRing};
 use crate::store::catalog::Catalog;
 use crate::store::catalog::Object;
-use crate::store::{Context, Outcome, Reply, Request};
+use crate::store::{Context, Fetched, Outcome, Reply, Request};
 use crate::timing::{self, Layer};
 use crate::types::Lsn;
 use crate::wal::Wal;
 
 use control::SyncTable;
+use fetch::Fetches;
 pub use idle::run;
 pub use resume::Log;
 use shard::Pending;
@@ -151,6 +153,7 @@ pub struct Reactor<D, C> {
     /// By slot: how many of `waiting` are its.
     waiting_of: Vec<usize>,
     syncs: SyncTable,
+    fetches: Fetches,
     /// The payload of the request at hand, copied out of the client's memory. Never grows.
     payload: Vec<u8>,
     /// The first one to be served in the next turn.
@@ -197,6 +200,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             waiting: Vec::with_capacity(limits.waiting_reads_max),
             waiting_of: Vec::new(),
             syncs: SyncTable::default(),
+            fetches: Fetches::new(limits.value_bytes_max),
             payload: Vec::with_capacity(intake::payload_bytes_max(&limits)),
             first_slot: 0,
             moved_bytes: 0,
@@ -218,6 +222,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let mailed = self.take_mail();
         let taken = self.take_requests(now_ns);
         let handed = self.seal(now_ns);
+        self.submit_fetches(now_ns);
         self.device.kick();
         let completed = self.complete(now_ns);
         let woken = self.wake_waiting_reads(now_ns);
@@ -234,7 +239,15 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     }
 
     /// What comes of a request, and the place of the shard whose durability its answer may wait for.
-    fn dispatch(&mut self, slot: usize, opcode: Opcode, submission: &Submission, now_ns: u64) -> (Outcome, usize) {
+    /// `fetched`: a value that it had to wait for.
+    fn dispatch(
+        &mut self,
+        slot: usize,
+        opcode: Opcode,
+        submission: &Submission,
+        fetched: Option<Fetched<'_>>,
+        now_ns: u64,
+    ) -> (Outcome, usize) {
         let status = |status| (Outcome::status(status), 0);
         let writes =
             matches!(opcode, Opcode::Put | Opcode::Delete | Opcode::Append | Opcode::AppendBatch | Opcode::Trim);
@@ -253,10 +266,10 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             _ => {}
         }
         let Some(at) = self.route(opcode, submission) else { return status(Status::WrongReactor) };
-        let mut outcome = self.apply(at, slot, opcode, submission, now_ns);
+        let mut outcome = self.apply(at, slot, opcode, submission, fetched, now_ns);
         if outcome == Outcome::status(Status::UnknownObject) && self.take_mail() {
             // The object may have been made by another reactor a moment ago.
-            outcome = self.apply(at, slot, opcode, submission, now_ns);
+            outcome = self.apply(at, slot, opcode, submission, fetched, now_ns);
         }
         // A request that waits, or stays where it is, comes here again.
         if let Outcome::Answer { .. } = outcome {
@@ -266,12 +279,21 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         (outcome, at)
     }
 
-    fn apply(&mut self, at: usize, slot: usize, opcode: Opcode, submission: &Submission, now_ns: u64) -> Outcome {
+    fn apply(
+        &mut self,
+        at: usize,
+        slot: usize,
+        opcode: Opcode,
+        submission: &Submission,
+        fetched: Option<Fetched<'_>>,
+        now_ns: u64,
+    ) -> Outcome {
         let Some(session) = &self.sessions[slot] else { return Outcome::Later };
         let (key, value) = self.payload.split_at(usize::from(submission.key_bytes));
         let request = Request { submission, opcode, key, value };
         let shard = &mut self.shards[at];
-        let mut context = Context { catalog: &self.catalog, wal: &mut shard.wal, pool: &mut self.pool, now_ns };
+        let (catalog, wal, pool) = (&self.catalog, &mut shard.wal, &mut self.pool);
+        let mut context = Context { catalog, wal, pool, now_ns, fetched, ahead: &mut self.fetches.wanted };
         let mut reply = SessionReply::new(session, submission);
         let _layer = timing::enter(Layer::Store);
         let outcome = shard.store.apply(&mut context, &request, &mut reply);
@@ -309,6 +331,11 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     fn complete(&mut self, now_ns: u64) -> bool {
         let mut completed = false;
         while let Some(completion) = self.device.poll() {
+            completed = true;
+            if Fetches::is_tag(completion.operation.tag) {
+                self.fetched(completion, now_ns);
+                continue;
+            }
             let shard = Wal::shard_of_tag(completion.operation.tag);
             let at = index(u64::from(shard.0 / self.place.count()));
             let shard = &mut self.shards[at];
@@ -317,7 +344,6 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             } else {
                 shard.wal.complete(&mut self.pool, completion, now_ns);
             }
-            completed = true;
         }
         for at in 0..self.shards.len() {
             self.progressed |= completed;
@@ -388,8 +414,7 @@ impl<'a> SessionReply<'a> {
 
 impl Reply for SessionReply<'_> {
     fn push(&mut self, parts: &[&[u8]]) -> bool {
-        let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        if bytes > self.room.bytes_max as usize - self.bytes {
+        if !self.fits(parts.iter().map(|part| part.len()).sum()) {
             return false;
         }
         for part in parts {
@@ -403,6 +428,10 @@ impl Reply for SessionReply<'_> {
 
     fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    fn fits(&self, bytes: usize) -> bool {
+        bytes <= self.room.bytes_max as usize - self.bytes
     }
 }
 

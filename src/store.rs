@@ -1,5 +1,6 @@
 //! The store of one shard: what its log means, in memory. Requests become records; reads are answered.
 
+mod cache;
 pub mod catalog;
 mod heap;
 mod space;
@@ -8,11 +9,13 @@ mod table;
 
 use crate::buffer::Pool;
 use crate::ring::protocol::{Completion, Opcode, Status, Submission, durability_of, flag};
-use crate::types::{Durability, Lsn, ObjectId, ObjectKind};
+use crate::types::{DeviceAddress, Durability, Lsn, ObjectId, ObjectKind};
 use crate::wal::pool::Writer;
 use crate::wal::record::{Kind, Record};
 use crate::wal::{Room, Wal};
 
+pub use cache::CHUNK_BYTES as CACHE_CHUNK_BYTES;
+use cache::Cache;
 use catalog::Catalog;
 use heap::Heap;
 use space::Spaces;
@@ -26,6 +29,10 @@ pub struct Limits {
     /// Memory for keys and values.
     pub memory_bytes_max: u64,
     pub keys_max: usize,
+    /// Of that memory: for values that are on the drive too.
+    pub cache_bytes_max: usize,
+    /// The unit in which the cache forgets.
+    pub cache_chunk_bytes: usize,
 }
 
 /// Where a reply's bytes go: the client's memory, write-only.
@@ -34,6 +41,8 @@ pub trait Reply {
     fn push(&mut self, parts: &[&[u8]]) -> bool;
     /// Bytes appended so far.
     fn bytes(&self) -> usize;
+    /// Whether so many more bytes fit.
+    fn fits(&self, bytes: usize) -> bool;
 }
 
 /// What came of a request.
@@ -47,6 +56,27 @@ pub enum Outcome {
     Wait,
     /// Taken; the answer comes by another way (a sync).
     Deferred,
+    /// A value has to be read from the drive first.
+    Fetch(Want),
+}
+
+/// A value that is on the drive and not in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// Where its record begins.
+    pub place: DeviceAddress,
+    pub object: ObjectId,
+    pub version: u64,
+    pub key_bytes: u16,
+    pub value_bytes: u32,
+}
+
+/// A value that was read from the drive.
+#[derive(Clone, Copy)]
+pub struct Fetched<'a> {
+    pub object: ObjectId,
+    pub version: u64,
+    pub value: &'a [u8],
 }
 
 impl Outcome {
@@ -87,6 +117,10 @@ pub struct Context<'a> {
     pub wal: &'a mut Wal,
     pub pool: &'a mut Pool,
     pub now_ns: u64,
+    /// What this request had to wait for.
+    pub fetched: Option<Fetched<'a>>,
+    /// What a scan wants next, beside what it waits for: as much as there is room for.
+    pub ahead: &'a mut Vec<Want>,
 }
 
 /// How a write of one object is logged and acknowledged.
@@ -154,10 +188,11 @@ const VERSION_COUNTER_BITS: u32 = 40;
 impl Store {
     #[must_use]
     pub fn new(limits: Limits) -> Store {
+        let cache_bytes_max = limits.cache_bytes_max.max(limits.value_bytes_max + 2 * limits.cache_chunk_bytes);
         Store {
             limits,
             heap: Heap::new(limits.memory_bytes_max),
-            spaces: Spaces::new(limits.keys_max),
+            spaces: Spaces::new(limits.keys_max, Cache::new(limits.cache_chunk_bytes, cache_bytes_max)),
             streams: Streams::default(),
             next_version: 1,
         }
@@ -169,16 +204,14 @@ impl Store {
         self.next_version = self.next_version.max(epoch << VERSION_COUNTER_BITS).max(1);
     }
 
-    /// Takes a record of the recovered log.
+    /// Takes a record of the recovered log, which stands at `place`.
     ///
     /// # Errors
-    /// `NoMemory` when the memory budget is smaller than what was stored.
-    pub fn replay(&mut self, record: &Record<'_>) -> Result<(), Status> {
+    /// `NoMemory` when the memory budget is smaller than what has to be in memory.
+    pub fn replay(&mut self, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
         self.next_version = self.next_version.max(record.version.saturating_add(1));
         match record.kind {
-            Kind::Put => {
-                self.spaces.put(&mut self.heap, record.object, record.key, record.value, record.version, record.lsn)
-            }
+            Kind::Put => self.spaces.replay(&mut self.heap, record, place),
             Kind::Delete => {
                 self.spaces.remove(&mut self.heap, record.object, record.key, record.lsn);
                 Ok(())
@@ -230,14 +263,28 @@ impl Store {
         version
     }
 
-    /// What a write that found no memory is told: to come again, while trimmed events give theirs back.
-    fn no_memory(&self, status: Status) -> Outcome {
-        if self.streams.is_reclaiming() { Outcome::Later } else { Outcome::status(status) }
+    /// What a write that found no memory is told: to come again, while trimmed events or cached values give theirs back.
+    fn no_memory(&mut self, wal: &Wal, status: Status) -> Outcome {
+        let given = self.spaces.shrink(&mut self.heap, wal.readable_lsn());
+        if given || self.streams.is_reclaiming() { Outcome::Later } else { Outcome::status(status) }
     }
 
     /// Gives the memory of trimmed events back, of about `budget_bytes`. Says whether there was any.
     pub fn reclaim(&mut self, budget_bytes: usize) -> bool {
         self.streams.reclaim(&mut self.heap, budget_bytes)
+    }
+
+    /// A record stands at another place now, and is durable there when the log is up to `lsn`. Until then its value is in
+    /// memory.
+    pub fn moved(&mut self, record: &Record<'_>, place: DeviceAddress, lsn: Lsn, durable: Lsn) {
+        if record.kind == Kind::Put {
+            self.spaces.moved(&mut self.heap, record, place, lsn, durable);
+        }
+    }
+
+    /// A value that was read ahead.
+    pub fn keep(&mut self, fetched: &Fetched<'_>, key: &[u8], durable: Lsn) {
+        self.spaces.keep(&mut self.heap, fetched, key, durable);
     }
 
     /// Whether a record of the log still says something: what replaces it, or makes up for it, must not stand in the
@@ -280,6 +327,12 @@ impl Store {
     #[must_use]
     pub fn events(&self) -> u64 {
         self.streams.len()
+    }
+
+    /// Memory of values that are on the drive too.
+    #[must_use]
+    pub fn cache_bytes(&self) -> u64 {
+        self.spaces.cache_bytes()
     }
 
     /// Memory that keys and values take from the system.

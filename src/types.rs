@@ -44,6 +44,9 @@ impl ObjectId {
 pub struct DeviceAddress(pub u64);
 
 impl DeviceAddress {
+    /// No place: what begins a device is never a record.
+    pub const NONE: DeviceAddress = DeviceAddress(0);
+
     #[must_use]
     pub fn plus(self, bytes: u64) -> DeviceAddress {
         DeviceAddress(self.0 + bytes)

@@ -28,7 +28,7 @@ use crate::buffer::Buffer;
 use crate::bytes::{index, len_u32};
 use crate::device::{DeviceError, Operation};
 use crate::timing::FrameStamp;
-use crate::types::{Lsn, SegmentIndex, ShardId};
+use crate::types::{DeviceAddress, Lsn, SegmentIndex, ShardId};
 
 use flight::Flight;
 use layout::Layout;
@@ -190,6 +190,8 @@ pub struct Wal {
     /// A durable record says that segments of the chain before this number are given up.
     kept_from: u64,
     next_lsn: Lsn,
+    /// Where the record appended last begins.
+    last_place: DeviceAddress,
     durable_lsn: Lsn,
     /// The highest durable LSN stated in a frame that is durable itself.
     stated_lsn: Lsn,
@@ -243,6 +245,7 @@ impl Wal {
             segments,
             kept_from: tail.kept_from,
             next_lsn: tail.next_lsn,
+            last_place: DeviceAddress::NONE,
             durable_lsn: Lsn(tail.next_lsn.0 - 1),
             stated_lsn: tail.stated_lsn,
             previous_crc: tail.previous_crc,
@@ -277,6 +280,35 @@ impl Wal {
     #[must_use]
     pub fn last_lsn(&self) -> Lsn {
         Lsn(self.next_lsn.0 - 1)
+    }
+
+    /// Where the first part of the record appended last begins on the drive.
+    #[must_use]
+    pub fn last_place(&self) -> DeviceAddress {
+        self.last_place
+    }
+
+    /// Records up to this one can be read back from the drive.
+    #[must_use]
+    pub fn readable_lsn(&self) -> Lsn {
+        if self.planted.is(Planted::ForgetTooEarly) { Lsn(u64::MAX) } else { self.durable_lsn }
+    }
+
+    #[must_use]
+    pub fn planted(&self) -> Planted {
+        self.planted
+    }
+
+    /// The record of this shard at the front of `bytes`, which were read back from the drive, and what it takes.
+    #[must_use]
+    pub fn decode<'b>(&self, bytes: &'b [u8]) -> Option<(record::Record<'b>, usize)> {
+        record::decode(bytes, self.seed)
+    }
+
+    /// Bytes from a place to the end of its segment.
+    #[must_use]
+    pub fn segment_bytes_left(&self, place: DeviceAddress) -> usize {
+        self.identity.layout.segment_bytes_left(place)
     }
 
     /// Times of the last frame that became durable.

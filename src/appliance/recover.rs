@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::reactor::{Log, Shard};
 use crate::store::catalog::{Catalog, Object, attributes};
 use crate::store::{self, Store};
-use crate::types::{ObjectId, ObjectKind, ShardId};
+use crate::types::{DeviceAddress, ObjectId, ObjectKind, ShardId};
 use crate::wal::blocks::Blocks;
 use crate::wal::flight::{Contents, Flight};
 use crate::wal::planted::Planted;
@@ -59,7 +59,7 @@ pub fn read_shard<B: Blocks>(
     let mut used = BTreeMap::new();
     let mut refused = None;
     let mut walker = Walker::new(blocks, superblock, shard, &survey.chains[shard.index()]);
-    let mut sink = |record: &wal::record::Record<'_>| {
+    let mut sink = |record: &wal::record::Record<'_>, place: DeviceAddress| {
         if record.kind == Kind::Create
             && let Some((kind, durability)) = attributes(record.version)
         {
@@ -70,7 +70,7 @@ pub fn read_shard<B: Blocks>(
             let space = matches!(record.kind, Kind::Put | Kind::Delete);
             used.insert(record.object, if space { ObjectKind::Space } else { ObjectKind::Stream });
         }
-        if let Err(status) = store.replay(record) {
+        if let Err(status) = store.replay(record, place) {
             refused.get_or_insert((record.lsn, status));
         }
     };

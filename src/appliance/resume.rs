@@ -219,7 +219,7 @@ pub fn read_log<B: Blocks>(
 ) -> Result<Recovered> {
     let flight = flight.filter(|_| !planted.is(Planted::ReturnUnproven));
     let mut walker = Walker::new(blocks, superblock, shard, &survey.chains[shard.index()]);
-    recovery::recover(&mut walker, flight, planted, &mut |_| {}, progress)
+    recovery::recover(&mut walker, flight, planted, &mut |_, _| {}, progress)
         .map_err(|damage| Error::new(damage.to_string()).remedy(recover::LOOK_FIRST))
 }
 

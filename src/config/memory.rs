@@ -1,6 +1,7 @@
 //! What a configuration needs in memory, known before anything is started.
 
 use super::{ByteSize, Config};
+use crate::buffer::{SMALL_BYTES, SMALL_COUNT};
 use crate::ring::protocol::segment;
 use crate::wal::layout::BLOCK_BYTES;
 
@@ -62,6 +63,12 @@ impl Config {
         u64::from(reactors) * self.buffers_per_reactor(shards, reactors) * self.wal.frame_bytes_max.0
     }
 
+    /// Buffers of all reactors for values that are read from the drive.
+    #[must_use]
+    pub fn read_buffer_bytes(&self, reactors: u32) -> u64 {
+        u64::from(reactors) * (SMALL_COUNT * SMALL_BYTES) as u64
+    }
+
     /// The most memory that an appliance with this configuration and so many shards uses, part by part. The shards
     /// are those of the formatted device; before there is one, `format.shards`. Clients' rings are touched only as
     /// far as they are used.
@@ -82,6 +89,11 @@ impl Config {
                 bytes: self.frame_buffer_bytes(shards, reactors),
             },
         ];
+        parts.push(MemoryPart {
+            name: "read buffers",
+            reason: format!("{reactors} reactors x {SMALL_COUNT} values that are read at once"),
+            bytes: self.read_buffer_bytes(reactors),
+        });
         if self.flight_recorder() {
             parts.push(MemoryPart {
                 name: "flight recorder",

@@ -258,6 +258,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             (stats::SEGMENTS_RECLAIMED, sum(|shard| shard.wal.counters.segments_reclaimed)),
             (stats::COPIED_BYTES, sum(|shard| shard.wal.counters.copied_bytes)),
             (stats::LIVE_BYTES, sum(|shard| shard.store.live_bytes())),
+            (stats::CACHE_BYTES, sum(|shard| shard.store.cache_bytes())),
         ];
         for (at, value) in gauges.into_iter().chain(self.place.drive.get()) {
             self.metrics.set(at, value);

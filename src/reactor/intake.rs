@@ -88,7 +88,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let (outcome, at) = if submission.value_bytes as usize > self.value_bytes_max(opcode) {
             (Outcome::status(Status::TooLarge), 0)
         } else if self.copy_payload(slot, opcode, &submission) {
-            self.dispatch(slot, opcode, &submission, now_ns)
+            self.dispatch(slot, opcode, &submission, None, now_ns)
         } else {
             (Outcome::Later, 0)
         };
@@ -96,6 +96,15 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             Outcome::Answer { completion, after } => {
                 self.accept(slot);
                 self.answer(slot, submission.user_data, at, completion, after);
+                if !self.fetches.wanted.is_empty() {
+                    self.read_ahead(at, None);
+                }
+            }
+            Outcome::Fetch(want) => {
+                if !self.fetch(slot, at, submission, want) {
+                    return false;
+                }
+                self.accept(slot);
             }
             Outcome::Wait => {
                 self.accept(slot);

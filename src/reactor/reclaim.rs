@@ -93,7 +93,7 @@ impl Reclaim {
     #[inline]
     pub(super) fn turn<D: Device>(
         &mut self,
-        store: &Store,
+        store: &mut Store,
         wal: &mut Wal,
         pool: &mut Pool,
         device: &mut D,
@@ -140,7 +140,14 @@ impl Reclaim {
     }
 
     #[cold]
-    fn slice<D: Device>(&mut self, store: &Store, wal: &mut Wal, pool: &mut Pool, device: &mut D, now_ns: u64) -> bool {
+    fn slice<D: Device>(
+        &mut self,
+        store: &mut Store,
+        wal: &mut Wal,
+        pool: &mut Pool,
+        device: &mut D,
+        now_ns: u64,
+    ) -> bool {
         self.earn(wal);
         match std::mem::replace(&mut self.step, Step::Idle) {
             Step::Idle => return self.begin(wal),
@@ -202,7 +209,7 @@ impl Reclaim {
     fn copy<D: Device>(
         &mut self,
         mut reread: Box<Reread>,
-        store: &Store,
+        store: &mut Store,
         wal: &mut Wal,
         pool: &mut Pool,
         device: &mut D,
@@ -229,6 +236,7 @@ impl Reclaim {
                             break;
                         }
                         wal.append_copy(pool, now_ns, &record);
+                        store.moved(&record, wal.last_place(), wal.last_lsn(), wal.readable_lsn());
                     }
                     self.credit = self.credit.saturating_sub(bytes);
                     reread.advance();

@@ -257,6 +257,8 @@ pub enum Status {
     Stopping = 15,
     /// This peer may read but not write.
     Denied = 16,
+    /// The value is on the drive, and the drive does not give it back as it was written.
+    Unreadable = 30,
 }
 
 impl Status {
@@ -264,9 +266,9 @@ impl Status {
     pub fn from_wire(value: u16) -> Option<Status> {
         use Status::{
             BadRequest, Busy, Denied, Fenced, NoMemory, NoSpace, NotFound, Ok, ReplyTooSmall, Stopping, TimedOut,
-            TooLarge, Trimmed, UnknownObject, VersionMismatch, WrongKind, WrongReactor,
+            TooLarge, Trimmed, UnknownObject, Unreadable, VersionMismatch, WrongKind, WrongReactor,
         };
-        const ALL: [Status; 17] = [
+        const ALL: [Status; 18] = [
             Ok,
             NotFound,
             VersionMismatch,
@@ -284,8 +286,9 @@ impl Status {
             Busy,
             Stopping,
             Denied,
+            Unreadable,
         ];
-        ALL.get(usize::from(value)).copied()
+        ALL.into_iter().find(|status| *status as u16 == value)
     }
 
     /// One sentence for a person.
@@ -309,6 +312,7 @@ impl Status {
             Status::Busy => "too many reads wait already",
             Status::Stopping => "the daemon is stopping",
             Status::Denied => "this peer may not write",
+            Status::Unreadable => "the drive does not give the value back as it was written; run `forebay verify`",
         }
     }
 }
@@ -473,6 +477,15 @@ pub mod stats {
     pub const DRIVE_SPARE_PERCENT: usize = 26;
     pub const DRIVE_USED_PERCENT: usize = 27;
     pub const DRIVE_MEDIA_ERRORS: usize = 28;
+    /// Reads that waited for a value from the drive.
+    pub const FETCHES: usize = 29;
+    /// Values that scans had read before they were asked for.
+    pub const FETCHES_AHEAD: usize = 30;
+    pub const FETCHED_BYTES: usize = 31;
+    /// Values that the drive did not give back as they were written.
+    pub const FETCHES_FAILED: usize = 32;
+    /// Memory of values that are on the drive too.
+    pub const CACHE_BYTES: usize = 33;
     /// The words that tell of the drive, and not of a reactor.
     pub const DRIVE: [usize; 6] = [
         DRIVE_HEALTH_KNOWN,
@@ -484,7 +497,7 @@ pub mod stats {
     ];
 
     /// Name and unit of every word.
-    pub const NAMES: [&str; 29] = [
+    pub const NAMES: [&str; 34] = [
         "turns",
         "requests",
         "writes",
@@ -514,6 +527,11 @@ pub mod stats {
         "drive_spare_percent",
         "drive_used_percent",
         "drive_media_errors",
+        "fetches",
+        "fetches_ahead",
+        "fetched_bytes",
+        "fetches_failed",
+        "cache_bytes",
     ];
 }
 

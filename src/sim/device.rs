@@ -25,6 +25,8 @@ pub struct Rates {
     pub lost_write: u64,
     pub write_error: u64,
     pub stall: u64,
+    /// Of a thousand reads: what comes back is not what stands there, or nothing does.
+    pub spoiled_read: u64,
     /// Longest and shortest time that a write takes when nothing is wrong.
     pub latency_ns: (u64, u64),
 }
@@ -136,8 +138,7 @@ impl Drive {
             return Err(DeviceError::INVALID);
         }
         if operation.kind == OperationKind::Read {
-            self.disk.read(address, &mut operation.buffer[..bytes]);
-            return if self.gone { Err(DeviceError::Vanished) } else { Ok(()) };
+            return self.read(address, &mut operation.buffer[..bytes]);
         }
         if self.gone || fails {
             // What failed may stand there all the same.
@@ -165,6 +166,22 @@ impl Drive {
             self.disk.write_volatile(address, data);
         } else {
             self.disk.write(address, data, |_| true);
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, address: DeviceAddress, out: &mut [u8]) -> Result<(), DeviceError> {
+        self.disk.read(address, out);
+        if self.gone {
+            return Err(DeviceError::Vanished);
+        }
+        if self.random.chance(self.rates.spoiled_read) {
+            self.counts.add(Count::SpoiledReads);
+            if self.random.chance(300) {
+                return Err(EIO);
+            }
+            let at = self.random.index(out.len());
+            out[at] ^= 1 << self.random.below(8);
         }
         Ok(())
     }

@@ -58,6 +58,7 @@ impl History {
         }
         let mut oracle = Oracle::new(profile.shards);
         oracle.strangers = profile.hostile;
+        oracle.may_spoil = profile.may_spoil();
         let workload = Workload::new(random.fork(), &profile);
         let (clients, hostile) = (Vec::new(), None);
         History {

@@ -16,6 +16,7 @@ use crate::buffer::Pool;
 use crate::error::{Error, Result};
 use crate::reactor::{self, Address, Clock, Order, Phase, Place, Reactor};
 use crate::ring::client::ClientParts;
+use crate::ring::protocol::stats;
 use crate::ring::segment::Shape;
 use crate::ring::server::{Rights, SessionId, pair_in_process};
 use crate::sim::device::{Drive, Fate, SimBlocks, SimDevice, VirtualClock};
@@ -336,6 +337,10 @@ impl Machine {
         let shards = self.reactors.iter().flat_map(|reactor| reactor.shards());
         let reclaimed = shards.map(|shard| shard.wal.counters.segments_reclaimed).sum();
         self.counts.add_many(Count::SegmentsReclaimed, reclaimed);
+        let fetches = |at| self.reactors.iter().map(|reactor| reactor.metrics.get(at)).sum();
+        self.counts.add_many(Count::Fetches, fetches(stats::FETCHES));
+        self.counts.add_many(Count::FetchesAhead, fetches(stats::FETCHES_AHEAD));
+        self.counts.add_many(Count::FetchesFailed, fetches(stats::FETCHES_FAILED));
         self.reactors.clear();
         self.drive.borrow_mut().crash(power, fate);
         if power { self.boot() } else { Ok(()) }
@@ -346,7 +351,7 @@ impl Machine {
 fn log(walker: &mut Walker<'_, SimBlocks>, contents: Option<&Contents>, planted: Planted) -> Result<FoundLog> {
     let mut found =
         FoundLog { recorder_lsn: contents.map_or(Lsn::NONE, |contents| contents.durable_lsn), ..FoundLog::default() };
-    let mut sink = |record: &record::Record<'_>| {
+    let mut sink = |record: &record::Record<'_>, _| {
         found.records.push(Found {
             lsn: record.lsn,
             kind: record.kind,

@@ -84,6 +84,8 @@ pub struct Oracle {
     next_operation: u64,
     /// Records of objects that nobody here knows may be in the log.
     pub strangers: bool,
+    /// The drive may not give back what was written.
+    pub may_spoil: bool,
 }
 
 macro_rules! ensure {
@@ -106,6 +108,7 @@ impl Oracle {
             doubtful: Vec::new(),
             next_operation: 0,
             strangers: false,
+            may_spoil: false,
         }
     }
 

@@ -47,8 +47,15 @@ pub struct Profile {
     pub watch_arenas: bool,
 }
 
-const RATES_NONE: Rates =
-    Rates { lying_cache: 0, misdirected: 0, lost_write: 0, write_error: 0, stall: 0, latency_ns: (10_000, 200_000) };
+const RATES_NONE: Rates = Rates {
+    lying_cache: 0,
+    misdirected: 0,
+    lost_write: 0,
+    write_error: 0,
+    stall: 0,
+    spoiled_read: 0,
+    latency_ns: (10_000, 200_000),
+};
 
 impl Profile {
     pub fn choose(random: &mut Random, steps: Option<u64>) -> Profile {
@@ -68,6 +75,7 @@ impl Profile {
         if random.chance(400) {
             profile.rates.write_error = random.pick(&[0, 0, 5, 20]);
             profile.rates.stall = random.pick(&[0, 5, 30]);
+            profile.rates.spoiled_read = random.pick(&[0, 0, 20, 200]);
             profile.vanish = random.pick(&[0, 100, 300]);
         }
         if random.chance(150) {
@@ -130,6 +138,8 @@ impl Profile {
                 value_bytes_max,
                 memory_bytes_max: 32 << 20,
                 keys_max: random.pick(&[64, 64, 12]),
+                cache_bytes_max: random.pick(&[0, 64 << 10, 32 << 20]),
+                cache_chunk_bytes: random.pick(&[1 << 10, 4 << 10, 64 << 10]),
             },
             rates: Rates {
                 latency_ns: random.pick(&[(8_000, 12_000), (10_000, 200_000), (1_000, 2_000_000)]),
@@ -182,6 +192,12 @@ impl Profile {
             watch_arenas: false,
             ..plain
         }
+    }
+
+    /// Whether a value may be there that the drive does not give back.
+    pub fn may_spoil(&self) -> bool {
+        let Rates { lying_cache, misdirected, lost_write, spoiled_read, .. } = self.rates;
+        lying_cache + misdirected + lost_write + spoiled_read + self.rot + self.vanish > 0
     }
 
     /// The longest that a write takes when nothing stalls.

@@ -56,6 +56,16 @@ fn a_segment_freed_before_its_copies_are_durable_is_found() {
 }
 
 #[test]
+fn a_value_that_is_forgotten_too_early_is_found() {
+    finds(Planted::ForgetTooEarly, 1..=200, "unexpected status Unreadable");
+}
+
+#[test]
+fn a_value_of_another_version_is_found() {
+    finds(Planted::BelieveAnyVersion, 1..=300, "another value was shown");
+}
+
+#[test]
 fn a_drive_that_returns_and_is_not_proven_is_found() {
     finds(Planted::ReturnUnproven, 1..=200, "was given twice");
 }

@@ -151,6 +151,17 @@ impl Heap {
         fits
     }
 
+    /// What is left of the budget.
+    #[must_use]
+    pub fn unused_bytes(&self) -> u64 {
+        self.bytes_max.saturating_sub(self.used_bytes)
+    }
+
+    /// Counts memory whether the budget has it or not.
+    pub fn charge_over(&mut self, bytes: usize) {
+        self.used_bytes += bytes as u64;
+    }
+
     /// What `charge` counted is free again.
     pub fn refund(&mut self, bytes: usize) {
         self.used_bytes -= bytes as u64;

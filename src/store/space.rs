@@ -1,29 +1,33 @@
-//! Spaces: keys to values. A hash table finds, an ordered map scans; both name entries of one slab.
+//! Spaces: keys to values. A hash table finds, an ordered map scans; both name entries of one slab. The value of a
+//! logged key is on the drive, and in memory for a while: until it is durable, and as long as it is asked for.
+
+mod scan;
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
-use std::ops::Bound;
 
 use crate::bytes::{len_u16, len_u32};
-use crate::ring::protocol::{AUX_MORE, Completion, Status, flag};
+use crate::ring::protocol::{Completion, Status};
+use crate::store::cache::{Cache, Full, Owners, Position};
 use crate::store::heap::{Cell, Heap};
 use crate::store::table::Table;
-use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
-use crate::types::{Lsn, ObjectId};
+use crate::store::{Context, Fetched, Mode, Outcome, Reply, Request, Store, Want};
+use crate::types::{DeviceAddress, Lsn, ObjectId};
 use crate::wal::pool::Writer;
-use crate::wal::record::{self, Kind};
+use crate::wal::record::{self, Kind, Record};
 
-/// A scan's reply is bounded by this, so that one request does not hold up the others.
-const SCAN_BYTES_MAX: usize = 1 << 20;
-
-/// What a key takes in the index beside its own bytes, about: its place in the slab and in the list of free ones (52 B),
+/// What a key takes in the index beside its own bytes, about: its place in the slab and in the list of free ones (76 B),
 /// in the hash table (16 B) and in a half-full node of the ordered map (44 B), and an allocation's header (16 B).
-const KEY_OVERHEAD_BYTES: usize = 128;
+const KEY_OVERHEAD_BYTES: usize = 152;
 
-/// One key with its value: the cell holds the key, then the value.
+/// One key with its value: the cell holds the key, and behind it the value of a key that is not logged.
 #[derive(Clone, Copy)]
 struct Entry {
     cell: Cell,
+    /// Where the cache has the value of a logged key, or had it.
+    cached: Position,
+    /// Where the record of a logged key begins on the drive; none while only the flight recorder holds it.
+    place: DeviceAddress,
     version: u64,
     lsn: Lsn,
     hash: u64,
@@ -38,6 +42,40 @@ impl Entry {
         let bytes = record::HEADER_BYTES as u64 + u64::from(self.key_bytes) + u64::from(self.value_bytes);
         if self.lsn == Lsn::NONE { 0 } else { bytes }
     }
+
+    /// The value, where it is in memory: in its cell, in the cache, or just read.
+    fn value<'a>(&self, heap: &'a Heap, cache: &'a mut Cache, fetched: Option<&Fetched<'a>>) -> Option<&'a [u8]> {
+        let (key_bytes, value_bytes) = (usize::from(self.key_bytes), self.value_bytes as usize);
+        if self.lsn == Lsn::NONE {
+            return Some(&heap.bytes(self.cell, key_bytes + value_bytes)[key_bytes..]);
+        }
+        let just_read = fetched.filter(|fetched| fetched.version == self.version && fetched.object == self.object);
+        cache.get(self.cached, value_bytes).or(just_read.map(|fetched| fetched.value))
+    }
+
+    /// How to read the value from the drive.
+    fn want(&self) -> Want {
+        let Entry { place, object, version, key_bytes, value_bytes, .. } = *self;
+        Want { place, object, version, key_bytes, value_bytes }
+    }
+}
+
+impl Owners for Vec<Entry> {
+    fn owns(&self, slot: u32, position: Position) -> bool {
+        self[slot as usize].cached == position
+    }
+
+    fn moved(&mut self, slot: u32, position: Position) {
+        self[slot as usize].cached = position;
+    }
+}
+
+/// What becomes of a value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Home {
+    /// Behind its key: it stands nowhere else.
+    Cell,
+    Cache,
 }
 
 #[derive(Default)]
@@ -57,11 +95,14 @@ pub struct Spaces {
     hasher: foldhash::fast::RandomState,
     keys_max: usize,
     live_bytes: u64,
+    cache: Cache,
+    /// During a replay: the last record that came from the drive.
+    recovered_lsn: Lsn,
 }
 
 impl Spaces {
     /// The slab's room for `keys_max` keys is reserved at once, so that no write ever waits for it to move.
-    pub fn new(keys_max: usize) -> Spaces {
+    pub fn new(keys_max: usize, cache: Cache) -> Spaces {
         Spaces {
             table: Table::new(),
             entries: Vec::with_capacity(keys_max),
@@ -70,6 +111,8 @@ impl Spaces {
             hasher: foldhash::fast::RandomState::default(),
             keys_max,
             live_bytes: 0,
+            cache,
+            recovered_lsn: Lsn::NONE,
         }
     }
 
@@ -117,11 +160,43 @@ impl Spaces {
         self.ordered.get(object.index()).map_or(Lsn::NONE, |ordered| ordered.deleted_lsn)
     }
 
-    /// Makes room for a value: gives the slot of the key, its cell large enough, its bytes not yet written.
-    fn place(&mut self, heap: &mut Heap, object: ObjectId, key: &[u8], value_bytes: usize) -> Result<u32, Status> {
-        let hash = self.hash(object, key);
-        let bytes = key.len() + value_bytes;
-        if let Some(slot) = self.find(heap, hash, object, key) {
+    /// Makes room in the cache for a value, so that `set` finds it.
+    pub fn make_room(&mut self, heap: &mut Heap, value_bytes: usize, durable: Lsn) -> Result<(), Full> {
+        self.cache.make_room(heap, &mut self.entries, value_bytes, durable)
+    }
+
+    /// Gives memory of the cache back. `false`: none can be given now.
+    pub fn shrink(&mut self, heap: &mut Heap, durable: Lsn) -> bool {
+        self.cache.shrink(heap, &mut self.entries, durable)
+    }
+
+    /// Whether there are as many keys as there may be.
+    fn is_full(&self) -> bool {
+        self.table.len() >= self.keys_max
+    }
+
+    /// Whether the cache has the room of this key's value for another of this size.
+    fn suits(&self, slot: u32, value_bytes: usize) -> bool {
+        self.cache.suits(self.entries[slot as usize].cached, value_bytes)
+    }
+
+    /// Memory of the cache.
+    pub fn cache_bytes(&self) -> u64 {
+        self.cache.bytes() as u64
+    }
+
+    /// Makes a key, or finds it in `found`: gives its slot, its cell large enough, the value not yet written.
+    fn place(
+        &mut self,
+        heap: &mut Heap,
+        found: Option<u32>,
+        object: ObjectId,
+        key: &[u8],
+        value_bytes: usize,
+        home: Home,
+    ) -> Result<u32, Status> {
+        let bytes = key.len() + if home == Home::Cell { value_bytes } else { 0 };
+        if let Some(slot) = found {
             let cell = self.entries[slot as usize].cell;
             if !heap.suits(cell, bytes) {
                 let new = heap.take(bytes).ok_or(Status::NoMemory)?;
@@ -131,17 +206,23 @@ impl Spaces {
             }
             return Ok(slot);
         }
-        if self.table.len() >= self.keys_max {
-            return Err(Status::NoMemory);
-        }
         let cell = heap.take(bytes).ok_or(Status::NoMemory)?;
         if !heap.charge(KEY_OVERHEAD_BYTES + key.len()) {
             heap.give(cell);
             return Err(Status::NoMemory);
         }
         heap.bytes_mut(cell, key.len()).copy_from_slice(key);
-        let key_bytes = len_u16(key.len());
-        let entry = Entry { cell, version: 0, lsn: Lsn::NONE, hash, object, value_bytes: 0, key_bytes };
+        let entry = Entry {
+            cell,
+            cached: Position::NONE,
+            place: DeviceAddress::NONE,
+            version: 0,
+            lsn: Lsn::NONE,
+            hash: self.hash(object, key),
+            object,
+            value_bytes: 0,
+            key_bytes: len_u16(key.len()),
+        };
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.entries[slot as usize] = entry;
@@ -158,31 +239,94 @@ impl Spaces {
         Ok(slot)
     }
 
-    fn set(&mut self, heap: &mut Heap, slot: u32, value: &[u8], version: u64, lsn: Lsn) {
+    /// Gives a key its value. `make_room` said yes, unless the value is behind its key or on the drive alone (`None`).
+    #[expect(clippy::too_many_arguments, reason = "the fields of an entry")]
+    fn set(
+        &mut self,
+        heap: &mut Heap,
+        slot: u32,
+        value: Option<&[u8]>,
+        value_bytes: u32,
+        version: u64,
+        lsn: Lsn,
+        place: DeviceAddress,
+    ) {
         let entry = &mut self.entries[slot as usize];
-        let key_bytes = usize::from(entry.key_bytes);
-        heap.bytes_mut(entry.cell, key_bytes + value.len())[key_bytes..].copy_from_slice(value);
         self.live_bytes -= entry.logged_bytes();
-        (entry.value_bytes, entry.version, entry.lsn) = (len_u32(value.len()), version, lsn);
+        (entry.value_bytes, entry.version, entry.lsn, entry.place) = (value_bytes, version, lsn, place);
         self.live_bytes += entry.logged_bytes();
+        let key_bytes = usize::from(entry.key_bytes);
+        match value {
+            Some(value) if lsn == Lsn::NONE => {
+                heap.bytes_mut(entry.cell, key_bytes + value.len())[key_bytes..].copy_from_slice(value);
+                entry.cached = Position::NONE;
+            }
+            Some(value) if self.cache.overwrite(entry.cached, value, lsn) => {}
+            Some(value) => entry.cached = self.cache.insert(slot, value, lsn),
+            None => entry.cached = Position::NONE,
+        }
         let object = entry.object;
         let ordered = self.ordered(object);
         ordered.changed_lsn = ordered.changed_lsn.max(lsn);
     }
 
-    /// Puts a value as the log says.
-    pub fn put(
-        &mut self,
-        heap: &mut Heap,
-        object: ObjectId,
-        key: &[u8],
-        value: &[u8],
-        version: u64,
-        lsn: Lsn,
-    ) -> Result<(), Status> {
-        let slot = self.place(heap, object, key, value.len())?;
-        self.set(heap, slot, value, version, lsn);
+    /// Puts a value as the log says. Only what the flight recorder alone holds has to be in memory.
+    pub fn replay(&mut self, heap: &mut Heap, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
+        let Record { lsn, object, version, key, value, .. } = *record;
+        let on_drive = place != DeviceAddress::NONE;
+        if on_drive {
+            self.recovered_lsn = lsn;
+        }
+        let durable = self.recovered_lsn;
+        let slot = loop {
+            let found = self.find(heap, self.hash(object, key), object, key);
+            if found.is_none() && self.is_full() {
+                return Err(Status::NoMemory);
+            }
+            match self.place(heap, found, object, key, value.len(), Home::Cache) {
+                Ok(slot) => break slot,
+                Err(status) if !self.shrink(heap, durable) => return Err(status),
+                Err(_) => {}
+            }
+        };
+        let home = if !on_drive {
+            self.cache.make_room_over(heap, &mut self.entries, value.len(), durable);
+            Some(value)
+        } else {
+            self.make_room(heap, value.len(), durable).is_ok().then_some(value)
+        };
+        self.set(heap, slot, home, len_u32(value.len()), version, lsn, place);
         Ok(())
+    }
+
+    /// The record of what a key holds stands at another place.
+    pub fn moved(&mut self, heap: &mut Heap, record: &Record<'_>, place: DeviceAddress, lsn: Lsn, durable: Lsn) {
+        let Record { object, key, version, value, .. } = *record;
+        let Some(slot) = self.find(heap, self.hash(object, key), object, key) else { return };
+        let entry = &mut self.entries[slot as usize];
+        if entry.version != version || entry.lsn == Lsn::NONE {
+            return;
+        }
+        entry.place = place;
+        // Until it is durable there it cannot be read.
+        if self.cache.suits(entry.cached, value.len()) {
+            self.cache.stamp(entry.cached, lsn);
+        } else {
+            self.cache.make_room_over(heap, &mut self.entries, value.len(), durable);
+            self.entries[slot as usize].cached = self.cache.insert(slot, value, lsn);
+        }
+    }
+
+    /// Takes a value that was read from the drive into the cache, when it is still what the key holds.
+    pub fn keep(&mut self, heap: &mut Heap, fetched: &Fetched<'_>, key: &[u8], durable: Lsn) {
+        let Fetched { object, version, value } = *fetched;
+        let Some(slot) = self.find(heap, self.hash(object, key), object, key) else { return };
+        let entry = &self.entries[slot as usize];
+        let absent = entry.version == version && entry.lsn != Lsn::NONE && !self.cache.suits(entry.cached, value.len());
+        if absent && self.make_room(heap, value.len(), durable).is_ok() {
+            // Its record has been durable for long.
+            self.entries[slot as usize].cached = self.cache.insert(slot, value, Lsn::NONE);
+        }
     }
 
     /// Removes a key, if it is there.
@@ -192,6 +336,7 @@ impl Spaces {
             self.table.remove(hash, slot);
             self.live_bytes -= self.entries[slot as usize].logged_bytes();
             heap.give(self.entries[slot as usize].cell);
+            self.entries[slot as usize].cached = Position::NONE;
             heap.refund(KEY_OVERHEAD_BYTES + key.len());
             self.free.push(slot);
             self.ordered(object).keys.remove(key);
@@ -243,13 +388,26 @@ impl Store {
         if let Some(refused) = mode.refused(context, key.len(), value.len(), Writer::Ordinary) {
             return refused;
         }
-        let slot = match self.spaces.place(&mut self.heap, mode.object, key, value.len()) {
+        let found = self.spaces.find(&self.heap, self.spaces.hash(mode.object, key), mode.object, key);
+        if found.is_none() && self.spaces.is_full() {
+            return Outcome::status(Status::NoMemory);
+        }
+        let home = if mode.logged { Home::Cache } else { Home::Cell };
+        if home == Home::Cache
+            && !found.is_some_and(|slot| self.spaces.suits(slot, value.len()))
+            && let Err(full) = self.spaces.make_room(&mut self.heap, value.len(), context.wal.readable_lsn())
+        {
+            // What waits to be durable goes out when somebody wants it.
+            return if full == Full::Now { Outcome::Later } else { Outcome::status(Status::NoMemory) };
+        }
+        let slot = match self.spaces.place(&mut self.heap, found, mode.object, key, value.len(), home) {
             Ok(slot) => slot,
-            Err(status) => return self.no_memory(status),
+            Err(status) => return self.no_memory(context.wal, status),
         };
         let version = self.next_version();
         let (lsn, after) = mode.log(context, Kind::Put, version, key, value);
-        self.spaces.set(&mut self.heap, slot, value, version, lsn);
+        let place = context.wal.last_place();
+        self.spaces.set(&mut self.heap, slot, Some(value), len_u32(value.len()), version, lsn, place);
         let completion = Completion { version, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }
     }
@@ -285,10 +443,14 @@ impl Store {
             let lsn = self.spaces.deleted_lsn(mode.object);
             return Outcome::version(Status::NotFound, 0, mode.visible_after(context.wal, lsn));
         };
-        let entry = &self.spaces.entries[slot as usize];
-        let (key_bytes, value_bytes) = (usize::from(entry.key_bytes), entry.value_bytes as usize);
+        let entry = self.spaces.entries[slot as usize];
         let after = mode.visible_after(context.wal, entry.lsn);
-        let fits = reply.push(&[&self.heap.bytes(entry.cell, key_bytes + value_bytes)[key_bytes..]]);
+        let fits = reply.fits(entry.value_bytes as usize);
+        if fits {
+            let value = entry.value(&self.heap, &mut self.spaces.cache, context.fetched.as_ref());
+            let Some(value) = value else { return Outcome::Fetch(entry.want()) };
+            reply.push(&[value]);
+        }
         let status = if fits { Status::Ok } else { Status::ReplyTooSmall };
         let completion = Completion {
             status: status as u16,
@@ -299,75 +461,28 @@ impl Store {
         };
         Outcome::Answer { completion, after }
     }
-
-    pub(super) fn scan<R: Reply>(
-        &mut self,
-        context: &mut Context<'_>,
-        request: &Request<'_>,
-        mode: Mode,
-        reply: &mut R,
-    ) -> Outcome {
-        let Some(ordered) = self.spaces.ordered.get(mode.object.index()) else {
-            return Outcome::status(Status::Ok);
-        };
-        let after = mode.visible_after(context.wal, ordered.changed_lsn);
-        let is_prefix = request.submission.flags & flag::PREFIX != 0;
-        let begin = match (is_prefix, request.value.is_empty()) {
-            (true, false) => Bound::Excluded(request.value),
-            _ => Bound::Included(request.key),
-        };
-        let limit = if request.submission.arg0 == 0 { u64::MAX } else { request.submission.arg0 };
-        let (mut pairs, mut more, mut needed) = (0, false, 0);
-        for (key, slot) in ordered.keys.range::<[u8], _>((begin, Bound::Unbounded)) {
-            let ended = if is_prefix {
-                !key.starts_with(request.key)
-            } else {
-                !request.value.is_empty() && **key >= *request.value
-            };
-            if ended {
-                break;
-            }
-            if pairs == limit || reply.bytes() >= SCAN_BYTES_MAX {
-                more = true;
-                break;
-            }
-            let entry = &self.spaces.entries[*slot as usize];
-            let bytes = usize::from(entry.key_bytes) + entry.value_bytes as usize;
-            let header = [
-                &entry.key_bytes.to_le_bytes()[..],
-                &[0, 0],
-                &entry.value_bytes.to_le_bytes(),
-                &entry.version.to_le_bytes(),
-                self.heap.bytes(entry.cell, bytes),
-            ];
-            if !reply.push(&header) {
-                more = true;
-                needed = bytes as u64 + 16;
-                break;
-            }
-            pairs += 1;
-        }
-        if pairs == 0 && more {
-            let status = Status::ReplyTooSmall as u16;
-            return Outcome::Answer { completion: Completion { status, aux: needed, ..Completion::default() }, after };
-        }
-        let aux = pairs | if more { AUX_MORE } else { 0 };
-        let completion = Completion { aux, reply_bytes: len_u32(reply.bytes()), ..Completion::default() };
-        Outcome::Answer { completion, after }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::cache::CHUNK_BYTES;
 
     #[test]
     fn the_index_counts_against_the_budget() {
         const BUDGET_BYTES: u64 = 4 << 20;
         let mut heap = Heap::new(BUDGET_BYTES);
-        let mut spaces = Spaces::new(1_000_000);
+        let mut spaces = Spaces::new(1_000_000, Cache::new(CHUNK_BYTES, 0));
         let put = |spaces: &mut Spaces, heap: &mut Heap, number: u32| {
-            spaces.put(heap, ObjectId(1), &number.to_le_bytes(), &[], u64::from(number), Lsn::NONE)
+            let key = number.to_le_bytes();
+            spaces.place(
+                heap,
+                spaces.find(heap, spaces.hash(ObjectId(1), &key), ObjectId(1), &key),
+                ObjectId(1),
+                &key,
+                0,
+                Home::Cell,
+            )
         };
         let refused = (0..).find(|number| put(&mut spaces, &mut heap, *number).is_err()).unwrap();
         let each = (KEY_OVERHEAD_BYTES + 4) as u64;
@@ -375,7 +490,7 @@ mod tests {
         let (full, kept) = (heap.used_bytes(), refused / 2);
         (kept..refused).for_each(|number| spaces.remove(&mut heap, ObjectId(1), &number.to_le_bytes(), Lsn::NONE));
         assert_eq!(heap.used_bytes(), full - u64::from(refused - kept) * each);
-        (kept..refused).for_each(|number| put(&mut spaces, &mut heap, number).unwrap());
+        (kept..refused).for_each(|number| _ = put(&mut spaces, &mut heap, number).unwrap());
         assert!(put(&mut spaces, &mut heap, refused).is_err());
     }
 }

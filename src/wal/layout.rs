@@ -1,5 +1,6 @@
 //! Where things lie on a namespace. docs/format.md describes it; a test ties the two together.
 
+use crate::bytes::index;
 use crate::error::{Error, Result};
 use crate::types::{DeviceAddress, SegmentIndex};
 
@@ -85,6 +86,12 @@ impl Layout {
     #[must_use]
     pub fn superblock_addresses(capacity_bytes: u64) -> [DeviceAddress; SUPERBLOCK_COPIES] {
         [64 << 10, capacity_bytes - (128 << 10), 128 << 10, capacity_bytes - (192 << 10)].map(DeviceAddress)
+    }
+
+    /// Bytes from a place in a segment to the segment's end.
+    #[must_use]
+    pub fn segment_bytes_left(&self, place: DeviceAddress) -> usize {
+        index(self.segment_bytes - place.0.saturating_sub(HEAD_BYTES) % self.segment_bytes)
     }
 
     #[must_use]

@@ -14,6 +14,10 @@ pub enum Planted {
     CutInsteadOfRefuse,
     /// A segment is marked free before the copies of what counts in it are durable.
     FreeBeforeCopiesDurable,
+    /// A value is forgotten before it can be read back.
+    ForgetTooEarly,
+    /// What is read back for a value counts whatever its version is.
+    BelieveAnyVersion,
     /// A write counts as durable when it stands in the drive's volatile cache.
     SkipFlush,
     /// A drive that came back is written again without its flight recorder, and nobody looks what is missing.

@@ -7,6 +7,7 @@ mod flight;
 mod history;
 mod hostile;
 mod kill;
+mod larger;
 mod operations;
 mod power;
 mod resume;

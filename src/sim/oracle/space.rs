@@ -135,6 +135,7 @@ impl Oracle {
                 }
             }
             (Status::NoSpace | Status::NoMemory | Status::Fenced | Status::Stopping, _) => Ok(()),
+            (Status::Unreadable, Action::Get { .. }) if self.may_spoil => Ok(()),
             (status, _) => Err(format!("unexpected status {status:?}")),
         }
     }
@@ -203,6 +204,7 @@ impl Oracle {
         match answer.status {
             Status::Ok => {}
             Status::ReplyTooSmall | Status::Fenced | Status::Stopping => return Ok(()),
+            Status::Unreadable if self.may_spoil => return Ok(()),
             status => return Err(format!("unexpected status {status:?}")),
         }
         let strict = is_strict(*space, *relaxed);
