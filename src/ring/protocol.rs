@@ -473,6 +473,9 @@ pub mod stats {
     pub const DRIVE_SPARE_PERCENT: usize = 26;
     pub const DRIVE_USED_PERCENT: usize = 27;
     pub const DRIVE_MEDIA_ERRORS: usize = 28;
+    /// What the drive was told that it carries nothing any more, and how often it refused to be told.
+    pub const DEALLOCATED_BYTES: usize = 29;
+    pub const DEALLOCATE_FAILURES: usize = 30;
     /// The words that tell of the drive, and not of a reactor.
     pub const DRIVE: [usize; 6] = [
         DRIVE_HEALTH_KNOWN,
@@ -484,7 +487,7 @@ pub mod stats {
     ];
 
     /// Name and unit of every word.
-    pub const NAMES: [&str; 29] = [
+    pub const NAMES: [&str; 31] = [
         "turns",
         "requests",
         "writes",
@@ -514,6 +517,8 @@ pub mod stats {
         "drive_spare_percent",
         "drive_used_percent",
         "drive_media_errors",
+        "deallocated_bytes",
+        "deallocate_failures",
     ];
 }
 

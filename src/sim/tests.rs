@@ -56,6 +56,16 @@ fn a_segment_freed_before_its_copies_are_durable_is_found() {
 }
 
 #[test]
+fn a_segment_deallocated_while_it_is_in_use_again_is_found() {
+    finds(Planted::DeallocateInUse, 1..=200, "nothing was damaged");
+}
+
+#[test]
+fn a_segment_deallocated_before_it_is_free_is_found() {
+    finds(Planted::DeallocateBeforeFreed, 1..=200, "nothing was damaged");
+}
+
+#[test]
 fn a_drive_that_returns_and_is_not_proven_is_found() {
     finds(Planted::ReturnUnproven, 1..=200, "was given twice");
 }

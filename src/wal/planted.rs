@@ -14,6 +14,10 @@ pub enum Planted {
     CutInsteadOfRefuse,
     /// A segment is marked free before the copies of what counts in it are durable.
     FreeBeforeCopiesDurable,
+    /// A segment goes back to the pool while the drive is still being told that it carries nothing.
+    DeallocateInUse,
+    /// The drive is told so before the copies, and the mark that the segment is free, are durable.
+    DeallocateBeforeFreed,
     /// A write counts as durable when it stands in the drive's volatile cache.
     SkipFlush,
     /// A drive that came back is written again without its flight recorder, and nobody looks what is missing.
