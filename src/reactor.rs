@@ -351,6 +351,11 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     /// there was any.
     fn reclaim(&mut self, now_ns: u64) -> bool {
         let mut any = false;
+        if let Some(at) = self.deallocation.due()
+            && self.phase == Phase::Serving
+        {
+            any |= self.deallocation.turn(&mut self.shards[at].wal, &mut self.pool, &mut self.device);
+        }
         let low = self.shards.first().is_some_and(|shard| shard.wal.segments().is_low());
         if low && !self.low {
             // What is to be given up may be theirs, and they may sleep.
@@ -363,11 +368,6 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 let Shard { store, wal, reclaim, .. } = shard;
                 any |= reclaim.turn(store, wal, &mut self.pool, &mut self.device, low, now_ns);
             }
-        }
-        if let Some(at) = self.deallocation.due()
-            && self.phase == Phase::Serving
-        {
-            any |= self.deallocation.turn(&mut self.shards[at].wal, &mut self.pool, &mut self.device);
         }
         any
     }

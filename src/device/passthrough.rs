@@ -197,9 +197,6 @@ fn range(namespace: &Namespace, address: u64, bytes: u32) -> [u8; RANGE_BYTES as
 
 /// `through`: a write goes through a volatile cache.
 fn command(namespace: &Namespace, through: bool, kind: OperationKind, address: u64, bytes: u32) -> NvmeCommand {
-    let [low, high] = words(address / u64::from(namespace.block_bytes));
-    // NLB, the number of blocks, counts from 0.
-    let blocks = bytes / namespace.block_bytes - 1;
     let (opcode, control) = match kind {
         OperationKind::Read => (READ, 0),
         OperationKind::WriteDurable if through && namespace.volatile_cache => (WRITE, FUA),
@@ -210,6 +207,9 @@ fn command(namespace: &Namespace, through: bool, kind: OperationKind, address: u
             return NvmeCommand { opcode, nsid, cdw10: 0, cdw11: DEALLOCATE, cdw12: 0 };
         }
     };
+    let [low, high] = words(address / u64::from(namespace.block_bytes));
+    // NLB, the number of blocks, counts from 0.
+    let blocks = bytes / namespace.block_bytes - 1;
     NvmeCommand { opcode, nsid: namespace.id, cdw10: low, cdw11: high, cdw12: blocks | control }
 }
 

@@ -149,7 +149,8 @@ impl SegmentPool {
     /// Whether segments are to be given up now.
     #[must_use]
     pub fn is_low(&self) -> bool {
-        self.reclaims && self.free.load(Ordering::Relaxed) < self.low
+        let free = self.free.load(Ordering::Relaxed);
+        self.reclaims && free < self.low && free + i64::from(self.announced.load(Ordering::Relaxed)) < self.low
     }
 
     /// Whether a writer that finds no segment would wait in vain.
