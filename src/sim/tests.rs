@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn seeds_pass() {
     let mut report = Report::default();
-    for seed in 1..=60 {
+    for seed in 1..=100 {
         match run(seed, &Options::default()) {
             Ok(one) => report.merge(&one),
             Err(failure) => panic!("{failure}"),
