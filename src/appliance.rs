@@ -120,7 +120,7 @@ impl Appliance {
         files.enlarge(&superblock, sizes.pool_bytes(), &mut flights)?;
         let mut started = Started {
             tier: device.tier(),
-            durability: device.durability(),
+            durability: format!("{}; {}", device.durability(), device.deallocation()),
             notes,
             epoch: superblock.epoch,
             records: states.iter().map(|state| state.recovered.records).sum(),
@@ -192,6 +192,7 @@ pub fn open_options(config: &Config) -> OpenOptions {
     OpenOptions {
         tier: config.device.tier,
         durability: config.device.durability,
+        deallocate: config.device.deallocate,
         hugepages: config.device.hugepages,
         buffer_bytes: default.buffer_bytes.max(pools + readers),
         ..default

@@ -53,6 +53,9 @@ pub struct Device {
     /// How a write is made durable. "auto": the fastest that the drive says it honours. "flush": a write, then a flush for
     /// all writes that have ended, for drives whose FUA lies or is slow.
     pub durability: DriveDurability,
+    /// Tell the drive of log space that is given up, so that it need not move it about. Only by the tiers `passthrough`
+    /// and `spdk`, where the drive can be told.
+    pub deallocate: bool,
 }
 
 /// What `format` lays down. Fixed for the life of the data.
@@ -185,7 +188,13 @@ pub enum Level {
 
 impl Default for Device {
     fn default() -> Self {
-        Device { path: None, hugepages: true, tier: TierChoice::Auto, durability: DriveDurability::Auto }
+        Device {
+            path: None,
+            hugepages: true,
+            tier: TierChoice::Auto,
+            durability: DriveDurability::Auto,
+            deallocate: true,
+        }
     }
 }
 

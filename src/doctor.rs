@@ -150,7 +150,7 @@ fn memlock() -> Check {
 }
 
 fn io_uring() -> Check {
-    let options = UringOptions { iopoll: false, task_run: TaskRun::Cooperative, span: None };
+    let options = UringOptions { iopoll: false, task_run: TaskRun::Cooperative, span: None, held: None };
     let ring = fs::File::open("/dev/null").and_then(|file| Uring::<()>::new(file, 1, &options));
     let Err(error) = ring else { return Check::new("io_uring", State::Ok, "works") };
     let remedy = match text("/proc/sys/kernel/io_uring_disabled").as_deref() {
@@ -197,7 +197,13 @@ fn tier(path: &Path) -> Check {
     match open(path, &OpenOptions { read_only: true, lock_wait: Duration::ZERO, ..OpenOptions::default() }) {
         Err(error) => Check::new("device", State::Broken, error.to_string()),
         Ok(device) => {
-            let mut found = format!("{}: {}; {}", device.label(), device.tier().name(), device.durability());
+            let mut found = format!(
+                "{}: {}; {}; {}",
+                device.label(),
+                device.tier().name(),
+                device.durability(),
+                device.deallocation()
+            );
             for note in device.notes() {
                 found += &format!("; {note}");
             }

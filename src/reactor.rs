@@ -3,6 +3,7 @@
 //! the simulator runs the very same code.
 
 mod control;
+mod deallocation;
 mod fetch;
 mod idle;
 mod intake;
@@ -20,7 +21,7 @@ use forebay_sys::net::WakeSet;
 
 use crate::buffer::Pool;
 use crate::bytes::index;
-use crate::device::Device;
+use crate::device::{Completion as DeviceCompletion, Device};
 use crate::metrics::{DriveGauges, Metrics};
 use crate::ring::protocol::{Completion, EndReason, Opcode, Status, Submission, stats};
 use crate::ring::server::{Mailbox, ReplyRoom, Rights, SessionId, SessionRing};
@@ -32,6 +33,7 @@ use crate::types::Lsn;
 use crate::wal::Wal;
 
 use control::SyncTable;
+use deallocation::Deallocation;
 use fetch::Fetches;
 pub use idle::run;
 pub use resume::Log;
@@ -154,6 +156,7 @@ pub struct Reactor<D, C> {
     waiting_of: Vec<usize>,
     syncs: SyncTable,
     fetches: Fetches,
+    deallocation: Deallocation,
     /// The payload of the request at hand, copied out of the client's memory. Never grows.
     payload: Vec<u8>,
     /// The first one to be served in the next turn.
@@ -201,6 +204,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             waiting_of: Vec::new(),
             syncs: SyncTable::default(),
             fetches: Fetches::new(limits.value_bytes_max),
+            deallocation: Deallocation::default(),
             payload: Vec::with_capacity(intake::payload_bytes_max(&limits)),
             first_slot: 0,
             moved_bytes: 0,
@@ -338,11 +342,10 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             }
             let shard = Wal::shard_of_tag(completion.operation.tag);
             let at = index(u64::from(shard.0 / self.place.count()));
-            let shard = &mut self.shards[at];
             if Wal::is_reclaim_tag(completion.operation.tag) {
-                shard.reclaim.complete(&mut shard.wal, &mut self.pool, completion);
+                self.complete_reclaim(at, completion);
             } else {
-                shard.wal.complete(&mut self.pool, completion, now_ns);
+                self.shards[at].wal.complete(&mut self.pool, completion, now_ns);
             }
         }
         for at in 0..self.shards.len() {
@@ -360,10 +363,25 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         completed
     }
 
+    #[cold]
+    fn complete_reclaim(&mut self, at: usize, completion: DeviceCompletion) {
+        let Shard { wal, reclaim, .. } = &mut self.shards[at];
+        if Wal::is_deallocation_tag(completion.operation.tag) {
+            self.deallocation.complete(wal, &mut self.pool, completion);
+        } else if let Some(segment) = reclaim.complete(wal, &mut self.pool, completion) {
+            self.deallocation.take(wal, at, segment);
+        }
+    }
+
     /// Trimmed events give their memory back, and old segments are given up: a bounded part of it a turn. Says whether
     /// there was any.
     fn reclaim(&mut self, now_ns: u64) -> bool {
         let mut any = false;
+        if let Some(at) = self.deallocation.due()
+            && self.phase == Phase::Serving
+        {
+            any |= self.deallocation.turn(&mut self.shards[at].wal, &mut self.pool, &mut self.device);
+        }
         let low = self.shards.first().is_some_and(|shard| shard.wal.segments().is_low());
         if low && !self.low {
             // What is to be given up may be theirs, and they may sleep.

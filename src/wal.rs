@@ -175,6 +175,9 @@ pub struct Counters {
     pub segments_reclaimed: u64,
     /// Of `record_bytes`: what was appended again.
     pub copied_bytes: u64,
+    /// What the drive was told that it carries nothing, and how often it would not hear of it.
+    pub deallocated_bytes: u64,
+    pub deallocate_failures: u64,
 }
 
 /// The log of one shard. Owned by its reactor.
@@ -217,6 +220,8 @@ pub struct Wal {
 /// The low bits of an operation's tag: a frame's number, the header of a prepared segment, or a part of reclaim.
 const TAG_HEADER: u64 = 1 << 47;
 const TAG_RECLAIM: u64 = 1 << 46;
+/// Beside `TAG_RECLAIM`.
+const TAG_DEALLOCATION: u64 = 1 << 45;
 const TAG_MASK: u64 = (1 << 48) - 1;
 
 impl Wal {
@@ -357,10 +362,22 @@ impl Wal {
         tag & TAG_RECLAIM != 0 && tag & TAG_HEADER == 0
     }
 
+    /// Whether an operation of reclaim tells the drive that a segment carries nothing.
+    #[must_use]
+    pub fn is_deallocation_tag(tag: u64) -> bool {
+        tag & TAG_DEALLOCATION != 0
+    }
+
     /// The shard that an operation's tag names.
     #[must_use]
     pub fn shard_of_tag(tag: u64) -> ShardId {
         ShardId(len_u32(index(tag >> 48)))
+    }
+
+    /// Whether this bug is planted: see `planted`.
+    #[must_use]
+    pub fn is_planted(&self, bug: Planted) -> bool {
+        self.planted.is(bug)
     }
 
     /// Whether nothing waits for the device.

@@ -26,6 +26,7 @@ const OPTIONS: OpenOptions = OpenOptions {
     read_only: false,
     tier: TierChoice::Auto,
     durability: DriveDurability::Auto,
+    deallocate: true,
     lock_wait: Duration::ZERO,
     buffer_bytes: 128 << 20,
     hugepages: false,
@@ -129,6 +130,44 @@ fn a_write_is_durable_only_when_its_flush_is() {
         let read = run(&mut device, operation(&mut pool, OperationKind::Read, 0, 0));
         assert_eq!(read.result, Ok(()), "readers go on");
     }
+}
+
+#[test]
+fn what_is_deallocated_is_gone_and_its_neighbours_are_not() {
+    let Some(target) = Target::start("deallocate") else { return };
+    for name in names(&target, FAULTY) {
+        let opened = open(&name, &OPTIONS).unwrap();
+        assert_eq!(opened.geometry().deallocate_bytes_max, u32::MAX - 4095);
+        let (mut pool, mut device) = (pool(&opened), opened.device(None).unwrap());
+        for address in [0, 8192, 1 << 20] {
+            let written = run(&mut device, operation(&mut pool, OperationKind::WriteDurable, address, 7));
+            pool.give(written.operation.buffer);
+        }
+        // Longer than its buffer, which is not touched: all from the second block on, but the last.
+        let told = Operation { bytes: 1 << 20, address: DeviceAddress(4096), ..deallocation(&mut pool) };
+        let told = run(&mut device, told);
+        assert_eq!((told.result, device.in_flight()), (Ok(()), 0));
+        pool.give(told.operation.buffer);
+        for (address, expected) in [(0, [7, 0]), (8192, [0, 0]), (1 << 20, [0, 7])] {
+            let read = run(&mut device, operation(&mut pool, OperationKind::Read, address, 1));
+            let found = [0, 4096].map(|at| read.operation.buffer[at]);
+            assert_eq!((read.result, found), (Ok(()), expected), "{name:?} at {address}");
+            pool.give(read.operation.buffer);
+        }
+        target.inject("unmap", "failure", 1);
+        let refused = run(&mut device, deallocation(&mut pool));
+        assert!(matches!(refused.result, Err(DeviceError::Nvme(_))), "{:?}", refused.result);
+        let written = run(&mut device, operation(&mut pool, OperationKind::WriteDurable, 0, 3));
+        assert_eq!(written.result, Ok(()), "and that is no write's fault");
+        let options = OpenOptions { deallocate: false, ..OPTIONS };
+        drop(device);
+        drop(opened);
+        assert_eq!(open(&name, &options).unwrap().geometry().deallocate_bytes_max, 0);
+    }
+}
+
+fn deallocation(pool: &mut Pool) -> Operation {
+    operation(pool, OperationKind::Deallocate, 0, 9)
 }
 
 #[test]

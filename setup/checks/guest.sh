@@ -167,6 +167,55 @@ is "the original is what it was" 1 "\$($forebay inspect /dev/nvme0n1 | grep -c '
 END
 }
 
+# The drive is told of segments that are given up: behind some header that says free there are zeros, which this drive
+# answers for what was deallocated; and after a kill everything is there.
+guest_deallocation() {
+    in_guest "deallocation" --size 48 <<END
+$prelude
+$forebay format /dev/nvme0n2 --segment-bytes 1MiB --shards 1
+cat >/run/forebay.toml <<TOML
+device.path = "/dev/nvme0n2"
+device.tier = "passthrough"
+rings.socket = "/run/forebay.sock"
+wal.frame_bytes_max = "64KiB"
+limits.value_bytes_max = "256KiB"
+limits.memory_bytes_max = "64MiB"
+TOML
+printf '[over]\nrw=randwrite\nspace=data\ndurability=strict\nkeys=100\nvalue_size=16k\niodepth=8\nnumber_ios=6000\nverify=crc32c\n' >/run/over.fio
+start() {
+    rm -f /run/forebay.sock
+    $forebay --config /run/forebay.toml serve 2>/run/log & pid=\$!
+    for i in \$(seq 300); do [ -S /run/forebay.sock ] && break; sleep 0.1; done
+}
+counter() { $forebay --socket /run/forebay.sock stats | awk -v name="\$1" '\$1 == name { print \$2 }'; }
+zeroed() {
+    local segment at
+    for segment in \$(seq 0 46); do
+        at=\$((262144 + segment * 1048576))
+        if [ "\$(od -An -tu4 -j\$((at + 44)) -N4 /dev/nvme0n2 | tr -d ' ')" = 2 ] &&
+            [ "\$(dd if=/dev/nvme0n2 bs=4096 skip=\$((at / 4096 + 1)) count=255 status=none | tr -d '\0' | wc -c)" = 0 ]; then
+            echo yes
+        fi
+    done
+}
+start
+is "the start says so" 1 "\$(grep -c 'deallocates what is given up' /run/log)"
+is "a load over the same keys" 1 "\$($forebay --socket /run/forebay.sock load /run/over.fio | grep -c ' 0 wrong')"
+is "the drive was told" yes "\$([ "\$(counter deallocated_bytes)" -gt 1000000 ] && echo yes)"
+is "and did not refuse" 0 "\$(counter deallocate_failures)"
+kill -9 \$pid && wait \$pid
+is "behind a header that says free there is nothing" yes "\$(zeroed | sort -u)"
+start
+is "all is there after a kill" 100 "\$($forebay --socket /run/forebay.sock scan data --keys-only | wc -l)"
+kill \$pid && wait \$pid
+is "and verified" 0 "\$($forebay verify /dev/nvme0n2 >/dev/null 2>&1; echo \$?)"
+echo 'device.deallocate = false' >>/run/forebay.toml
+start
+is "switched off" 1 "\$(grep -c 'deallocates nothing' /run/log)"
+kill \$pid && wait \$pid
+END
+}
+
 # The kill test on the guest's drive, by every tier, without and with polled queues. A kill is not a power cut: what a
 # tier completes counts, and so does what it recovers.
 guest_tiers() {
@@ -203,5 +252,5 @@ else
     else
         skip 8 "tiers in a guest: no binaries; cargo build --release && cargo test --no-run"
     fi
-    if [ -x "$forebay" ]; then guest_forebay && guest_own_drive; else skip 3 "forebay in a guest: no binary at $forebay; cargo build --release"; fi
+    if [ -x "$forebay" ]; then guest_forebay && guest_own_drive && guest_deallocation; else skip 4 "forebay in a guest: no binary at $forebay; cargo build --release"; fi
 fi

@@ -78,9 +78,11 @@ fn namespace(name: &str) -> Option<Check> {
         } else {
             "no volatile write cache"
         };
+        let deallocates = if namespace.deallocate_bytes_max > 0 { "deallocates" } else { "does not deallocate" };
         let Namespace { model, serial, atomic_write_bytes, .. } = &namespace;
-        found +=
-            &format!("; {model}, serial {serial}; {cache}; {atomic_write_bytes} B written whole at power loss (AWUPF)");
+        found += &format!(
+            "; {model}, serial {serial}; {cache}; {deallocates}; {atomic_write_bytes} B written whole at power loss (AWUPF)"
+        );
         remedies.extend(namespace.unusable().map(|why| format!("it cannot be used: {why}")));
         if let Ok(health) = Health::read(file) {
             found += &format!("; {} C, {} % used", celsius(health.temperature_kelvin), health.used_percent);

@@ -259,6 +259,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             (stats::COPIED_BYTES, sum(|shard| shard.wal.counters.copied_bytes)),
             (stats::LIVE_BYTES, sum(|shard| shard.store.live_bytes())),
             (stats::CACHE_BYTES, sum(|shard| shard.store.cache_bytes())),
+            (stats::DEALLOCATED_BYTES, sum(|shard| shard.wal.counters.deallocated_bytes)),
+            (stats::DEALLOCATE_FAILURES, sum(|shard| shard.wal.counters.deallocate_failures)),
         ];
         for (at, value) in gauges.into_iter().chain(self.place.drive.get()) {
             self.metrics.set(at, value);
@@ -322,7 +324,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     /// Whether something is under way that goes on by itself: the device is at work, or segments are being given up.
     #[must_use]
     pub fn is_at_work(&self) -> bool {
-        self.device.in_flight() > 0 || self.shards.iter().any(|shard| shard.reclaim.is_active(&shard.wal))
+        self.device.in_flight() > 0
+            || self.deallocation.due().is_some()
+            || self.shards.iter().any(|shard| shard.reclaim.is_active(&shard.wal))
     }
 
     /// A request that waits for a segment may wait for one of another reactor, which may sleep.

@@ -4,7 +4,7 @@
 use crate::buffer::Pool;
 use crate::device::{Completion, Device, OperationKind};
 use crate::store::Store;
-use crate::types::Lsn;
+use crate::types::{Lsn, SegmentIndex};
 use crate::wal::pool::Writer;
 use crate::wal::reread::{Next, Reread};
 use crate::wal::{Fence, Link, Room, Wal};
@@ -154,7 +154,8 @@ impl Reclaim {
             Step::Copying(reread) => return self.copy(reread, store, wal, pool, device, now_ns),
             Step::Landing(link, lsn) if !wal.has_landed(lsn) => {
                 self.step = Step::Landing(link, lsn);
-                return false;
+                let early = if self.under_way { None } else { wal.deallocate_early(pool, &link) };
+                return early.is_some_and(|early| self.submit(device, pool, early));
             }
             Step::Landing(link, _) => self.step = Step::Freeing(link),
             Step::Freeing(link) => {
@@ -293,20 +294,22 @@ impl Reclaim {
         self.under_way
     }
 
-    /// Takes the completion of a read or of a header.
+    /// Takes the completion of a read or of a header. Gives the segment that is free with it.
     #[cold]
-    pub(super) fn complete(&mut self, wal: &mut Wal, pool: &mut Pool, completion: Completion) {
+    pub(super) fn complete(&mut self, wal: &mut Wal, pool: &mut Pool, completion: Completion) -> Option<SegmentIndex> {
         self.under_way = false;
+        let mut free = None;
         let Completion { operation, result } = completion;
         match (&mut self.step, operation.kind, result) {
             (Step::Copying(reread), OperationKind::Read, Ok(())) => {
                 reread.load(&operation.buffer[..operation.bytes as usize]);
             }
             (Step::Freeing(_), OperationKind::WriteDurable, Ok(())) => {
-                wal.drop_oldest();
+                free = wal.drop_oldest();
                 self.step = Step::Idle;
             }
             (_, OperationKind::WriteDurable, Err(error)) => wal.fence(Fence::Device(error)),
+            (_, OperationKind::Deallocate, _) => {}
             (step, _, result) => {
                 if let Err(error) = result {
                     let (shard, address) = (wal.shard(), operation.address);
@@ -316,6 +319,7 @@ impl Reclaim {
             }
         }
         pool.give(operation.buffer);
+        free
     }
 }
 

@@ -1,6 +1,7 @@
 //! A reactor whose drive is taken away and given back while it runs. What its shards hold in memory stays.
 
 use crate::device::Device;
+use crate::reactor::deallocation::Deallocation;
 use crate::reactor::{Clock, Phase, Reactor};
 use crate::types::{Lsn, ShardId};
 use crate::wal::{Fence, Wal};
@@ -40,6 +41,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         for (shard, log) in self.shards.iter_mut().zip(logs) {
             shard.resume(log, epoch);
         }
+        // What was on its way back to the pool is in the new one.
+        self.deallocation = Deallocation::default();
         self.phase = Phase::Settling;
     }
 }

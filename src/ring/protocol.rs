@@ -486,6 +486,9 @@ pub mod stats {
     pub const FETCHES_FAILED: usize = 32;
     /// Memory of values that are on the drive too.
     pub const CACHE_BYTES: usize = 33;
+    /// What the drive was told that it carries nothing any more, and how often it refused to be told.
+    pub const DEALLOCATED_BYTES: usize = 34;
+    pub const DEALLOCATE_FAILURES: usize = 35;
     /// The words that tell of the drive, and not of a reactor.
     pub const DRIVE: [usize; 6] = [
         DRIVE_HEALTH_KNOWN,
@@ -497,7 +500,7 @@ pub mod stats {
     ];
 
     /// Name and unit of every word.
-    pub const NAMES: [&str; 34] = [
+    pub const NAMES: [&str; 36] = [
         "turns",
         "requests",
         "writes",
@@ -532,6 +535,8 @@ pub mod stats {
         "fetched_bytes",
         "fetches_failed",
         "cache_bytes",
+        "deallocated_bytes",
+        "deallocate_failures",
     ];
 }
 

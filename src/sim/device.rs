@@ -16,6 +16,9 @@ use crate::wal::layout::BLOCK_BYTES;
 use crate::wal::planted::Planted;
 
 const EIO: DeviceError = DeviceError::Errno(5);
+/// A deallocation takes up to so many times as long as a write, and fails as often, of a thousand.
+const DEALLOCATE_LATENCIES_MAX: u64 = 100;
+const DEALLOCATE_ERRORS: u64 = 20;
 
 /// How often each fault strikes, of a thousand writes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,6 +32,13 @@ pub struct Rates {
     pub spoiled_read: u64,
     /// Longest and shortest time that a write takes when nothing is wrong.
     pub latency_ns: (u64, u64),
+}
+
+/// What a drive says of itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kind {
+    pub volatile: bool,
+    pub deallocate_bytes_max: u32,
 }
 
 /// What becomes of operations that are under way when everything ends.
@@ -58,6 +68,8 @@ pub struct Drive {
     pub rates: Rates,
     /// It has a volatile cache: a write is durable once a flush that was sent after its end has ended.
     volatile: bool,
+    /// What it deallocates at once; 0: nothing.
+    deallocate_bytes_max: u32,
     flushing: Vec<Flushing>,
     under_way: Vec<UnderWay>,
     gone: bool,
@@ -66,9 +78,11 @@ pub struct Drive {
 }
 
 impl Drive {
-    pub fn new(capacity_bytes: u64, rates: Rates, volatile: bool, random: Random, counts: Counts) -> Drive {
+    pub fn new(capacity_bytes: u64, rates: Rates, kind: Kind, random: Random, counts: Counts) -> Drive {
         let disk = Disk::new(capacity_bytes, counts.clone());
-        Drive { disk, rates, volatile, flushing: Vec::new(), under_way: Vec::new(), gone: false, random, counts }
+        let Kind { volatile, deallocate_bytes_max } = kind;
+        let (flushing, under_way) = (Vec::new(), Vec::new());
+        Drive { disk, rates, volatile, deallocate_bytes_max, flushing, under_way, gone: false, random, counts }
     }
 
     /// Everything fails from here on, until the next start.
@@ -110,13 +124,18 @@ impl Drive {
 
     fn take(&mut self, reactor: u32, now_ns: u64, operation: Operation) {
         let (low, high) = self.rates.latency_ns;
-        let mut latency_ns = self.random.between(low, high);
+        let (mut latency_ns, mut stall_ns) = (self.random.between(low, high), 0);
         if self.random.chance(self.rates.stall) {
-            latency_ns += self.random.between(1, 5) * 1_000_000_000;
+            stall_ns = self.random.between(1, 5) * 1_000_000_000;
             self.counts.add(Count::Stalls);
         }
-        let fails = self.random.chance(self.rates.write_error);
-        self.under_way.push(UnderWay { due_ns: now_ns + latency_ns, reactor, operation, fails });
+        let mut fails = self.random.chance(self.rates.write_error);
+        if operation.kind == OperationKind::Deallocate {
+            // It takes long, and writes that come later overtake it.
+            latency_ns *= self.random.between(1, DEALLOCATE_LATENCIES_MAX);
+            fails |= self.random.chance(DEALLOCATE_ERRORS);
+        }
+        self.under_way.push(UnderWay { due_ns: now_ns + latency_ns + stall_ns, reactor, operation, fails });
     }
 
     /// The operation of this reactor that ends next, if its time has come.
@@ -139,6 +158,9 @@ impl Drive {
         }
         if operation.kind == OperationKind::Read {
             return self.read(address, &mut operation.buffer[..bytes]);
+        }
+        if operation.kind == OperationKind::Deallocate {
+            return self.deallocate(address, operation.bytes, fails);
         }
         if self.gone || fails {
             // What failed may stand there all the same.
@@ -186,6 +208,28 @@ impl Drive {
         Ok(())
     }
 
+    /// What was written to these blocks since the command was given goes with the rest: a drive may take it so.
+    fn deallocate(&mut self, address: DeviceAddress, bytes: u32, fails: bool) -> Result<(), DeviceError> {
+        if bytes > self.deallocate_bytes_max {
+            return Err(DeviceError::INVALID);
+        }
+        if self.gone {
+            return Err(DeviceError::Vanished);
+        }
+        self.forget(address, bytes);
+        self.counts.add_many(Count::DeallocateErrors, u64::from(fails));
+        if fails { Err(EIO) } else { Ok(()) }
+    }
+
+    /// Any of the blocks of a `Deallocate` carry something else.
+    fn forget(&mut self, address: DeviceAddress, bytes: u32) {
+        let blocks = bytes as usize / BLOCK_BYTES;
+        for block in 0..blocks {
+            self.disk.deallocate(address.plus((block * BLOCK_BYTES) as u64), self.volatile, &mut self.random);
+        }
+        self.counts.add_many(Count::DeallocatedBlocks, blocks as u64);
+    }
+
     /// An operation that did not end: lost, landed, or any part of its blocks.
     fn tear(&mut self, address: DeviceAddress, data: &[u8]) {
         let random = &mut self.random;
@@ -209,7 +253,11 @@ impl Drive {
     pub fn crash(&mut self, power: bool, fate: Fate) {
         for (number, ended) in std::mem::take(&mut self.under_way).into_iter().enumerate() {
             let Operation { kind, address, bytes, buffer, .. } = ended.operation;
-            if kind != OperationKind::WriteDurable || !self.disk.is_inside(address, bytes as usize) {
+            let inside = self.disk.is_inside(address, bytes as usize);
+            if kind == OperationKind::Deallocate && inside && bytes <= self.deallocate_bytes_max {
+                self.forget(address, bytes);
+            }
+            if kind != OperationKind::WriteDurable || !inside {
                 continue;
             }
             let data = &buffer[..bytes as usize];
@@ -305,6 +353,7 @@ impl Device for SimDevice {
             block_bytes: 4_096,
             operations_max: self.operations_max,
             tier: Tier::Memory,
+            deallocate_bytes_max: self.drive.borrow().deallocate_bytes_max,
         }
     }
 

@@ -364,6 +364,9 @@ fn log(walker: &mut Walker<'_, SimBlocks>, contents: Option<&Contents>, planted:
     };
     let recovered = recovery::recover(walker, contents, planted, &mut sink, &mut |_| {})
         .map_err(|damage| Error::new(format!("the second look differs: {damage}")))?;
-    let first_lsn = recovered.tail.links.first().map_or(Lsn(1), |link| link.first_lsn);
+    // A segment that was given up and not yet marked free may be read, whole or not, or be gone: it counts no more.
+    let kept_lsn = recovered.tail.kept_lsn;
+    found.records.retain(|record| record.lsn >= kept_lsn);
+    let first_lsn = recovered.tail.links.first().map_or(Lsn(1), |link| link.first_lsn).max(kept_lsn);
     Ok(FoundLog { first_lsn, next_lsn: recovered.tail.next_lsn, ..found })
 }

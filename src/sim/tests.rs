@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn seeds_pass() {
     let mut report = Report::default();
-    for seed in 1..=60 {
+    for seed in 1..=100 {
         match run(seed, &Options::default()) {
             Ok(one) => report.merge(&one),
             Err(failure) => panic!("{failure}"),
@@ -63,6 +63,16 @@ fn a_value_that_is_forgotten_too_early_is_found() {
 #[test]
 fn a_value_of_another_version_is_found() {
     finds(Planted::BelieveAnyVersion, 1..=300, "another value was shown");
+}
+
+#[test]
+fn a_segment_deallocated_while_it_is_in_use_again_is_found() {
+    finds(Planted::DeallocateInUse, 1..=200, "nothing was damaged");
+}
+
+#[test]
+fn a_segment_deallocated_before_it_is_free_is_found() {
+    finds(Planted::DeallocateBeforeFreed, 1..=200, "nothing was damaged");
 }
 
 #[test]

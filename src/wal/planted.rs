@@ -18,6 +18,10 @@ pub enum Planted {
     ForgetTooEarly,
     /// What is read back for a value counts whatever its version is.
     BelieveAnyVersion,
+    /// A segment goes back to the pool while the drive is still being told that it carries nothing.
+    DeallocateInUse,
+    /// The drive is told so before the copies, and the mark that the segment is free, are durable.
+    DeallocateBeforeFreed,
     /// A write counts as durable when it stands in the drive's volatile cache.
     SkipFlush,
     /// A drive that came back is written again without its flight recorder, and nobody looks what is missing.
