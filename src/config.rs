@@ -53,6 +53,9 @@ pub struct Device {
     /// How a write is made durable. "auto": the fastest that the drive says it honours. "flush": a write, then a flush for
     /// all writes that have ended, for drives whose FUA lies or is slow.
     pub durability: DriveDurability,
+    /// A device that leaves an operation unanswered for longer is given up: its shards stop writing, and writers get an
+    /// error. Longer than the kernel's own time-out, after which a command fails by itself (NVMe: 30 s). 1s to 60m.
+    pub timeout: Nanos,
 }
 
 /// What `format` lays down. Fixed for the life of the data.
@@ -184,7 +187,13 @@ pub enum Level {
 
 impl Default for Device {
     fn default() -> Self {
-        Device { path: None, hugepages: true, tier: TierChoice::Auto, durability: DriveDurability::Auto }
+        Device {
+            path: None,
+            hugepages: true,
+            tier: TierChoice::Auto,
+            durability: DriveDurability::Auto,
+            timeout: Nanos::millis(60_000),
+        }
     }
 }
 

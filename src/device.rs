@@ -21,6 +21,7 @@ mod scratch;
 #[cfg(feature = "spdk")]
 pub mod spdk;
 pub mod uring;
+pub mod watched;
 
 use crate::buffer::Buffer;
 use crate::types::DeviceAddress;

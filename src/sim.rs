@@ -97,12 +97,15 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
 
 fn build(seed: u64, options: &Options, counts: &Counts) -> crate::error::Result<History> {
     let mut random = Random::new(seed);
-    let profile = Profile::choose(&mut random, options.steps);
+    let mut profile = Profile::choose(&mut random, options.steps);
+    // Not drawn, so that the other seeds keep their histories.
+    let volatile = profile.plot == Plot::Mixed && seed.is_multiple_of(4);
+    if profile.plot == Plot::Mixed && seed % 8 == 3 {
+        profile.hang();
+    }
     if options.verbose {
         eprintln!("{profile:#?}");
     }
-    // Not drawn, so that the other seeds keep their histories.
-    let volatile = profile.plot == Plot::Mixed && seed.is_multiple_of(4);
     let drive = Drive::new(profile.capacity_bytes, profile.rates, volatile, random.fork(), counts.clone());
     let machine = Machine::new(profile, drive, options.planted, counts.clone())?;
     Ok(History::new(machine, random, counts.clone(), options.verbose))

@@ -26,7 +26,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
 
     /// Gives the device back for another one. Nothing may be under way, see `is_aside`.
     pub fn replace_device(&mut self, device: D) -> D {
-        std::mem::replace(&mut self.device, device)
+        self.device.replace(device)
     }
 
     /// The last LSN that each shard gave out: what its memory holds.

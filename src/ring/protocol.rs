@@ -473,6 +473,10 @@ pub mod stats {
     pub const DRIVE_SPARE_PERCENT: usize = 26;
     pub const DRIVE_USED_PERCENT: usize = 27;
     pub const DRIVE_MEDIA_ERRORS: usize = 28;
+    /// How long the oldest operation has been with the device; 0: none is.
+    pub const DEVICE_OLDEST_NS: usize = 29;
+    /// How often one had been there for 5 s.
+    pub const DEVICE_STALLS: usize = 30;
     /// The words that tell of the drive, and not of a reactor.
     pub const DRIVE: [usize; 6] = [
         DRIVE_HEALTH_KNOWN,
@@ -484,7 +488,7 @@ pub mod stats {
     ];
 
     /// Name and unit of every word.
-    pub const NAMES: [&str; 29] = [
+    pub const NAMES: [&str; 31] = [
         "turns",
         "requests",
         "writes",
@@ -514,6 +518,8 @@ pub mod stats {
         "drive_spare_percent",
         "drive_used_percent",
         "drive_media_errors",
+        "device_oldest_ns",
+        "device_stalls",
     ];
 }
 

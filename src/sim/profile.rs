@@ -28,6 +28,7 @@ pub struct Profile {
     pub wal: wal::Limits,
     pub store: store::Limits,
     pub rates: Rates,
+    pub device_timeout_ns: u64,
     pub lives: u64,
     pub steps: u64,
     pub clients: usize,
@@ -47,8 +48,15 @@ pub struct Profile {
     pub watch_arenas: bool,
 }
 
-const RATES_NONE: Rates =
-    Rates { lying_cache: 0, misdirected: 0, lost_write: 0, write_error: 0, stall: 0, latency_ns: (10_000, 200_000) };
+const RATES_NONE: Rates = Rates {
+    lying_cache: 0,
+    misdirected: 0,
+    lost_write: 0,
+    write_error: 0,
+    stall: 0,
+    hang: 0,
+    latency_ns: (10_000, 200_000),
+};
 
 impl Profile {
     pub fn choose(random: &mut Random, steps: Option<u64>) -> Profile {
@@ -76,6 +84,13 @@ impl Profile {
             profile.churn(random, steps);
         }
         profile
+    }
+
+    /// A drive that does not answer, for ever or for long. No other stalls: then the wait for it can be short.
+    pub fn hang(&mut self) {
+        self.rates.hang = 5;
+        self.rates.stall = 0;
+        self.device_timeout_ns = 2_000_000_000;
     }
 
     /// So little room, and so much written, that segments are given up again and again.
@@ -135,6 +150,8 @@ impl Profile {
                 latency_ns: random.pick(&[(8_000, 12_000), (10_000, 200_000), (1_000, 2_000_000)]),
                 ..RATES_NONE
             },
+            // Longer than any stall that passes.
+            device_timeout_ns: 10_000_000_000,
             lives: random.between(2, 5),
             steps: 0,
             clients: 1 + random.index(3),
