@@ -7,6 +7,7 @@ pub mod controller_name;
 pub mod drive;
 pub mod flush;
 pub mod health;
+pub mod hwmon;
 pub mod identity;
 pub mod memory;
 pub mod nvme;

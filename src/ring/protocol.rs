@@ -465,8 +465,11 @@ pub mod stats {
     pub const SEGMENTS_RECLAIMED: usize = 20;
     pub const COPIED_BYTES: usize = 21;
     pub const LIVE_BYTES: usize = 22;
-    /// 1: the words below are what the drive said within the last 20 s. 0: they are not known. The same from each reactor.
+    /// `DRIVE_ALL_KNOWN`: the words below are what the drive said within the last 20 s. `DRIVE_TEMPERATURE_KNOWN`: only the
+    /// temperature and its warning are. 0: none is. The same from each reactor.
     pub const DRIVE_HEALTH_KNOWN: usize = 23;
+    pub const DRIVE_ALL_KNOWN: u64 = 1;
+    pub const DRIVE_TEMPERATURE_KNOWN: u64 = 2;
     /// Bit by bit as byte 0 of the NVMe SMART log.
     pub const DRIVE_CRITICAL_WARNING: usize = 24;
     pub const DRIVE_TEMPERATURE_KELVIN: usize = 25;
