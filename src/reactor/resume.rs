@@ -1,6 +1,7 @@
 //! A reactor whose drive is taken away and given back while it runs. What its shards hold in memory stays.
 
 use crate::device::Device;
+use crate::reactor::stall::Stall;
 use crate::reactor::{Clock, Phase, Reactor};
 use crate::types::{Lsn, ShardId};
 use crate::wal::{Fence, Wal};
@@ -40,6 +41,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         for (shard, log) in self.shards.iter_mut().zip(logs) {
             shard.resume(log, epoch);
         }
+        self.stall = Stall::default();
         self.phase = Phase::Settling;
     }
 }
