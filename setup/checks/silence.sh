@@ -37,8 +37,8 @@ has "that the device failed" 'stopped writing' /run/refused
 has "a warning before that" 'WARN .*/dev/dm-0 has not ended an operation for [0-9]+ s.*Forebay after 8 s' /run/log
 has "the reason" 'ERROR the shard stops writing.*did not answer within device.timeout' /run/log
 is "readers go on" before "$(f get orders 1)"
-is "stats: the stall" 1 "$(word device_stalls)"
-is "stats: its age" 1 "$(($(word device_oldest_ns) >= 8000000000))"
+is "stats: the stall" 1 "$(($(word device_stalls) >= 1))"
+is "stats: its age, in ns" 1 "$(($(word device_oldest_ns) >= 8000000000))"
 dm resume slow
 wait_for test "$(word device_oldest_ns)" = 0
 f resume --device /dev/dm-0 >/run/resume 2>&1
@@ -48,7 +48,8 @@ is "and written to" 0 $?
 
 dm suspend --noflush --nolockfs slow
 f put orders 4 unanswered 2>/dev/null &
-sleep 1
+under_way() { [ "$(word device_oldest_ns)" -gt 0 ]; }
+wait_for under_way
 begun=$SECONDS
 kill $daemon
 wait $daemon

@@ -33,9 +33,11 @@ impl<D: Device> Watched<D> {
         oldest.map_or(0, |since_ns| now_ns.saturating_sub(*since_ns))
     }
 
-    /// What is out counts as submitted now.
-    pub fn begin_anew(&mut self, now_ns: u64) {
-        self.out_since_ns.iter_mut().filter(|since_ns| **since_ns != NOT_OUT).for_each(|since_ns| *since_ns = now_ns);
+    /// So long nobody could have seen what ended: that does not count.
+    pub fn forgive(&mut self, blind_ns: u64, now_ns: u64) {
+        for since_ns in self.out_since_ns.iter_mut().filter(|since_ns| **since_ns != NOT_OUT) {
+            *since_ns = now_ns.min(*since_ns + blind_ns);
+        }
     }
 
     /// Gives the device back for another one. Nothing may be out.
@@ -92,8 +94,10 @@ mod tests {
         assert_eq!(device.oldest_ns(100), 90);
         pool.give(device.poll().unwrap().operation.buffer);
         assert_eq!(device.oldest_ns(100), 60);
-        device.begin_anew(50);
-        assert_eq!(device.oldest_ns(100), 50);
+        device.forgive(20, 100);
+        assert_eq!(device.oldest_ns(100), 40);
+        device.forgive(1_000, 100);
+        assert_eq!(device.oldest_ns(100), 0);
         // The buffer that came back is used again: it is as old as its new operation.
         device.set_now(70);
         device.submit(operation(&mut pool, OperationKind::Read, 0, 4096)).unwrap();

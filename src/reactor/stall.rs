@@ -75,12 +75,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     /// after that is on the drive, but answers nobody.
     #[cold]
     fn look_at_device(&mut self, now_ns: u64) {
-        let late_ns = now_ns - self.stall.look_ns;
+        // While this thread did not run it could not see what the device did.
+        self.device.forgive(now_ns - self.stall.look_ns, now_ns);
         self.stall.look_ns = now_ns + LOOK_INTERVAL_NS;
-        if late_ns > LOOK_INTERVAL_NS {
-            // Nothing was out until now; or this thread did not run, and cannot say how long the device was silent.
-            self.device.begin_anew(now_ns);
-        }
         let oldest_ns = self.device.oldest_ns(now_ns);
         let stalled = oldest_ns >= STALL_NS.min(self.limits.device_timeout_ns);
         self.metrics.add(stats::DEVICE_STALLS, u64::from(stalled && !self.stall.stalled));
