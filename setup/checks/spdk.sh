@@ -20,7 +20,7 @@ spdk_tests() {
 spdk_in_guest() {
     local tests
     tests=$(spdk_tests)
-    in_guest "spdk" --iommu --memory 3072 --size 256 --timeout 400 <<END
+    in_guest "spdk" --iommu --memory 3072 --size 256 --timeout 600 <<END
 $prelude
 cd $setup
 said() { grep -cE "\$1" /run/said || { cat /run/said >&2; false; }; }
@@ -71,7 +71,7 @@ is "stop" 0 \$?
 $spdk verify \$d
 is "verify" 0 \$?
 if [ -n "$tests" ]; then
-    FOREBAY_TEST_DEVICE=\$d FOREBAY_KILLS=${FOREBAY_KILLS:-2} FOREBAY_SEED=2 timeout 200 $tests --exact --nocapture kill::what_was_acknowledged_survives_kill_9
+    FOREBAY_TEST_DEVICE=\$d FOREBAY_KILLS=${FOREBAY_KILLS:-6} timeout 300 $tests --exact --nocapture kill::what_was_acknowledged_survives_kill_9
     is "kill test" 0 \$?
 fi
 END
