@@ -32,7 +32,8 @@ impl Pool {
     #[must_use]
     pub fn with_small(region: DmaRegion, buffer_bytes: usize, small: usize) -> Pool {
         let (region, rest) = region.cut_off(small * SMALL_BYTES);
-        Pool { small: rest.split(SMALL_BYTES), small_count: small, ..Pool::new(region, buffer_bytes) }
+        let pool = Pool::new(region, buffer_bytes);
+        Pool { small: rest.split_from(pool.count, SMALL_BYTES), small_count: small, ..pool }
     }
 
     pub fn take(&mut self) -> Option<Buffer> {
@@ -64,5 +65,11 @@ impl Pool {
     #[must_use]
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// Buffers of both sizes. Their numbers are below it.
+    #[must_use]
+    pub fn count_all(&self) -> usize {
+        self.count + self.small_count
     }
 }

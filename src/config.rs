@@ -56,6 +56,9 @@ pub struct Device {
     /// Tell the drive of log space that is given up, so that it need not move it about. Only by the tiers `passthrough`
     /// and `spdk`, where the drive can be told.
     pub deallocate: bool,
+    /// A device that leaves an operation unanswered for longer is given up: its shards stop writing, and writers get an
+    /// error. Longer than the kernel's own time-out, after which a command fails by itself (NVMe: 30 s). 1s to 60m.
+    pub timeout: Nanos,
 }
 
 /// What `format` lays down. Fixed for the life of the data.
@@ -194,6 +197,7 @@ impl Default for Device {
             tier: TierChoice::Auto,
             durability: DriveDurability::Auto,
             deallocate: true,
+            timeout: Nanos::millis(60_000),
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod controller_name;
 pub mod drive;
 pub mod flush;
 pub mod health;
+pub mod hwmon;
 pub mod identity;
 pub mod memory;
 pub mod nvme;
@@ -21,6 +22,7 @@ mod scratch;
 #[cfg(feature = "spdk")]
 pub mod spdk;
 pub mod uring;
+pub mod watched;
 
 use crate::buffer::Buffer;
 use crate::types::DeviceAddress;

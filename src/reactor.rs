@@ -10,6 +10,7 @@ mod intake;
 mod reclaim;
 mod resume;
 mod shard;
+mod stall;
 #[cfg(test)]
 mod tests;
 mod waits;
@@ -21,6 +22,7 @@ use forebay_sys::net::WakeSet;
 
 use crate::buffer::Pool;
 use crate::bytes::index;
+use crate::device::watched::Watched;
 use crate::device::{Completion as DeviceCompletion, Device};
 use crate::metrics::{DriveGauges, Metrics};
 use crate::ring::protocol::{Completion, EndReason, Opcode, Status, Submission, stats};
@@ -39,6 +41,8 @@ pub use idle::run;
 pub use resume::Log;
 use shard::Pending;
 pub use shard::Shard;
+use stall::Stall;
+pub use stall::{Pulse, STALL_NS};
 use waits::Waiting;
 
 /// Where the time comes from: the machine's clock, or the simulator's.
@@ -56,6 +60,8 @@ pub struct Limits {
     pub objects_max: usize,
     pub key_bytes_max: usize,
     pub value_bytes_max: usize,
+    /// A device that leaves an operation out for longer is given up.
+    pub device_timeout_ns: u64,
 }
 
 /// Memory of trimmed events that a shard gives back in one turn: as 4,096 events without bytes.
@@ -76,13 +82,14 @@ pub enum Order {
 pub struct Address {
     pub sessions: Arc<Mailbox>,
     pub orders: ArrayQueue<Order>,
+    pub pulse: Pulse,
 }
 
 impl Address {
     /// # Errors
     /// What the kernel answers when an eventfd cannot be had.
     pub fn new() -> std::io::Result<Address> {
-        Ok(Address { sessions: Arc::new(Mailbox::new()?), orders: ArrayQueue::new(256) })
+        Ok(Address { sessions: Arc::new(Mailbox::new()?), orders: ArrayQueue::new(256), pulse: Pulse::default() })
     }
 
     /// Gives an order and wakes the reactor. Any thread may; it does not block.
@@ -144,7 +151,8 @@ pub struct Reactor<D, C> {
     place: Place,
     limits: Limits,
     clock: C,
-    device: D,
+    device: Watched<D>,
+    stall: Stall,
     pool: Pool,
     catalog: Catalog,
     shards: Vec<Shard>,
@@ -194,7 +202,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             place,
             limits,
             clock,
-            device,
+            device: Watched::new(device, pool.count_all()),
+            stall: Stall::default(),
             pool,
             catalog,
             shards,
@@ -223,6 +232,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     /// One turn: from the clients' rings to the drive, and back. Does not block. Says whether anything happened.
     pub fn turn(&mut self) -> bool {
         let now_ns = self.clock.now_ns();
+        self.place.own().pulse.beat(now_ns);
+        self.device.set_now(now_ns);
         let mailed = self.take_mail();
         let taken = self.take_requests(now_ns);
         let handed = self.seal(now_ns);
@@ -348,6 +359,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 self.shards[at].wal.complete(&mut self.pool, completion, now_ns);
             }
         }
+        self.watch_device(now_ns);
         for at in 0..self.shards.len() {
             self.progressed |= completed;
             while let Some(pending) = self.shards[at].take_ready() {

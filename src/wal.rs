@@ -67,6 +67,8 @@ pub enum Fence {
     Device(DeviceError),
     /// At a start: the log has no room for what the flight recorder holds.
     ReplayNoSpace,
+    /// The device has had an operation for longer than `device.timeout`, and may end it still.
+    Stalled,
     /// The drive is taken away from the daemon, to be given back.
     Aside,
     /// At a start: a record of the flight recorder is larger than a frame is now.
@@ -77,6 +79,7 @@ impl std::fmt::Display for Fence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Fence::Device(error) => write!(f, "a write failed: {error}"),
+            Fence::Stalled => f.write_str("the device did not answer within device.timeout"),
             Fence::Aside => f.write_str("the drive is being taken back"),
             Fence::ReplayNoSpace => f.write_str(
                 "the log has no room for what the flight recorder holds: read what is there and put it into a larger \
@@ -325,6 +328,12 @@ impl Wal {
     #[must_use]
     pub fn fenced(&self) -> Option<Fence> {
         self.fenced
+    }
+
+    /// Whether what is not durable now never answers anybody.
+    #[must_use]
+    pub fn is_hopeless(&self) -> bool {
+        self.fenced.is_some() && !(self.planted.is(Planted::WaitForStalled) && self.fenced == Some(Fence::Stalled))
     }
 
     /// Frames that are sealed and not yet durable.

@@ -108,6 +108,7 @@ impl<C: Clock> Rig<C> {
             objects_max: 16,
             key_bytes_max: 1_024,
             value_bytes_max: 256 << 10,
+            device_timeout_ns: 60_000_000_000,
         };
         let mut reactor = Reactor::new(place, limits, clock, MemoryDevice::new(&disk, 16), pool, catalog, shards);
         let (parts, rings) = pair_in_process(SessionId(1), Rights::ReadWrite, SHAPE)?;

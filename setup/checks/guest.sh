@@ -214,6 +214,32 @@ start
 is "switched off" 1 "\$(grep -c 'deallocates nothing' /run/log)"
 kill \$pid && wait \$pid
 END
+END
+}
+
+# Who may not ask the drive of its health sees its temperature, and is told why there is no more.
+guest_health() {
+    in_guest "health" <<END
+$prelude
+ls /sys/class/nvme/nvme0/hwmon*/temp1_input /sys/class/nvme/nvme0/device/hwmon/hwmon*/temp1_input 2>/dev/null | grep -q . ||
+    { echo "no monitor here" && exit; }
+mkdir /run/user && chown nobody /run/user /dev/nvme0n2 /dev/ng0n2
+as() { setpriv --reuid nobody --clear-groups "\$@"; }
+start() { \$as $forebay serve --device /dev/nvme0n2 --socket /run/user/socket 2>/run/log & pid=\$!; }
+told() { for i in \$(seq 300); do $forebay --socket /run/user/socket stats 2>/dev/null | grep -E "\$1" && return; sleep 0.1; done; }
+$forebay format /dev/nvme0n2 --segment-bytes 16MiB || exit
+celsius=\$((\$(cat /sys/class/nvme/nvme0/hwmon*/temp1_input /sys/class/nvme/nvme0/device/hwmon/hwmon*/temp1_input 2>/dev/null | head -n 1) / 1000))
+as='setpriv --reuid nobody --clear-groups'; start
+is "the temperature, for everybody" 1 "\$(told "^drive temperature +(\$celsius|\$((celsius + 1))) C" | wc -l)"
+is "the rest, and who may ask" 1 "\$(told '^drive spare +not known: the kernel lets only root ask' | wc -l)"
+is "the log says so once" 1 "\$(grep -c 'only the temperature is known (Permission denied' /run/log)"
+is "doctor says it too" 1 "\$(as $forebay doctor | grep -c '/dev/nvme0n2: .* C (its monitor)')"
+kill \$pid && wait \$pid
+as=''; start
+is "root sees all of it" 1 "\$(told '^drive spare +[0-9]+ %' | wc -l)"
+kill \$pid && wait \$pid
+END
+    if grep -qx 'no monitor here' "$scratch/output"; then skip 5 "health: the guest's kernel has no CONFIG_NVME_HWMON"; fi
 }
 
 # The kill test on the guest's drive, by every tier, without and with polled queues. A kill is not a power cut: what a
@@ -252,5 +278,5 @@ else
     else
         skip 8 "tiers in a guest: no binaries; cargo build --release && cargo test --no-run"
     fi
-    if [ -x "$forebay" ]; then guest_forebay && guest_own_drive && guest_deallocation; else skip 4 "forebay in a guest: no binary at $forebay; cargo build --release"; fi
+    if [ -x "$forebay" ]; then guest_forebay && guest_own_drive && guest_deallocation && guest_health; else skip 4 "forebay in a guest: no binary at $forebay; cargo build --release"; fi
 fi

@@ -79,6 +79,7 @@ impl Appliance {
         let opened = open(path, &open_options(config))?;
         let resumed = self.recover(&opened, &held, begun, progress).map_err(|error| error.context(opened.name()))?;
         self.health = health::Watch::start(&opened, &self.drive)?;
+        self.watch(config, &opened)?;
         *device = Some(opened);
         Ok(resumed)
     }

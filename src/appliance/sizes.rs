@@ -78,6 +78,7 @@ impl Sizes {
             objects_max: config.limits.objects_max as usize,
             key_bytes_max: index(config.limits.key_bytes_max.0),
             value_bytes_max: self.value_bytes_max,
+            device_timeout_ns: config.device.timeout.0,
         }
     }
 }

@@ -115,6 +115,11 @@ impl Threads {
     }
 
     #[must_use]
+    pub fn addresses(&self) -> Arc<[Address]> {
+        self.addresses.clone()
+    }
+
+    #[must_use]
     pub fn count(&self) -> usize {
         self.threads.len()
     }
@@ -191,7 +196,13 @@ impl Thread {
             let _ends = panic::EndsProcess;
             turn_until_stopped(&mut reactor, spin_ns, &visitors);
             let landed = reactor.shards().iter().filter(|shard| shard.has_landed());
-            Ended { landed: landed.map(|shard| shard.wal.shard()).collect(), fenced: reactor.fenced() }
+            let ended = Ended { landed: landed.map(|shard| shard.wal.shard()).collect(), fenced: reactor.fenced() };
+            reactor.rest();
+            if reactor.is_stuck() {
+                // Dropping the device would wait for ever, and giving its memory back would let it write into another's.
+                std::mem::forget(reactor);
+            }
+            ended
         })?;
         Ok(Thread { handle, visits, span })
     }

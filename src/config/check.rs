@@ -162,6 +162,7 @@ impl Config {
         let named = |path: &Option<std::path::PathBuf>| path.as_ref().is_none_or(|path| !path.as_os_str().is_empty());
         problems.unless(named(&self.device.path), "device.path", || "is empty; name a file or a block device".into());
         problems.unless(named(&self.rings.socket), "rings.socket", || "is empty; name a path or leave it out".into());
+        problems.range("device.timeout", self.device.timeout, Nanos::millis(1_000)..=Nanos::millis(3_600_000));
         let flight = &self.flight.directory;
         problems.unless(flight.as_os_str().is_empty() || flight.is_absolute(), "flight.directory", || {
             format!("is {}; use an absolute path, or \"\" for no flight recorder", flight.display())

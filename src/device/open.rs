@@ -18,6 +18,7 @@ use super::controller_name::Name;
 use super::drive::Drive;
 use super::flush::FlushFailed;
 use super::health;
+use super::hwmon::Hwmon;
 use super::identity::{DriveId, Identity};
 use super::memory::{MemoryDevice, MemoryDisk};
 use super::occupant;
@@ -333,7 +334,7 @@ impl OpenDevice {
     pub fn health(&self) -> Option<health::Source> {
         match &self.backing {
             Backing::File { file, drive: Some(drive), .. } if drive.is_nvme() => {
-                file.try_clone().ok().map(health::Source::Kernel)
+                file.try_clone().ok().map(|file| health::Source::Kernel(file, Hwmon::of(&drive.name)))
             }
             #[cfg(feature = "spdk")]
             Backing::Spdk(attached) => Some(attached.health()),

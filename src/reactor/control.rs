@@ -257,6 +257,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             (stats::BUFFERS_FREE, self.pool.available() as u64),
             (stats::SEGMENTS_RECLAIMED, sum(|shard| shard.wal.counters.segments_reclaimed)),
             (stats::COPIED_BYTES, sum(|shard| shard.wal.counters.copied_bytes)),
+            (stats::DEVICE_OLDEST_NS, self.device.oldest_ns(self.turned_ns)),
             (stats::LIVE_BYTES, sum(|shard| shard.store.live_bytes())),
             (stats::CACHE_BYTES, sum(|shard| shard.store.cache_bytes())),
             (stats::DEALLOCATED_BYTES, sum(|shard| shard.wal.counters.deallocated_bytes)),
@@ -294,7 +295,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                     shard.wal.watermark(&mut self.pool, now_ns, true);
                     quiet &= shard.wal.is_durable() && shard.wal.is_quiet();
                 }
-                if quiet && self.device.in_flight() == 0 {
+                // What a device holds that was given up is not waited for.
+                if quiet && (self.device.in_flight() == 0 || self.stall.given_up) {
                     self.phase = Phase::Stopped;
                     self.sessions.iter_mut().flatten().for_each(|session| session.end(EndReason::Stopping));
                 }
@@ -318,13 +320,20 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     pub fn deadline_ns(&self) -> Option<u64> {
         let waits = self.waiting.iter().map(|waiting| waiting.deadline_ns).min();
         let postponed = self.postponed.then_some(self.turned_ns + POSTPONED_INTERVAL_NS);
-        self.shards.iter().filter_map(|shard| shard.wal.deadline_ns()).chain(waits).chain(postponed).min()
+        self.shards
+            .iter()
+            .filter_map(|shard| shard.wal.deadline_ns())
+            .chain(waits)
+            .chain(postponed)
+            .chain(self.look_ns())
+            .min()
     }
 
-    /// Whether something is under way that goes on by itself: the device is at work, or segments are being given up.
+    /// Whether something is under way that goes on by itself: the device is at work, and not given up, or segments are
+    /// being given up.
     #[must_use]
     pub fn is_at_work(&self) -> bool {
-        self.device.in_flight() > 0
+        (self.device.in_flight() > 0 && !self.stall.given_up)
             || self.deallocation.due().is_some()
             || self.shards.iter().any(|shard| shard.reclaim.is_active(&shard.wal))
     }
@@ -360,9 +369,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         self.place.wakes.wait(timeout)
     }
 
-    /// Gives the device back, for the one who stopped this reactor.
-    pub fn into_device(self) -> D {
-        self.device
+    /// For those who look whether this thread turns: it sleeps, or ends.
+    pub fn rest(&self) {
+        self.place.own().pulse.rest();
     }
 
     /// The shards that stopped writing, and why.

@@ -249,7 +249,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 continue;
             }
             let aside = self.shards[self.fetches.all[id].at].wal.fenced() == Some(Fence::Aside);
-            if aside || !matches!(self.phase, Phase::Serving | Phase::Settling) {
+            if aside || self.stall.given_up || !matches!(self.phase, Phase::Serving | Phase::Settling) {
                 self.fetches.waiting -= 1;
                 self.give_fetch_up(id, now_ns);
                 continue;
@@ -426,13 +426,27 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         }
     }
 
-    fn give_fetch_up(&mut self, id: usize, now_ns: u64) {
-        self.free_joined(id);
-        let For::Request { slot, submission } = self.fetches.all[id].wanted_by else {
-            return self.end_ahead(id, now_ns);
-        };
+    /// The device does not answer: nobody waits for it. What it still gives back is taken for the cache.
+    pub(super) fn abandon_fetches(&mut self) {
+        for id in 0..FETCHES_MAX {
+            let Fetch { step, wanted_by, .. } = self.fetches.all[id];
+            match wanted_by {
+                _ if step == Step::Free => {}
+                For::Ahead { .. } => self.fetches.all[id].wanted_by = For::Ahead { scan: None },
+                For::Request { slot, submission } => {
+                    self.fetches.all[id].wanted_by = For::Ahead { scan: None };
+                    if step != Step::Reading {
+                        self.fetches.waiting -= usize::from(step == Step::Waiting);
+                        self.fetches.end(id);
+                    }
+                    self.refuse(slot, &submission);
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, slot: usize, submission: &Submission) {
         self.metrics.add(stats::FETCHES_FAILED, 1);
-        self.fetches.end(id);
         let status = if self.phase == Phase::Stopping { Status::Stopping } else { Status::Unreadable };
         let completion = crate::ring::protocol::Completion {
             user_data: submission.user_data,
@@ -440,5 +454,14 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             ..Default::default()
         };
         self.reply(slot, completion);
+    }
+
+    fn give_fetch_up(&mut self, id: usize, now_ns: u64) {
+        self.free_joined(id);
+        let For::Request { slot, submission } = self.fetches.all[id].wanted_by else {
+            return self.end_ahead(id, now_ns);
+        };
+        self.fetches.end(id);
+        self.refuse(slot, &submission);
     }
 }

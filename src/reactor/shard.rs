@@ -90,7 +90,7 @@ impl Shard {
     pub(super) fn take_ready(&mut self) -> Option<Pending> {
         let (after, _) = self.pending.front()?;
         let durable = *after <= self.wal.durable_lsn();
-        if !durable && self.wal.fenced().is_none() {
+        if !durable && !self.wal.is_hopeless() {
             return None;
         }
         let (_, pending) = self.pending.pop_front()?;

@@ -8,6 +8,7 @@ mod reclaim;
 mod sessions;
 #[path = "../../tests/small/mod.rs"]
 mod small;
+mod stall;
 mod stuck;
 mod trim;
 mod waits;

@@ -469,8 +469,11 @@ pub mod stats {
     pub const SEGMENTS_RECLAIMED: usize = 20;
     pub const COPIED_BYTES: usize = 21;
     pub const LIVE_BYTES: usize = 22;
-    /// 1: the words below are what the drive said within the last 20 s. 0: they are not known. The same from each reactor.
+    /// `DRIVE_ALL_KNOWN`: the words below are what the drive said within the last 20 s. `DRIVE_TEMPERATURE_KNOWN`: only the
+    /// temperature and its warning are. 0: none is. The same from each reactor.
     pub const DRIVE_HEALTH_KNOWN: usize = 23;
+    pub const DRIVE_ALL_KNOWN: u64 = 1;
+    pub const DRIVE_TEMPERATURE_KNOWN: u64 = 2;
     /// Bit by bit as byte 0 of the NVMe SMART log.
     pub const DRIVE_CRITICAL_WARNING: usize = 24;
     pub const DRIVE_TEMPERATURE_KELVIN: usize = 25;
@@ -489,6 +492,10 @@ pub mod stats {
     /// What the drive was told that it carries nothing any more, and how often it refused to be told.
     pub const DEALLOCATED_BYTES: usize = 34;
     pub const DEALLOCATE_FAILURES: usize = 35;
+    /// How long the oldest operation has been with the device; 0: none is.
+    pub const DEVICE_OLDEST_NS: usize = 36;
+    /// How often one had been there for 5 s.
+    pub const DEVICE_STALLS: usize = 37;
     /// The words that tell of the drive, and not of a reactor.
     pub const DRIVE: [usize; 6] = [
         DRIVE_HEALTH_KNOWN,
@@ -500,7 +507,7 @@ pub mod stats {
     ];
 
     /// Name and unit of every word.
-    pub const NAMES: [&str; 36] = [
+    pub const NAMES: [&str; 38] = [
         "turns",
         "requests",
         "writes",
@@ -537,6 +544,8 @@ pub mod stats {
         "cache_bytes",
         "deallocated_bytes",
         "deallocate_failures",
+        "device_oldest_ns",
+        "device_stalls",
     ];
 }
 

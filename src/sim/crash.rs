@@ -27,7 +27,10 @@ impl History {
         self.say(|| format!("the end: {end:?}"));
         self.forget_clients();
         // Longer ago than a window and what a busy drive needs: but not where it stalled or failed.
-        let calm = self.profile.rates.stall == 0 && self.profile.rates.write_error == 0 && self.profile.vanish == 0;
+        let calm = self.profile.rates.stall == 0
+            && self.profile.rates.hang == 0
+            && self.profile.rates.write_error == 0
+            && self.profile.vanish == 0;
         let slack_ns = self.profile.wal.window_interval_ns + 1_000 * self.profile.latency_max_ns() + 10_000_000;
         let buffered_before_ns = if calm { self.machine.now_ns().saturating_sub(slack_ns) } else { 0 };
         self.crash(end, fate)?;
@@ -99,13 +102,15 @@ impl History {
     /// The drive is there again, and is taken back while clients go on. Refused only where something cannot be proven.
     pub(super) fn take_back(&mut self) -> Verdict {
         let fenced: Vec<_> = self.machine.reactors.iter().flat_map(Reactor::fenced).map(|(_, why)| why).collect();
-        let replay = fenced.iter().any(|why| !matches!(why, Fence::Device(_)));
+        let replay = fenced.iter().any(|why| !matches!(why, Fence::Device(_) | Fence::Stalled));
         if fenced.is_empty() || replay {
             // Nothing was written meanwhile: the daemon never noticed. Or a recorder waits for a larger namespace.
             self.machine.drive.borrow_mut().come_back();
             return Ok(());
         }
         self.machine.step_aside();
+        // Nothing is taken back while the old way to the drive may still write.
+        self.machine.drive.borrow_mut().come_to();
         self.until(|history| history.machine.is_aside())?;
         self.machine.drive.borrow_mut().come_back();
         match self.machine.resume() {

@@ -30,6 +30,8 @@ pub struct Rates {
     pub stall: u64,
     /// Of a thousand reads: what comes back is not what stands there, or nothing does.
     pub spoiled_read: u64,
+    /// The drive never ends it, or much later.
+    pub hang: u64,
     /// Longest and shortest time that a write takes when nothing is wrong.
     pub latency_ns: (u64, u64),
 }
@@ -48,6 +50,9 @@ pub enum Fate {
     /// The oldest is lost, the later ones land: the shape that shows a missing epoch raise.
     FirstLost,
 }
+
+/// When an operation that hangs ends.
+const NEVER_NS: u64 = u64::MAX;
 
 struct UnderWay {
     due_ns: u64,
@@ -89,6 +94,20 @@ impl Drive {
     pub fn vanish(&mut self) {
         self.gone = true;
         self.counts.add(Count::Vanished);
+        self.come_to();
+    }
+
+    /// Whether operations hang.
+    pub fn hangs(&self) -> bool {
+        self.under_way.iter().any(|it| it.due_ns == NEVER_NS)
+    }
+
+    /// What hangs ends at last, well or not.
+    pub fn come_to(&mut self) {
+        for it in self.under_way.iter_mut().filter(|it| it.due_ns == NEVER_NS) {
+            it.due_ns = 0;
+            it.fails = self.random.chance(300);
+        }
     }
 
     /// It is there again, with what it held: it was without power meanwhile.
@@ -135,7 +154,13 @@ impl Drive {
             latency_ns *= self.random.between(1, DEALLOCATE_LATENCIES_MAX);
             fails |= self.random.chance(DEALLOCATE_ERRORS);
         }
-        self.under_way.push(UnderWay { due_ns: now_ns + latency_ns + stall_ns, reactor, operation, fails });
+        let mut due_ns = now_ns + latency_ns + stall_ns;
+        // Drawn where drives hang alone, so that other seeds keep their histories.
+        if self.rates.hang > 0 && self.random.chance(self.rates.hang) {
+            due_ns = NEVER_NS;
+            self.counts.add(Count::Hangs);
+        }
+        self.under_way.push(UnderWay { due_ns, reactor, operation, fails });
     }
 
     /// The operation of this reactor that ends next, if its time has come.

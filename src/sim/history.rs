@@ -234,6 +234,7 @@ impl History {
         if watched {
             self.clients.iter_mut().for_each(Modelled::look);
         }
+        self.oracle.fenced = self.machine.fenced();
         let first = self.random.index(self.machine.reactors.len());
         let worked = self.machine.turn(first);
         if watched {
@@ -282,6 +283,7 @@ impl History {
                 }
             }
             self.disturb()?;
+            self.come_to();
             self.turn()?;
             if self.random.chance(15) {
                 self.settle_all()?;
@@ -318,6 +320,16 @@ impl History {
             self.turn_until(Some(until_ns))?;
         }
         Err("an idle appliance does not come to rest".to_owned())
+    }
+
+    /// A drive that hangs may come to itself: before it was given up, or after.
+    fn come_to(&mut self) {
+        if !self.machine.drive.borrow().hangs() || !self.random.chance(30) {
+            return;
+        }
+        let late = self.machine.reactors.iter().any(crate::reactor::Reactor::is_stuck);
+        self.counts.add_many(Count::LateEnds, u64::from(late));
+        self.machine.drive.borrow_mut().come_to();
     }
 
     /// Clients die, and the hostile one does its worst.

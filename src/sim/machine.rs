@@ -270,6 +270,7 @@ impl Machine {
             objects_max: 12,
             key_bytes_max: self.profile.store.key_bytes_max,
             value_bytes_max: self.profile.store.value_bytes_max,
+            device_timeout_ns: self.profile.device_timeout_ns,
         }
     }
 
@@ -307,6 +308,12 @@ impl Machine {
         self.reactors.iter().all(|reactor| reactor.phase() == phase)
     }
 
+    /// By shard: whether it writes no more.
+    pub fn fenced(&self) -> Vec<bool> {
+        let fenced: Vec<ShardId> = self.reactors.iter().flat_map(Reactor::fenced).map(|(shard, _)| shard).collect();
+        (0..self.profile.shards).map(|shard| fenced.contains(&ShardId(shard))).collect()
+    }
+
     /// One turn of every reactor, beginning with `first`. Says whether anything happened.
     pub fn turn(&mut self, first: usize) -> bool {
         let count = self.reactors.len();
@@ -317,7 +324,12 @@ impl Machine {
     pub fn next_ns(&self) -> Option<u64> {
         let now_ns = self.now_ns();
         let deadlines = self.reactors.iter().filter_map(Reactor::deadline_ns);
-        deadlines.chain(self.drive.borrow().next_due_ns()).filter(|at_ns| *at_ns > now_ns && *at_ns < NEVER_NS).min()
+        let looks = self.reactors.iter().filter_map(Reactor::look_ns);
+        deadlines
+            .chain(looks)
+            .chain(self.drive.borrow().next_due_ns())
+            .filter(|at_ns| *at_ns > now_ns && *at_ns < NEVER_NS)
+            .min()
     }
 
     pub fn now_ns(&self) -> u64 {

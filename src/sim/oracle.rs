@@ -82,6 +82,8 @@ pub struct Oracle {
     /// Writes of clients that died: they may or may not have happened.
     doubtful: Vec<Rc<Action>>,
     next_operation: u64,
+    /// By shard: before this turn it had stopped writing.
+    pub fenced: Vec<bool>,
     /// Records of objects that nobody here knows may be in the log.
     pub strangers: bool,
     /// The drive may not give back what was written.
@@ -107,6 +109,7 @@ impl Oracle {
             pending: BTreeMap::new(),
             doubtful: Vec::new(),
             next_operation: 0,
+            fenced: vec![false; shards as usize],
             strangers: false,
             may_spoil: false,
         }
@@ -249,13 +252,16 @@ impl Oracle {
     fn logged(&mut self, action: &Rc<Action>, answer: &Answer, now_ns: u64) -> Verdict {
         let (Some(object), Some(shard)) = (action.object(), action.shard(self.shards)) else { return Ok(()) };
         let durability = action.how().durability.unwrap_or(object.durability);
-        let log = &mut self.logs[shard.index()];
         if answer.lsn == 0 {
             let noop = matches!(**action, Action::Trim { .. });
             let unlogged = durability == Durability::Memory && object.durability == Durability::Memory;
             ensure!(noop || unlogged, "a write that promises something is not in the log");
             return Ok(());
         }
+        if answer.status == Status::Ok {
+            self.still_writes(shard)?;
+        }
+        let log = &mut self.logs[shard.index()];
         let before = log.entries.insert(answer.lsn, Logged { action: action.clone(), version: answer.version });
         ensure!(before.is_none(), "LSN {} was given twice", answer.lsn);
         if object.kind == ObjectKind::Space {
@@ -271,6 +277,12 @@ impl Oracle {
             }
             Durability::Memory => {}
         }
+        Ok(())
+    }
+
+    /// Who waited for a shard that stopped writing was told so in that turn: nobody hears anything better later.
+    fn still_writes(&self, shard: ShardId) -> Verdict {
+        ensure!(!self.fenced[shard.index()], "shard {shard} had stopped writing, and acknowledges");
         Ok(())
     }
 

@@ -28,6 +28,7 @@ pub struct Profile {
     pub wal: wal::Limits,
     pub store: store::Limits,
     pub rates: Rates,
+    pub device_timeout_ns: u64,
     pub lives: u64,
     pub steps: u64,
     pub clients: usize,
@@ -54,6 +55,7 @@ const RATES_NONE: Rates = Rates {
     write_error: 0,
     stall: 0,
     spoiled_read: 0,
+    hang: 0,
     latency_ns: (10_000, 200_000),
 };
 
@@ -84,6 +86,13 @@ impl Profile {
             profile.churn(random, steps);
         }
         profile
+    }
+
+    /// A drive that does not answer, for ever or for long. No other stalls: then the wait for it can be short.
+    pub fn hang(&mut self) {
+        self.rates.hang = 5;
+        self.rates.stall = 0;
+        self.device_timeout_ns = 2_000_000_000;
     }
 
     /// So little room, and so much written, that segments are given up again and again.
@@ -145,6 +154,8 @@ impl Profile {
                 latency_ns: random.pick(&[(8_000, 12_000), (10_000, 200_000), (1_000, 2_000_000)]),
                 ..RATES_NONE
             },
+            // Longer than any stall that passes.
+            device_timeout_ns: 10_000_000_000,
             lives: random.between(2, 5),
             steps: 0,
             clients: 1 + random.index(3),
@@ -196,8 +207,8 @@ impl Profile {
 
     /// Whether a value may be there that the drive does not give back.
     pub fn may_spoil(&self) -> bool {
-        let Rates { lying_cache, misdirected, lost_write, spoiled_read, .. } = self.rates;
-        lying_cache + misdirected + lost_write + spoiled_read + self.rot + self.vanish > 0
+        let Rates { lying_cache, misdirected, lost_write, spoiled_read, hang, .. } = self.rates;
+        lying_cache + misdirected + lost_write + spoiled_read + hang + self.rot + self.vanish > 0
     }
 
     /// The longest that a write takes when nothing stalls.

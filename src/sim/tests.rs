@@ -86,6 +86,13 @@ fn a_write_that_nobody_flushed_is_found() {
 }
 
 #[test]
+fn who_waits_for_a_drive_that_hangs_is_told_and_told_once() {
+    // For ever, or until the drive comes to itself.
+    finds(Planted::WaitForStalled, 1..=200, "no answer");
+    finds(Planted::WaitForStalled, 1..=400, "had stopped writing, and acknowledges");
+}
+
+#[test]
 fn one_seed_is_one_history() {
     for seed in [3, 11, 17] {
         let first = run(seed, &Options::default()).expect("it passes");

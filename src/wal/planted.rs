@@ -24,6 +24,8 @@ pub enum Planted {
     DeallocateBeforeFreed,
     /// A write counts as durable when it stands in the drive's volatile cache.
     SkipFlush,
+    /// Who waits for a device that was given up is not told, and waits on.
+    WaitForStalled,
     /// A drive that came back is written again without its flight recorder, and nobody looks what is missing.
     ReturnUnproven,
 }

@@ -188,6 +188,15 @@ impl DmaRegion {
     /// When `buffer_bytes` is not a positive multiple of 4,096.
     #[must_use]
     pub fn split(self, buffer_bytes: usize) -> Vec<DmaBuffer> {
+        self.split_from(0, buffer_bytes)
+    }
+
+    /// The same, with numbers from `first` on: for buffers that are told apart from those of the region it was cut off.
+    ///
+    /// # Panics
+    /// As `split`.
+    #[must_use]
+    pub fn split_from(self, first: usize, buffer_bytes: usize) -> Vec<DmaBuffer> {
         assert!(
             buffer_bytes > 0 && buffer_bytes.is_multiple_of(BUFFER_ALIGN_BYTES),
             "DMA buffers of {buffer_bytes} B: not a positive multiple of {BUFFER_ALIGN_BYTES}"
@@ -196,7 +205,7 @@ impl DmaRegion {
             // SAFETY: index < bytes / buffer_bytes and offset + bytes lies inside the mapping, so this does.
             address: unsafe { self.mapping.address.add(self.offset + index * buffer_bytes) },
             bytes: buffer_bytes,
-            index,
+            index: first + index,
             mapping: Arc::clone(&self.mapping),
         };
         (0..self.bytes / buffer_bytes).map(buffer).collect()
@@ -231,7 +240,7 @@ unsafe impl Send for DmaBuffer {}
 unsafe impl Sync for DmaBuffer {}
 
 impl DmaBuffer {
-    /// Its place in its region, from 0.
+    /// Its number, from 0 on in its region: see `split_from`.
     #[must_use]
     pub fn index(&self) -> usize {
         self.index

@@ -53,6 +53,7 @@ pub const LIMITS: Limits = Limits {
     objects_max: 16,
     key_bytes_max: 1_024,
     value_bytes_max: 256 << 10,
+    device_timeout_ns: 60_000_000_000,
 };
 
 /// The drive as recovery has it.
