@@ -31,7 +31,7 @@ use forebay::ring::client::{Client, Object, Request, Write};
 use forebay::ring::protocol::Status;
 use forebay::ring::segment::Shape;
 use forebay::ring::server::{Rights, SessionId, pair_in_process};
-use forebay::types::{Durability, ObjectId, ObjectKind, ShardId};
+use forebay::types::{Compression, Durability, ObjectId, ObjectKind, ShardId};
 use forebay::wal::flight::{Flight, Owner};
 use forebay::wal::planted::Planted;
 use forebay::wal::superblock::Superblock;
@@ -199,9 +199,14 @@ fn append(name: &Path, depth: usize, ops: usize) -> Result<Figures, Failure> {
         }
     };
     let kind = ObjectKind::Stream;
-    let create = Request::Open { kind, name: "events", create: Some(Durability::Strict) };
+    let create = Request::Open { kind, name: "events", create: Some(Durability::Strict.into()) };
     bench.borrow_mut().client.submit(0, &create).map_err(|error| format!("{error:?}"))?;
-    let stream = Object { id: ObjectId(u32::try_from(answer().version)?), kind, durability: Durability::Strict };
+    let stream = Object {
+        id: ObjectId(u32::try_from(answer().version)?),
+        kind,
+        durability: Durability::Strict,
+        compression: Compression::None,
+    };
     let start = |_| {
         let append = Request::Append { stream, event: &EVENT, how: Write::default() };
         bench.borrow_mut().client.submit(0, &append).expect("the ring takes as many as are under way");

@@ -3,7 +3,9 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
 
+use forebay::ring::client::Object;
 use forebay::ring::protocol::stats::{DRIVE, NAMES};
+use forebay::types::Compression;
 use serde_json::Value;
 
 use crate::daemon::{Daemon, PATIENCE, Place};
@@ -19,7 +21,7 @@ pub fn run(place: &Place, arguments: &[&str]) -> String {
 }
 
 /// The objects that a command printed, one a line.
-fn json(place: &Place, arguments: &[&str]) -> Vec<Value> {
+pub fn json(place: &Place, arguments: &[&str]) -> Vec<Value> {
     let text = run(place, &[arguments, &["--json"]].concat());
     text.lines().map(|line| serde_json::from_str(line).expect("each line is an object")).collect()
 }
@@ -111,6 +113,47 @@ fn what_a_daemon_does_not_take_is_said_with_its_limit() {
     let line = String::from_utf8(output.stderr).expect("it is text");
     assert_eq!(output.status.code(), Some(1), "{line}");
     assert!(line.contains("job [many]: ") && line.contains("limits.sessions_max allows; raise it"), "{line}");
+}
+
+#[test]
+fn compressed_spaces_by_command() {
+    let place = formatted("cli-compression");
+    let mut daemon = Daemon::start(&place);
+    drop(daemon.connect(&place));
+    let text = "the same words again and again ".repeat(1_000);
+    let file = place.path("text");
+    std::fs::write(&file, &text).expect("the place is writable");
+    let file = file.to_str().expect("the path is text");
+    for codec in ["lz4", "zstd"] {
+        let put = ["put", codec, "large", "--file", file, "--create=buffered", "--compression", codec];
+        run(&place, &put);
+        run(&place, &put);
+        run(&place, &["put", codec, "small", "v"]);
+        assert_eq!(run(&place, &["get", codec, "large"]), text.trim_end());
+        assert_eq!(run(&place, &["scan", codec, "--begin", "s"]), "small\tv");
+    }
+    let line = refused(&place, &["put", "lz4", "k", "v", "--create", "--compression", "zstd"]);
+    assert!(line.contains("is there with compression lz4; leave out --compression"), "{line}");
+    let alone = place.forebay(&["put", "lz4", "k", "v", "--compression", "lz4"]).output().expect("the program starts");
+    assert_eq!(alone.status.code(), Some(2), "{alone:?}");
+    assert!(refused(&place, &["append", "lz4", "e", "--create"]).contains("not a stream"));
+    assert!(daemon.stop().success());
+
+    let device = place.device();
+    let device = device.to_str().expect("the path is text");
+    assert!(run(&place, &["inspect", device]).contains("space \"zstd\": number 2, buffered, values compressed: zstd"));
+    let mut daemon = Daemon::start(&place);
+    let mut client = daemon.connect(&place);
+    let codecs: Vec<_> =
+        client.catalog().expect("it answers").into_iter().map(|(_, space)| space.compression).collect();
+    assert_eq!(codecs, [Compression::Lz4, Compression::Zstd], "the log of shard 0 says it");
+    for codec in ["lz4", "zstd"] {
+        assert_eq!(run(&place, &["get", codec, "large"]), text.trim_end());
+        let space = client.open_space(codec, None).expect("it is there");
+        let raw = Object { compression: Compression::None, ..space };
+        let (_, stored) = client.get(raw, b"large").expect("it answers").expect("it is there");
+        assert!(stored.len() < text.len() / 10, "{codec}: {} B", stored.len());
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn to_open_what_is_there_takes_no_frame() {
     let before = frames(&bench);
     let key = key_of_shard_0(space, 1);
     let catalog = Request::Catalog { after: ObjectId(0), reply_bytes_max: 1_000 };
-    let open = Request::Open { kind: ObjectKind::Space, name: "space", create: Some(Durability::Strict) };
+    let open = Request::Open { kind: ObjectKind::Space, name: "space", create: Some(Durability::Strict.into()) };
     for request in [&open, &catalog] {
         let (answer, _) = bench.call(&Request::Put { space, key: &key, value: b"1", how: Write::default() });
         assert_eq!(answer.status, Status::Ok);
@@ -38,7 +38,7 @@ fn a_fenced_shard_0_tells_of_all_that_was_durable() {
     let key = key_of_shard_0(space, 1);
     let (answer, _) = bench.call(&Request::Put { space, key: &key, value: b"1", how: Write::default() });
     assert_eq!(answer.status, Status::Ok);
-    let new = Request::Open { kind: ObjectKind::Space, name: "new", create: Some(Durability::Strict) };
+    let new = Request::Open { kind: ObjectKind::Space, name: "new", create: Some(Durability::Strict.into()) };
     bench.client.submit(1, &new).unwrap();
     let now_ns = bench.reactor.now_ns();
     assert!(bench.reactor.take_requests(now_ns));
