@@ -5,6 +5,7 @@
 //! Durability is `memory`: no log and no drive, so that what is left is the ring, the store and the codec. Rounds take
 //! turns over the codecs; a figure is the median of the rounds' medians.
 
+#[expect(dead_code, reason = "other benches use the rest of it")]
 mod rig;
 
 use std::time::{Duration, Instant};
