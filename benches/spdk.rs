@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use depth::{Plan, Taken};
 use forebay::appliance::block_reader;
-use forebay::appliance::prepare::{FormatOptions, format_device};
+use forebay::appliance::prepare::{FormatOptions, SegmentSize, format_device};
 use forebay::appliance::recover::{self, Settings};
 use forebay::buffer::Pool;
 use forebay::device::OperationKind;
@@ -185,7 +185,8 @@ fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
 }
 
 fn append(name: &Path, depth: usize, ops: usize) -> Result<Figures, Failure> {
-    let options = FormatOptions { capacity_bytes: None, segment_bytes: 16 << 20, shards: 1, force: true };
+    let options =
+        FormatOptions { capacity_bytes: None, segment_size: SegmentSize::Bytes(16 << 20), shards: 1, force: true };
     format_device(name, &options, &mut |_, _| {})?;
     let opened = opened(name)?;
     let bench = std::cell::RefCell::new(appliance(&opened)?);

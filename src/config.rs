@@ -61,8 +61,8 @@ pub struct Device {
 pub struct Format {
     /// The size of a file that `format` creates; a block device is used whole. Default: as large as the file is.
     pub capacity: Option<ByteSize>,
-    /// The unit in which log space is given out and taken back. 1MiB to 1GiB.
-    pub segment_bytes: ByteSize,
+    /// The unit in which log space is given out and taken back. 1MiB to 1GiB. Default: as suits the device, at most 64MiB.
+    pub segment_bytes: Option<ByteSize>,
     /// Independent logs; the most reactors that can share the work. 1 to 1,024.
     pub shards: u32,
 }
@@ -190,7 +190,7 @@ impl Default for Device {
 
 impl Default for Format {
     fn default() -> Self {
-        Format { capacity: None, segment_bytes: ByteSize::mib(64), shards: 4 }
+        Format { capacity: None, segment_bytes: None, shards: 4 }
     }
 }
 

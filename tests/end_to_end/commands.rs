@@ -62,6 +62,29 @@ fn format_refuses_what_holds_data() {
 }
 
 #[test]
+fn format_chooses_segments_that_can_be_reclaimed() {
+    let place = Place::new("cli-chosen");
+    let device = place.device();
+    let device = device.to_str().expect("the path is text");
+    let format = |capacity: &str, more: &[&str]| {
+        let arguments = ["format", device, "--capacity", capacity, "--force"];
+        let output = place.forebay(&[&arguments[..], more].concat()).output().expect("the program starts");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!told.contains("warning"), "{told}");
+        stdout(&output)
+    };
+    let made = format("256MiB", &["--shards", "2"]);
+    assert!(made.contains(": 63 segments of 4MiB (the largest with about 32 a shard or more"), "{made}");
+    let made = format("64MiB", &["--shards", "2"]);
+    assert!(made.contains(": 31 segments of 2MiB (the least that the largest value"), "{made}");
+    let made = format("64MiB", &["--shards", "1", "--segment-bytes", "4MiB", "--json"]);
+    let made: Value = serde_json::from_str(&made).expect("it is JSON");
+    assert_eq!((&made["segment_bytes"], &made["segment_bytes_given"]), (&Value::from(4 << 20), &Value::from(true)));
+    let mut daemon = Daemon::start(&place);
+    drop(daemon.connect(&place));
+}
+
+#[test]
 fn format_warns_of_what_serve_would_refuse() {
     let place = Place::new("cli-small");
     let device = place.device();
