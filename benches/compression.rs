@@ -61,6 +61,9 @@ fn value(number: u64, bytes: usize) -> Vec<u8> {
     text.into_bytes()
 }
 
+/// Done so often, each time with the number of times before.
+type Operation<'a> = dyn FnMut(&mut Rig<Tsc>, u64) -> Result<(), Failure> + 'a;
+
 struct Figure {
     put_ns: u64,
     get_ns: u64,
@@ -82,7 +85,7 @@ fn measure(compression: Compression, bytes: usize) -> Result<Figure, Failure> {
     let space = Object { id: ObjectId(u32::try_from(answer.version)?), kind, durability, compression };
     let values: Vec<Vec<u8>> = (0..VALUES).map(|number| value(number, bytes)).collect();
     let at = |number: u64| &values[usize::try_from(number % VALUES).expect("64-bit machines only")];
-    let mut timed = |operation: &mut dyn FnMut(&mut Rig<Tsc>, u64) -> Result<(), Failure>| {
+    let mut timed = |operation: &mut Operation<'_>| {
         // The first pass fills and warms.
         let mut times = Vec::with_capacity(usize::try_from(OPERATIONS)?);
         for number in 0..VALUES + OPERATIONS {
