@@ -5,6 +5,7 @@
 
 mod check;
 mod file;
+mod machine;
 mod memory;
 mod socket;
 mod units;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use check::Problem;
+pub use machine::{Memory, shown};
 pub use memory::MemoryPart;
 pub use socket::{default_for_client, default_for_daemon};
 pub use units::{ByteSize, Nanos, Spin};

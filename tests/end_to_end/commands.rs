@@ -139,6 +139,35 @@ fn what_a_daemon_does_not_take_is_said_with_its_limit() {
 }
 
 #[test]
+fn the_memory_that_limits_come_to_is_told() {
+    let place = formatted("cli-memory");
+    let config = place.path("config.toml");
+    let config = config.to_str().expect("the path is text");
+    let parts = json(&place, &["serve", "--check", "--config", config]);
+    let (total, parts) = parts.split_last().expect("there are lines");
+    let sum: u64 = parts.iter().map(|part| part["bytes"].as_u64().expect("a number")).sum();
+    assert_eq!((&total["what"], total["bytes"].as_u64()), (&"total".into(), Some(sum)));
+    assert!(total["available_bytes"].as_u64().is_some_and(|bytes| bytes > 0));
+    let text = run(&place, &["serve", "--check", "--config", config]);
+    assert!(text.contains("in all, at most; available: "), "{text}");
+    let mut daemon = Daemon::start(&place);
+    drop(daemon.connect(&place));
+    assert!(daemon.log().contains("this configuration needs at most "), "{}", daemon.log());
+    // More than any machine has: of buffers a start is refused, of what is only a limit it is told.
+    let huge = "limits.memory_bytes_max = \"16384GiB\"\n";
+    let configured = std::fs::read_to_string(config).expect("it was written");
+    let configured = configured.replace("limits.memory_bytes_max = \"64MiB\"\n", huge);
+    std::fs::write(config, &configured).expect("the place is writable");
+    assert!(run(&place, &["serve", "--check", "--config", config]).contains("warning: at most 16384."));
+    let buffers = configured
+        .replace("reactors.count = 2", "reactors.count = 250\nformat.shards = 1000\nwal.frames_in_flight_max = 256");
+    let buffers = buffers.replace("\"64KiB\"", "\"16MiB\"").replace("format.segment_bytes = \"1MiB\"\n", "");
+    std::fs::write(config, buffers).expect("the place is writable");
+    let line = refused(&place, &["serve", "--check", "--config", config]);
+    assert!(line.contains("the frame buffers need ") && line.contains("lower wal.frame_bytes_max"), "{line}");
+}
+
+#[test]
 fn compressed_spaces_by_command() {
     let place = formatted("cli-compression");
     let mut daemon = Daemon::start(&place);
