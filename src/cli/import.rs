@@ -285,9 +285,9 @@ impl Apply {
             // What is damaged was told of at the first reading.
             let Ok(item) = reading.line(&lines.line) else { continue };
             let applied = match item {
-                Item::Object { .. } => {
+                Item::Object { name, kind, .. } => {
                     objects += 1;
-                    self.make(objects - 1)
+                    self.make(objects - 1, &name, kind)
                 }
                 Item::Pair { object, key, value } => self.put(object, &key, &value, lines.number),
                 Item::Event { object, event } => self.append(object, event),
@@ -309,8 +309,9 @@ impl Apply {
         Ok(self.client.sync()?)
     }
 
-    fn make(&mut self, number: usize) -> Result<(), Failure> {
-        let Some(target) = self.targets.get_mut(number) else {
+    fn make(&mut self, number: usize, name: &str, kind: ObjectKind) -> Result<(), Failure> {
+        let same = |target: &&mut Target| target.name == name && target.kind == kind;
+        let Some(target) = self.targets.get_mut(number).filter(same) else {
             return Err(Error::new("the file changed while it was read").remedy("import it again").into());
         };
         if target.object.is_none() {

@@ -178,6 +178,9 @@ impl Client {
     }
 
     fn submit_for(&mut self, owner: Owner, user_data: u64, request: &Request<'_>) -> Result<(), SubmitError> {
+        if self.lost {
+            return Err(self.loss().into());
+        }
         match *request {
             Request::Put { space, key, value, how } if space.compression != Compression::None => {
                 if value.len() > self.value_bytes_max_in(space) {
@@ -200,9 +203,6 @@ impl Client {
     }
 
     fn publish(&mut self, owner: Owner, user_data: u64, request: &Request<'_>) -> Result<(), SubmitError> {
-        if self.lost {
-            return Err(self.loss().into());
-        }
         let begun = timing::now();
         let mut plan = Plan::new(request, self.shards(), self.reactors())?;
         let link = &mut self.links[plan.reactor as usize];

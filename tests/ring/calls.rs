@@ -5,7 +5,7 @@ use std::time::Duration;
 use forebay::ring::client::{ClientError, Creation, Object, Request, ScanRange, SubmitError, Write};
 use forebay::ring::protocol::Status;
 use forebay::ring::segment::Shape;
-use forebay::types::{Compression, Durability, ObjectKind};
+use forebay::types::{Compression, Durability, ObjectId, ObjectKind};
 
 use crate::toy::{SHAPE, Store, pair, pair_with_threads, turn};
 
@@ -150,6 +150,20 @@ fn compressed_values_are_plain_to_every_call() {
 }
 
 #[test]
+fn a_full_ring_that_is_lost_is_no_back_pressure_for_compressed_values() {
+    let (mut client, rings) = pair(SHAPE);
+    let (id, kind, durability) = (ObjectId(1), ObjectKind::Space, Durability::Memory);
+    let space = Object { id, kind, durability, compression: Compression::Lz4 };
+    let put = Request::Put { space, key: b"k", value: &[7; 100], how: Write::default() };
+    let full = (0..100).find_map(|number| client.submit(number, &put).err());
+    assert!(matches!(full, Some(SubmitError::Full)), "{full:?}");
+    assert_eq!(client.compression_stats().values, 16, "what found no room does not count");
+    drop(rings);
+    client.wait(&mut Vec::new()).unwrap_err();
+    assert!(matches!(client.submit(0, &put), Err(SubmitError::Client(ClientError::Disconnected))));
+}
+
+#[test]
 fn a_value_that_cannot_be_read_fails_its_own_request_alone() {
     let (mut client, stop, threads) = pair_with_threads(SHAPE);
     let creation = Creation { durability: Durability::Memory, compression: Compression::Zstd };
@@ -198,7 +212,7 @@ fn a_full_ring_or_arena_is_back_pressure_and_nothing_is_lost() {
         let mut store = Store::default();
         let mut reply = Vec::new();
         let space = Object {
-            id: forebay::types::ObjectId(1),
+            id: ObjectId(1),
             kind: ObjectKind::Space,
             durability: Durability::Memory,
             compression: Compression::None,
@@ -232,7 +246,7 @@ fn a_full_ring_or_arena_is_back_pressure_and_nothing_is_lost() {
 fn what_no_daemon_would_take_is_refused_before_it_is_sent() {
     let (mut client, mut rings) = pair(SHAPE);
     let space = Object {
-        id: forebay::types::ObjectId(1),
+        id: ObjectId(1),
         kind: ObjectKind::Space,
         durability: Durability::Memory,
         compression: Compression::None,

@@ -1,6 +1,7 @@
 //! What an answer about a space or stream waits for: the record that made it, and nothing else.
 
 use super::*;
+use crate::ring::client::Creation;
 use crate::wal::Fence;
 
 fn frames(bench: &Bench) -> u64 {
@@ -54,4 +55,23 @@ fn a_fenced_shard_0_tells_of_all_that_was_durable() {
     let (answer, reply) = bench.call(&Request::Catalog { after: ObjectId(0), reply_bytes_max: 1_000 });
     assert_eq!((answer.status, answer.aux), (Status::Ok, 1), "only what is durable");
     assert!(reply.ends_with(b"space"));
+}
+
+#[test]
+fn what_is_compressed_is_told_and_only_spaces_are() {
+    let mut bench = start(&formatted());
+    let creation = |compression| Some(Creation { durability: Durability::Buffered, compression });
+    let (space, stream) = (ObjectKind::Space, ObjectKind::Stream);
+    let mut open = |name, kind, create| {
+        let (answer, _) = bench.call(&Request::Open { kind, name, create });
+        (answer.status, answer.aux)
+    };
+    let zstd = 1 | 2 << 8 | 2 << 24;
+    assert_eq!(open("s", space, creation(Compression::Zstd)), (Status::Ok, zstd));
+    assert_eq!(open("s", space, creation(Compression::Lz4)), (Status::Ok, zstd), "what is there stays as it is");
+    assert_eq!(open("s", space, None), (Status::Ok, zstd));
+    assert_eq!(open("t", stream, creation(Compression::Lz4)).0, Status::BadRequest);
+    assert_eq!(open("t", stream, creation(Compression::None)), (Status::Ok, 2 | 2 << 8));
+    let (_, reply) = bench.call(&Request::Catalog { after: ObjectId(0), reply_bytes_max: 1_000 });
+    assert_eq!(reply, [1, 0, 0, 0, 1, 2, 1, 2, b's', 2, 0, 0, 0, 2, 2, 1, 0, b't']);
 }

@@ -62,7 +62,8 @@ pub enum Request<'a> {
     Noop { reactor: u32 },
     /// The answer's `version` is the new one.
     Put { space: Object, key: &'a [u8], value: &'a [u8], how: Write },
-    /// The reply is the value, the answer's `version` its version.
+    /// The reply is the value, the answer's `version` its version. In a space with compression the room is for what is
+    /// stored, which is never longer than the value and a byte; the reply may become longer.
     Get { space: Object, key: &'a [u8], relaxed: bool, value_bytes_max: usize },
     /// `NotFound` when there was no such key.
     Delete { space: Object, key: &'a [u8], how: Write },
