@@ -20,6 +20,8 @@
 #define FB_PAIR_HEADER_BYTES         16
 #define FB_EVENT_HEADER_BYTES        16
 #define FB_CATALOG_HEADER_BYTES      8
+#define FB_PLAIN_HEADER_BYTES        1
+#define FB_COMPRESSED_HEADER_BYTES   5
 #define FB_AUX_MORE                  UINT64_C(0x100000000)
 #define FB_NOTICE_WAKE               1
 
@@ -132,6 +134,11 @@
 /* kinds */
 #define FB_KIND_SPACE                1
 #define FB_KIND_STREAM               2
+
+/* compressions */
+#define FB_COMPRESSION_NONE          0
+#define FB_COMPRESSION_LZ4           1
+#define FB_COMPRESSION_ZSTD          2
 
 /* statuses */
 #define FB_STATUS_OK                 0

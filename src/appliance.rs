@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use forebay_sys::dma::Pages;
 
-use crate::config::Config;
+use crate::config::{Config, Memory};
 use crate::device::Tier;
 use crate::device::any::AnyDevice;
 use crate::device::blocks::BlockReader;
@@ -107,6 +107,7 @@ impl Appliance {
         notes.extend(own::note(&superblock, device));
         let config = &fitted(config, device, &mut notes);
         notes.extend(fewer_note(config, reactors, shards));
+        tell_memory(config, shards)?;
         let sizes = sizes::Sizes::of(config, shards, reactors);
         sizes.check()?;
         if let Some(cause) = config.segment_too_small(superblock.layout.segment_bytes) {
@@ -194,6 +195,15 @@ impl Appliance {
 fn fewer_note(config: &Config, reactors: u32, shards: u32) -> Option<String> {
     let asked = config.reactors.count();
     (reactors < asked).then(|| format!("{reactors} reactors instead of {asked}: there are {shards} shards"))
+}
+
+/// Says what all limits come to, and how that fits the machine, before any of it is taken.
+fn tell_memory(config: &Config, shards: u32) -> Result<()> {
+    tracing::info!("{}", config.memory_needed(shards));
+    for warning in config.memory_warnings(shards, Memory::of_this_machine())? {
+        tracing::warn!("{warning}");
+    }
+    Ok(())
 }
 
 /// How a configuration wants its device opened.

@@ -8,8 +8,11 @@ mod bytes;
 mod context;
 mod delete;
 mod doctor;
+mod dump;
+mod export;
 mod format;
 mod get;
+mod import;
 mod inspect;
 mod load;
 mod progress;
@@ -58,6 +61,8 @@ enum Command {
     Tail(tail::Args),
     Trim(trim::Args),
     Sync(sync::Args),
+    Export(export::Args),
+    Import(import::Args),
     Stats(stats::Args),
     Sim(sim::Args),
     Inspect(inspect::Args),
@@ -95,6 +100,8 @@ fn run(command: Command, mut context: Context) -> Result<(), Failure> {
         Command::Tail(args) => tail::run(args, &mut context)?,
         Command::Trim(args) => trim::run(args, &mut context)?,
         Command::Sync(args) => sync::run(args, &mut context)?,
+        Command::Export(args) => export::run(args, &mut context)?,
+        Command::Import(args) => import::run(args, &mut context)?,
         Command::Sim(args) => sim::run(&args, &mut context)?,
         Command::Stats(args) => stats::run(args, &mut context)?,
         Command::Inspect(args) => inspect::run(&args, &mut context)?,

@@ -5,6 +5,7 @@
 
 mod check;
 mod file;
+mod machine;
 mod memory;
 mod socket;
 mod units;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use check::Problem;
+pub use machine::{Memory, shown};
 pub use memory::MemoryPart;
 pub use socket::{default_for_client, default_for_daemon};
 pub use units::{ByteSize, Nanos, Spin};
@@ -67,8 +69,8 @@ pub struct Device {
 pub struct Format {
     /// The size of a file that `format` creates; a block device is used whole. Default: as large as the file is.
     pub capacity: Option<ByteSize>,
-    /// The unit in which log space is given out and taken back. 1MiB to 1GiB.
-    pub segment_bytes: ByteSize,
+    /// The unit in which log space is given out and taken back. 1MiB to 1GiB. Default: as suits the device, at most 64MiB.
+    pub segment_bytes: Option<ByteSize>,
     /// Independent logs; the most reactors that can share the work. 1 to 1,024.
     pub shards: u32,
 }
@@ -204,7 +206,7 @@ impl Default for Device {
 
 impl Default for Format {
     fn default() -> Self {
-        Format { capacity: None, segment_bytes: ByteSize::mib(64), shards: 4 }
+        Format { capacity: None, segment_bytes: None, shards: 4 }
     }
 }
 

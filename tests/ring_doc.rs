@@ -7,7 +7,7 @@ mod tests {
     use std::fmt::Write as _;
 
     use forebay::ring::protocol::*;
-    use forebay::types::{Durability, ObjectKind};
+    use forebay::types::{Compression, Durability, ObjectKind};
 
     const DOCUMENT: &str = include_str!("../docs/ring.md");
     const HEADER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/forebay_ring.h");
@@ -50,6 +50,8 @@ mod tests {
                 ("PAIR_HEADER_BYTES", PAIR_HEADER_BYTES as u64),
                 ("EVENT_HEADER_BYTES", EVENT_HEADER_BYTES as u64),
                 ("CATALOG_HEADER_BYTES", CATALOG_HEADER_BYTES as u64),
+                ("PLAIN_HEADER_BYTES", PLAIN_HEADER_BYTES as u64),
+                ("COMPRESSED_HEADER_BYTES", COMPRESSED_HEADER_BYTES as u64),
                 ("AUX_MORE", AUX_MORE),
                 ("NOTICE_WAKE", notice::WAKE.into()),
             ],
@@ -165,6 +167,11 @@ mod tests {
                 (0..=u8::MAX).filter_map(|v| Some((Durability::from_wire(v)?, v.into()))),
             ),
             named("kinds", "KIND_", (0..=u8::MAX).filter_map(|v| Some((ObjectKind::from_wire(v)?, v.into())))),
+            named(
+                "compressions",
+                "COMPRESSION_",
+                (0..=u8::MAX).filter_map(|v| Some((Compression::from_wire(v)?, v.into()))),
+            ),
             named("statuses", "STATUS_", (0..=u16::MAX).filter_map(|v| Some((Status::from_wire(v)?, v.into())))),
             named("end reasons", "END_", (0..=1_000).filter_map(|v| Some((EndReason::from_wire(v)?, v.into())))),
         ]

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use forebay::appliance::embedded::Embedded;
-use forebay::appliance::prepare::{FormatOptions, format_device};
+use forebay::appliance::prepare::{FormatOptions, SegmentSize, format_device};
 use forebay::buffer::Pool;
 use forebay::config::Config;
 use forebay::device::any::AnyDevice;
@@ -224,7 +224,8 @@ impl Drop for Place {
 }
 
 fn format(name: &Path) -> Result<(), String> {
-    let options = FormatOptions { capacity_bytes: None, segment_bytes: 1 << 20, shards: 4, force: false };
+    let options =
+        FormatOptions { capacity_bytes: None, segment_size: SegmentSize::Bytes(1 << 20), shards: 4, force: false };
     format_device(name, &options, &mut |_, _| {}).map(drop).map_err(|error| error.to_string())
 }
 

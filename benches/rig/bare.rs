@@ -5,7 +5,7 @@ use forebay::reactor::Shard;
 use forebay::ring::protocol::{Opcode, Submission};
 use forebay::store::catalog::{Catalog, Object};
 use forebay::store::{Context, Outcome, Reply, Request, Want};
-use forebay::types::{Durability, Lsn, ObjectId, ObjectKind};
+use forebay::types::{Compression, Durability, Lsn, ObjectId, ObjectKind};
 
 use super::{Failure, KEYS, VALUE, key, parts};
 
@@ -38,7 +38,14 @@ impl Bare {
         let (_, pool, mut catalog, mut shards) = parts(64 << 20)?;
         let name = b"bare".to_vec().into();
         let (kind, durability) = (ObjectKind::Space, Durability::Memory);
-        catalog.insert(Object { id: ObjectId(1), kind, durability, name, lsn: Lsn::NONE });
+        catalog.insert(Object {
+            id: ObjectId(1),
+            kind,
+            durability,
+            compression: Compression::None,
+            name,
+            lsn: Lsn::NONE,
+        });
         let mut bare = Bare { shard: shards.pop().ok_or("no shard")?, pool, catalog, ahead: Vec::new() };
         for number in 0..KEYS {
             bare.put(number)?;

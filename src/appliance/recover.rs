@@ -61,10 +61,10 @@ pub fn read_shard<B: Blocks>(
     let mut walker = Walker::new(blocks, superblock, shard, &survey.chains[shard.index()]);
     let mut sink = |record: &wal::record::Record<'_>, place: DeviceAddress| {
         if record.kind == Kind::Create
-            && let Some((kind, durability)) = attributes(record.version)
+            && let Some((kind, durability, compression)) = attributes(record.version)
         {
             let (id, name, lsn) = (record.object, record.key.into(), record.lsn);
-            objects.push(Object { id, kind, durability, name, lsn });
+            objects.push(Object { id, kind, durability, compression, name, lsn });
         }
         if !matches!(record.kind, Kind::Create | Kind::Reclaim) {
             let space = matches!(record.kind, Kind::Put | Kind::Delete);

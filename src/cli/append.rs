@@ -48,7 +48,7 @@ struct Appended {
 
 impl Appended {
     fn batch(&mut self, client: &mut Client, stream: Object, events: &[Vec<u8>], how: Write) -> Result<(), Failure> {
-        events.iter().try_for_each(|event| check_value(client, event))?;
+        events.iter().try_for_each(|event| check_value(client, stream, event))?;
         let slices: Vec<&[u8]> = events.iter().map(Vec::as_slice).collect();
         let first = match slices.as_slice() {
             [] => return Ok(()),

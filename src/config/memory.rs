@@ -22,7 +22,9 @@ impl Config {
     /// Frames that a record of the largest value takes, its key and one for the end included.
     #[must_use]
     pub fn frames_per_record_max(&self) -> u64 {
-        self.limits.value_bytes_max.0.div_ceil(self.wal.frame_bytes_max.0 - FRAME_OVERHEAD_BYTES) + 2
+        // Also of a configuration that is still to be checked.
+        let carried = self.wal.frame_bytes_max.0.saturating_sub(FRAME_OVERHEAD_BYTES).max(1);
+        self.limits.value_bytes_max.0.div_ceil(carried).saturating_add(2)
     }
 
     /// Why a namespace with segments of this size cannot be served with these limits, and what to do; `None` where it
@@ -46,7 +48,15 @@ impl Config {
     /// The smallest segment that holds a record of the largest value.
     #[must_use]
     pub fn segment_bytes_min(&self) -> u64 {
-        self.frames_per_record_max() * self.wal.frame_bytes_max.0 + BLOCK_BYTES as u64
+        self.frames_per_record_max().saturating_mul(self.wal.frame_bytes_max.0).saturating_add(BLOCK_BYTES as u64)
+    }
+
+    /// The smallest segment that `format` chooses by itself: a power of two that holds a record of the largest value, and
+    /// two frames.
+    #[must_use]
+    pub fn segment_bytes_chosen_min(&self) -> u64 {
+        let needed = self.segment_bytes_min().max(self.wal.frame_bytes_max.0.saturating_mul(2));
+        needed.clamp(1 << 20, 1 << 40).next_power_of_two()
     }
 
     /// Frame buffers of one reactor: one large record and the header of a segment, and for every shard the frames in

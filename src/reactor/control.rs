@@ -7,7 +7,7 @@ use crate::ring::protocol::{AUX_MORE, Completion, EndReason, Status, Submission,
 use crate::ring::server::{Control, Rights, SessionId, SessionRing};
 use crate::store::catalog::{Object, name_is_valid};
 use crate::store::{Outcome, Reply};
-use crate::types::{Durability, Lsn, ObjectId, ObjectKind, ShardId};
+use crate::types::{Compression, Durability, Lsn, ObjectId, ObjectKind, ShardId};
 use crate::wal::pool::Writer;
 use crate::wal::record::Kind;
 use crate::wal::{Fence, Room, Wal};
@@ -151,7 +151,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             return Outcome::status(Status::WrongReactor);
         }
         let name = &self.payload[..usize::from(submission.key_bytes)];
-        let [kind, durability, create, ..] = submission.arg0.to_le_bytes();
+        let [kind, durability, create, compression, ..] = submission.arg0.to_le_bytes();
         let Some(kind) = ObjectKind::from_wire(kind) else { return Outcome::status(Status::BadRequest) };
         let found = |object: &Object, after: Lsn| {
             let status = if object.kind == kind { Status::Ok } else { Status::WrongKind } as u16;
@@ -165,9 +165,14 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if create == 0 {
             return Outcome::status(Status::UnknownObject);
         }
-        let (Some(durability), true) = (Durability::from_wire(durability), name_is_valid(name)) else {
+        let (Some(durability), Some(compression), true) =
+            (Durability::from_wire(durability), Compression::from_wire(compression), name_is_valid(name))
+        else {
             return Outcome::status(Status::BadRequest);
         };
+        if kind == ObjectKind::Stream && compression != Compression::None {
+            return Outcome::status(Status::BadRequest);
+        }
         if self.sessions[slot].as_ref().is_some_and(|session| session.rights() == Rights::ReadOnly) {
             return Outcome::status(Status::Denied);
         }
@@ -183,7 +188,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if self.place.reactors.iter().any(|other| other.orders.len() * 2 > other.orders.capacity()) {
             return Outcome::Later;
         }
-        let mut object = Object { id: self.catalog.next_id(), kind, durability, name: name.into(), lsn: Lsn::NONE };
+        let (id, lsn) = (self.catalog.next_id(), Lsn::NONE);
+        let mut object = Object { id, kind, durability, compression, name: name.into(), lsn };
         object.lsn = wal.append(&mut self.pool, now_ns, Kind::Create, object.id, object.attributes(), name, &[]);
         let after = told_after(wal, &object);
         self.catalog.insert(object.clone());
@@ -210,10 +216,10 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 break;
             }
             let ObjectId(id) = object.id;
-            let name_bytes = crate::bytes::len_u16(object.name.len()).to_le_bytes();
-            let kinds = [object.kind as u8, object.durability as u8];
+            let [name_bytes, ..] = object.name.len().to_le_bytes();
+            let attributes = [object.kind as u8, object.durability as u8, name_bytes, object.compression as u8];
             let full = reply.bytes() >= CATALOG_BYTES_MAX;
-            if full || !reply.push(&[&id.to_le_bytes(), &kinds, &name_bytes, &object.name]) {
+            if full || !reply.push(&[&id.to_le_bytes(), &attributes, &object.name]) {
                 more = AUX_MORE;
                 break;
             }

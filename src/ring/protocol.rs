@@ -97,11 +97,12 @@ pub enum Opcode {
     Trim = 8,
     /// Answered when all that this reactor took before it is durable on the drive.
     Sync = 9,
-    /// Create a space or stream, or find it. Key: its name. arg0: kind | durability << 8 | create << 16. Reactor 0
-    /// only. The reply's `version` is the object's number, `aux` is kind | durability << 8.
+    /// Create a space or stream, or find it. Key: its name. arg0: kind | durability << 8 | create << 16 |
+    /// compression << 24. Reactor 0 only. The reply's `version` is the object's number, `aux` is kind | durability << 8 |
+    /// compression << 24.
     Open = 10,
     /// List the catalog. Reactor 0 only. arg0: begin after this object number. The reply holds objects as u32
-    /// number, u8 kind, u8 durability, u16 name bytes, name.
+    /// number, u8 kind, u8 durability, u8 name bytes, u8 compression, name.
     Catalog = 11,
     /// The counters of this reactor: see `stats::` for the order of its u64 words.
     Stats = 12,
@@ -411,6 +412,10 @@ pub const BATCH_HEADER_BYTES: usize = 4;
 pub const PAIR_HEADER_BYTES: usize = 16;
 pub const EVENT_HEADER_BYTES: usize = 16;
 pub const CATALOG_HEADER_BYTES: usize = 8;
+/// In a space with compression: before a plain value its form, before a compressed one the form and a u32 of its plain
+/// length.
+pub const PLAIN_HEADER_BYTES: usize = 1;
+pub const COMPRESSED_HEADER_BYTES: usize = 5;
 /// Set in a completion's `aux` when a scan, read or catalog has more.
 pub const AUX_MORE: u64 = 1 << 32;
 

@@ -15,7 +15,7 @@ use crate::sim::action::Action;
 use crate::sim::oracle::{Oracle, Verdict, ensure};
 use crate::sim::random::Random;
 use crate::sim::report::{Count, Counts};
-use crate::types::{Durability, ObjectId, ObjectKind};
+use crate::types::{Compression, Durability, ObjectId, ObjectKind};
 
 /// Number of the request that opens an object: never one of the oracle's.
 const OPENING: u64 = u64::MAX;
@@ -111,9 +111,9 @@ impl Modelled {
 
     /// Asks for an object by name.
     pub fn open(&mut self, name: &str, kind: ObjectKind, durability: Durability) -> Verdict {
-        self.opening = Some(Object { id: ObjectId(0), kind, durability });
+        self.opening = Some(Object { id: ObjectId(0), kind, durability, compression: Compression::None });
         self.submitted[0] += 1;
-        let request = Request::Open { name, kind, create: Some(durability) };
+        let request = Request::Open { name, kind, create: Some(durability.into()) };
         self.client.submit(OPENING, &request).map_err(|error| error.to_string())
     }
 

@@ -3,31 +3,35 @@
 use std::collections::BTreeMap;
 
 use crate::ring::protocol::NAME_BYTES_MAX;
-use crate::types::{Durability, Lsn, ObjectId, ObjectKind};
+use crate::types::{Compression, Durability, Lsn, ObjectId, ObjectKind};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
     pub id: ObjectId,
     pub kind: ObjectKind,
     pub durability: Durability,
+    /// Of a space's values, by clients. The store does not look.
+    pub compression: Compression,
     pub name: Box<[u8]>,
     /// The record in the log of shard 0 that made it; `Lsn::NONE` where that record is lost.
     pub lsn: Lsn,
 }
 
 impl Object {
-    /// Kind and durability as one word of a record or completion.
+    /// Kind, durability and compression as one word of a record or completion. Bits 16 to 23 are not used: `Open` has
+    /// its `create` there.
     #[must_use]
     pub fn attributes(&self) -> u64 {
-        self.kind as u64 | (self.durability as u64) << 8
+        self.kind as u64 | (self.durability as u64) << 8 | (self.compression as u64) << 24
     }
 }
 
-/// Kind and durability out of such a word; `None` when either does not exist.
+/// What such a word says; `None` when a part of it does not exist.
 #[must_use]
-pub fn attributes(word: u64) -> Option<(ObjectKind, Durability)> {
-    let bytes = word.to_le_bytes();
-    Some((ObjectKind::from_wire(bytes[0])?, Durability::from_wire(bytes[1])?))
+pub fn attributes(word: u64) -> Option<(ObjectKind, Durability, Compression)> {
+    let [kind, durability, _, compression, ..] = word.to_le_bytes();
+    let compression = Compression::from_wire(compression)?;
+    Some((ObjectKind::from_wire(kind)?, Durability::from_wire(durability)?, compression))
 }
 
 /// The objects, by number. Numbers begin at 1 and have no gaps.
@@ -69,7 +73,8 @@ impl Catalog {
         for id in (1..=last).map(ObjectId) {
             let kind = used.get(&id).copied().unwrap_or(ObjectKind::Space);
             let name = format!("lost-{id}").into_bytes().into_boxed_slice();
-            let lost = Object { id, kind, durability: Durability::Strict, name, lsn: Lsn::NONE };
+            let (durability, compression) = (Durability::Strict, Compression::None);
+            let lost = Object { id, kind, durability, compression, name, lsn: Lsn::NONE };
             catalog.objects.push(by_id.remove(&id).unwrap_or(lost));
         }
         catalog
@@ -108,6 +113,7 @@ mod tests {
             id: ObjectId(id),
             kind: ObjectKind::Space,
             durability: Durability::Buffered,
+            compression: Compression::Zstd,
             name: name.as_bytes().into(),
             lsn: Lsn(u64::from(id)),
         };
@@ -117,5 +123,9 @@ mod tests {
         assert_eq!(catalog.find(b"kept too").unwrap().id, ObjectId(3));
         let lost = catalog.find(b"lost-2").unwrap();
         assert_eq!((lost.id, lost.kind), (ObjectId(2), ObjectKind::Stream));
+        let kept = catalog.find(b"kept").unwrap();
+        let said = (ObjectKind::Space, Durability::Buffered, Compression::Zstd);
+        assert_eq!(attributes(kept.attributes()), Some(said));
+        assert_eq!(attributes(kept.attributes() | 0xff << 24), None, "a compression of a later version");
     }
 }

@@ -34,7 +34,7 @@ pub enum Kind {
     AppendBatch = 4,
     /// Forget the events below offset `version`.
     Trim = 5,
-    /// A space or stream: key is its name, `version` is kind | durability << 8.
+    /// A space or stream: key is its name, `version` is kind | durability << 8 | compression << 24.
     Create = 6,
     /// All that counts in the shard's segments before number `version` stands behind them too: they are given up.
     Reclaim = 7,

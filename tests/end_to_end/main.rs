@@ -3,6 +3,7 @@
 
 mod commands;
 mod daemon;
+mod dump;
 mod flight;
 mod history;
 mod hostile;

@@ -67,8 +67,9 @@ impl Quiet {
         rings.into_iter().for_each(|ring| reactor.begin_session(ring));
         let client = Client::from_parts(parts, Duration::ZERO).unwrap();
         let (id, kind, durability) = (ObjectId(0), ObjectKind::Space, Durability::Strict);
-        let mut quiet = Quiet { reactor, client, silent, hand, space: Object { id, kind, durability } };
-        let create = Some(durability);
+        let compression = Compression::None;
+        let mut quiet = Quiet { reactor, client, silent, hand, space: Object { id, kind, durability, compression } };
+        let create = Some(durability.into());
         let opened = quiet.call(&Request::Open { kind, name: "space", create }).expect("it is made");
         quiet.space.id = ObjectId(u32::try_from(opened.version).unwrap());
         let space = quiet.space;

@@ -47,11 +47,33 @@ pub enum ClientError {
         needed: u64,
         block_bytes_max: u64,
     },
+    /// A value of a space with compression that cannot be read: it is damaged, or this program lacks the codec.
+    BadValue {
+        /// The request that it answers; of a blocking call nothing.
+        user_data: u64,
+        /// Where the request did not name it.
+        key: Option<Vec<u8>>,
+        cause: String,
+    },
     /// `wait` without a request in flight would never return.
     NothingInFlight,
     /// The daemon broke the protocol.
     Broken(String),
     Io(io::Error),
+}
+
+impl ClientError {
+    pub(super) fn bad_value(key: Option<&[u8]>, cause: String) -> ClientError {
+        ClientError::BadValue { user_data: 0, key: key.map(<[u8]>::to_vec), cause }
+    }
+
+    /// The same, as the answer to a request.
+    pub(super) fn of_request(self, user_data: u64) -> ClientError {
+        match self {
+            ClientError::BadValue { key, cause, .. } => ClientError::BadValue { user_data, key, cause },
+            other => other,
+        }
+    }
 }
 
 impl fmt::Display for ClientError {
@@ -109,6 +131,14 @@ impl fmt::Display for ClientError {
                 "a request needs {needed} B in one piece and this session's arena has pieces of at most \
                  {block_bytes_max} B; connect with a larger arena_bytes"
             ),
+            ClientError::BadValue { key, cause, .. } => {
+                let key = key.as_ref().map(|key| format!(" of key {:?}", String::from_utf8_lossy(key)));
+                write!(
+                    f,
+                    "the stored value{} cannot be read: {cause}; write the key anew or delete it",
+                    key.unwrap_or_default()
+                )
+            }
             ClientError::NothingInFlight => f.write_str("nothing is in flight to wait for; submit a request first"),
             ClientError::Broken(what) => {
                 write!(f, "the daemon broke the ring protocol: {what}; use one that is healthy")

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::ring::protocol::{
-    BATCH_HEADER_BYTES, KEY_BYTES_MAX, Opcode, Status, Submission, VALUE_BYTES_MAX, flag, shard_of_key, shard_of_stream,
+    BATCH_HEADER_BYTES, KEY_BYTES_MAX, Opcode, PLAIN_HEADER_BYTES, Status, Submission, VALUE_BYTES_MAX, flag,
+    shard_of_key, shard_of_stream,
 };
-use crate::types::{Durability, ObjectId, ObjectKind, ShardId};
+use crate::types::{Compression, Durability, ObjectId, ObjectKind, ShardId};
 
 use super::ClientError;
 
@@ -19,6 +20,30 @@ pub struct Object {
     pub kind: ObjectKind,
     /// What a write promises that does not say otherwise.
     pub durability: Durability,
+    /// How clients store the values of this space; not of streams.
+    pub compression: Compression,
+}
+
+/// What a space or stream is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Creation {
+    /// What a write promises that does not say otherwise.
+    pub durability: Durability,
+    /// Of a space's values; a stream has none.
+    pub compression: Compression,
+}
+
+impl Creation {
+    /// As `Open` has it in its arg0.
+    fn attributes(self) -> u64 {
+        (self.durability as u64) << 8 | 1 << 16 | (self.compression as u64) << 24
+    }
+}
+
+impl From<Durability> for Creation {
+    fn from(durability: Durability) -> Self {
+        Creation { durability, compression: Compression::None }
+    }
 }
 
 /// How a write is to be done.
@@ -37,7 +62,8 @@ pub enum Request<'a> {
     Noop { reactor: u32 },
     /// The answer's `version` is the new one.
     Put { space: Object, key: &'a [u8], value: &'a [u8], how: Write },
-    /// The reply is the value, the answer's `version` its version.
+    /// The reply is the value, the answer's `version` its version. In a space with compression the room is for what is
+    /// stored, which is never longer than the value and a byte; the reply may become longer.
     Get { space: Object, key: &'a [u8], relaxed: bool, value_bytes_max: usize },
     /// `NotFound` when there was no such key.
     Delete { space: Object, key: &'a [u8], how: Write },
@@ -65,10 +91,31 @@ pub enum Request<'a> {
     Sync { reactor: u32 },
     /// The reply is this reactor's counters, as u64 words.
     Stats { reactor: u32 },
-    /// Finds a space or stream by name; creates it with a default durability where `create` says so.
-    Open { name: &'a str, kind: ObjectKind, create: Option<Durability> },
+    /// Finds a space or stream by name; creates it as `create` says.
+    Open { name: &'a str, kind: ObjectKind, create: Option<Creation> },
     /// The objects beyond a number.
     Catalog { after: ObjectId, reply_bytes_max: usize },
+}
+
+/// What the reply to a request holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// What the caller sees.
+    Plain,
+    /// A value in its stored form.
+    Value,
+    /// Pairs with such values.
+    Pairs,
+}
+
+impl Form {
+    fn of(request: &Request<'_>) -> Form {
+        match request {
+            Request::Get { space, .. } if space.compression != Compression::None => Form::Value,
+            Request::Scan { space, .. } if space.compression != Compression::None => Form::Pairs,
+            _ => Form::Plain,
+        }
+    }
 }
 
 /// What a request carries behind its key.
@@ -93,6 +140,7 @@ pub(super) struct Plan<'a> {
     pub submission: Submission,
     pub key: &'a [u8],
     pub payload: Payload<'a>,
+    pub form: Form,
 }
 
 const STATS_BYTES_MAX: u32 = 4_096;
@@ -101,8 +149,15 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// `Status` for what no daemon would take.
     pub fn new(request: &Request<'a>, shards: u32, reactors: u32) -> Result<Plan<'a>, ClientError> {
-        let mut plan = Plan { reactor: 0, submission: Submission::default(), key: &[], payload: Payload::Bytes(&[]) };
+        let (submission, payload) = (Submission::default(), Payload::Bytes(&[]));
+        let mut plan = Plan { reactor: 0, submission, key: &[], payload, form: Form::Plain };
         let shard = plan.fill(request, shards)?;
+        plan.form = Form::of(request);
+        if plan.form == Form::Value {
+            // The caller's room is for the value as it was given.
+            let room = plan.submission.reply_bytes_max as usize + PLAIN_HEADER_BYTES;
+            plan.submission.reply_bytes_max = wire_bytes(room)?;
+        }
         if let Some(ShardId(shard)) = shard {
             if shard >= shards {
                 return Err(ClientError::Status(Status::BadRequest));
@@ -140,8 +195,7 @@ impl<'a> Plan<'a> {
             Request::Open { name, kind, create } => {
                 submission.opcode = Opcode::Open as u8;
                 self.key = name.as_bytes();
-                let durability = create.map_or(0, |durability| durability as u64);
-                submission.arg0 = kind as u64 | durability << 8 | u64::from(create.is_some()) << 16;
+                submission.arg0 = kind as u64 | create.map_or(0, Creation::attributes);
                 Ok(None)
             }
             Request::Catalog { after, reply_bytes_max } => {
