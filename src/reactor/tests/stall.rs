@@ -120,7 +120,8 @@ fn writers_are_told_after_the_time_out_and_readers_go_on() {
     let mut quiet = Quiet::start();
     assert_eq!(quiet.seconds(30), None, "too early");
     assert!(quiet.reactor.is_at_work() && quiet.reactor.fenced().is_empty());
-    assert_eq!((quiet.word(stats::DEVICE_OLDEST_NS) / SECOND_NS, quiet.word(stats::DEVICE_STALLS)), (30, 1));
+    // A look that came some milliseconds late does not count them.
+    assert_eq!((quiet.word(stats::DEVICE_OLDEST_NS).div_ceil(SECOND_NS), quiet.word(stats::DEVICE_STALLS)), (30, 1));
     let (second, status) = quiet.seconds(40).expect("whoever waits is told");
     assert!((29..=32).contains(&second) && status == Status::Fenced, "{second} {status:?}");
     assert!(quiet.reactor.fenced().iter().all(|(_, why)| *why == Fence::Stalled));
