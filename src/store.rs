@@ -3,6 +3,7 @@
 mod cache;
 pub mod catalog;
 mod heap;
+mod order;
 mod space;
 mod stream;
 mod table;

@@ -176,6 +176,14 @@ impl Fetches {
 
     fn end(&mut self, id: usize) {
         self.all[id].step = Step::Free;
+        if std::mem::take(&mut self.all[id].ahead) > 0 {
+            // What it had read ahead is for nobody now.
+            for other in &mut self.all {
+                if matches!(other.wanted_by, For::Ahead { scan: Some(scan) } if scan == id) {
+                    other.wanted_by = For::Ahead { scan: None };
+                }
+            }
+        }
         self.used -= 1;
         self.let_large_go(id);
     }

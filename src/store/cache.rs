@@ -25,18 +25,32 @@ const LSN: usize = 8;
 /// Asked for since its chunk was last at the end of the queue.
 const REFERENCED: u8 = 1;
 
-/// Where a value is, or was: chunk number (44 bits), offset (20 bits).
+/// Where a value is, or was: chunk number (33 bits: as many chunks as are filled in some centuries), offset (15 bits, in
+/// units of 8 B).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position(u64);
 
-const OFFSET_BITS: u32 = 20;
+const OFFSET_BITS: u32 = 15;
+const _: () = assert!(CHUNK_BYTES <= 8 << OFFSET_BITS);
 
 impl Position {
     /// Nowhere.
     pub const NONE: Position = Position(0);
 
+    /// Bits that it takes.
+    pub const BITS: u32 = 48;
+
+    /// From what `bits` gave.
+    pub fn from_bits(bits: u64) -> Position {
+        Position(bits)
+    }
+
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
     fn new(number: u64, offset: usize) -> Position {
-        Position(number << OFFSET_BITS | offset as u64)
+        Position(number << OFFSET_BITS | offset as u64 / 8)
     }
 
     fn number(self) -> u64 {
@@ -44,7 +58,7 @@ impl Position {
     }
 
     fn offset(self) -> usize {
-        index(self.0 & ((1 << OFFSET_BITS) - 1))
+        index(self.0 & ((1 << OFFSET_BITS) - 1)) * 8
     }
 }
 

@@ -1,72 +1,35 @@
 //! Spaces: keys to values. A hash table finds, an ordered map scans; both name entries of one slab. The value of a
 //! logged key is on the drive, and in memory for a while: until it is durable, and as long as it is asked for.
 
+mod entry;
 mod scan;
 
-use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 
 use crate::bytes::{len_u16, len_u32};
 use crate::ring::protocol::{Completion, Status};
 use crate::store::cache::{Cache, Full, Owners, Position};
-use crate::store::heap::{Cell, Heap};
+use crate::store::heap::Heap;
+use crate::store::order::Order;
 use crate::store::table::Table;
-use crate::store::{Context, Fetched, Mode, Outcome, Reply, Request, Store, Want};
+use crate::store::{Context, Fetched, Mode, Outcome, Reply, Request, Store};
 use crate::types::{DeviceAddress, Lsn, ObjectId};
 use crate::wal::pool::Writer;
-use crate::wal::record::{self, Kind, Record};
+use crate::wal::record::{Kind, Record};
 
-/// What a key takes in the index beside its own bytes, about: its place in the slab and in the list of free ones (76 B),
-/// in the hash table (16 B) and in a half-full node of the ordered map (44 B), and an allocation's header (16 B).
-const KEY_OVERHEAD_BYTES: usize = 152;
+use entry::Entry;
 
-/// One key with its value: the cell holds the key, and behind it the value of a key that is not logged.
-#[derive(Clone, Copy)]
-struct Entry {
-    cell: Cell,
-    /// Where the cache has the value of a logged key, or had it.
-    cached: Position,
-    /// Where the record of a logged key begins on the drive; none while only the flight recorder holds it.
-    place: DeviceAddress,
-    version: u64,
-    lsn: Lsn,
-    hash: u64,
-    object: ObjectId,
-    value_bytes: u32,
-    key_bytes: u16,
-}
-
-impl Entry {
-    /// What its record takes in the log, padding aside; nothing where it is not logged.
-    fn logged_bytes(&self) -> u64 {
-        let bytes = record::HEADER_BYTES as u64 + u64::from(self.key_bytes) + u64::from(self.value_bytes);
-        if self.lsn == Lsn::NONE { 0 } else { bytes }
-    }
-
-    /// The value, where it is in memory: in its cell, in the cache, or just read.
-    fn value<'a>(&self, heap: &'a Heap, cache: &'a mut Cache, fetched: Option<&Fetched<'a>>) -> Option<&'a [u8]> {
-        let (key_bytes, value_bytes) = (usize::from(self.key_bytes), self.value_bytes as usize);
-        if self.lsn == Lsn::NONE {
-            return Some(&heap.bytes(self.cell, key_bytes + value_bytes)[key_bytes..]);
-        }
-        let just_read = fetched.filter(|fetched| fetched.version == self.version && fetched.object == self.object);
-        cache.get(self.cached, value_bytes).or(just_read.map(|fetched| fetched.value))
-    }
-
-    /// How to read the value from the drive.
-    fn want(&self) -> Want {
-        let Entry { place, object, version, key_bytes, value_bytes, .. } = *self;
-        Want { place, object, version, key_bytes, value_bytes }
-    }
-}
+/// What a key takes in the index beside its cell, at most about: its place in the slab (40 B) and in the list of free ones
+/// (4 B), in a hash table that just grew (12 B), and in a half-full block of the order (8 B).
+const KEY_OVERHEAD_BYTES: usize = 64;
 
 impl Owners for Vec<Entry> {
     fn owns(&self, slot: u32, position: Position) -> bool {
-        self[slot as usize].cached == position
+        self[slot as usize].cached() == position
     }
 
     fn moved(&mut self, slot: u32, position: Position) {
-        self[slot as usize].cached = position;
+        self[slot as usize].set_cached(position);
     }
 }
 
@@ -80,7 +43,7 @@ enum Home {
 
 #[derive(Default)]
 struct Ordered {
-    keys: BTreeMap<Box<[u8]>, u32>,
+    order: Order,
     /// The last change of any key here, which a scan may have seen.
     changed_lsn: Lsn,
     /// The last delete here, which an absent key may be due to.
@@ -125,7 +88,7 @@ impl Spaces {
     pub fn holds(&self, heap: &Heap, object: ObjectId, key: &[u8], version: u64) -> Option<Lsn> {
         let slot = self.find(heap, self.hash(object, key), object, key)?;
         let entry = &self.entries[slot as usize];
-        (entry.version == version && entry.lsn != Lsn::NONE).then_some(entry.lsn)
+        (entry.version == version && entry.is_logged()).then_some(entry.lsn())
     }
 
     pub fn len(&self) -> usize {
@@ -139,7 +102,7 @@ impl Spaces {
     fn find(&self, heap: &Heap, hash: u64, object: ObjectId, key: &[u8]) -> Option<u32> {
         let matches = |slot: &u32| {
             let entry = &self.entries[*slot as usize];
-            entry.hash == hash && entry.object == object && heap.bytes(entry.cell, usize::from(entry.key_bytes)) == key
+            entry.object() == object && entry.key(heap) == key
         };
         self.table.find(hash, matches)
     }
@@ -177,7 +140,7 @@ impl Spaces {
 
     /// Whether the cache has the room of this key's value for another of this size.
     fn suits(&self, slot: u32, value_bytes: usize) -> bool {
-        self.cache.suits(self.entries[slot as usize].cached, value_bytes)
+        self.cache.suits(self.entries[slot as usize].cached(), value_bytes)
     }
 
     /// Memory of the cache.
@@ -197,32 +160,23 @@ impl Spaces {
     ) -> Result<u32, Status> {
         let bytes = key.len() + if home == Home::Cell { value_bytes } else { 0 };
         if let Some(slot) = found {
-            let cell = self.entries[slot as usize].cell;
+            let cell = self.entries[slot as usize].cell();
             if !heap.suits(cell, bytes) {
                 let new = heap.take(bytes).ok_or(Status::NoMemory)?;
                 heap.give(cell);
                 heap.bytes_mut(new, key.len()).copy_from_slice(key);
-                self.entries[slot as usize].cell = new;
+                self.entries[slot as usize].set_cell(new);
             }
             return Ok(slot);
         }
         let cell = heap.take(bytes).ok_or(Status::NoMemory)?;
-        if !heap.charge(KEY_OVERHEAD_BYTES + key.len()) {
+        if !heap.charge(KEY_OVERHEAD_BYTES) {
             heap.give(cell);
             return Err(Status::NoMemory);
         }
         heap.bytes_mut(cell, key.len()).copy_from_slice(key);
-        let entry = Entry {
-            cell,
-            cached: Position::NONE,
-            place: DeviceAddress::NONE,
-            version: 0,
-            lsn: Lsn::NONE,
-            hash: self.hash(object, key),
-            object,
-            value_bytes: 0,
-            key_bytes: len_u16(key.len()),
-        };
+        let mut entry = Entry::new(object, len_u16(key.len()));
+        entry.set_cell(cell);
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.entries[slot as usize] = entry;
@@ -233,9 +187,14 @@ impl Spaces {
                 len_u32(self.entries.len() - 1)
             }
         };
-        let entries = &self.entries;
-        self.table.insert(slot, len_u32(entries.len()), |slot| entries[slot as usize].hash);
-        self.ordered(object).keys.insert(key.into(), slot);
+        self.ordered(object);
+        let Spaces { entries, table, ordered, hasher, .. } = self;
+        let hash = |slot: u32| {
+            let entry = &entries[slot as usize];
+            hasher.hash_one((entry.object().0, entry.key(heap)))
+        };
+        table.insert(slot, len_u32(entries.len()), hash);
+        ordered[object.index()].order.insert(slot, |other| entries[other as usize].key(heap).cmp(key));
         Ok(slot)
     }
 
@@ -253,19 +212,19 @@ impl Spaces {
     ) {
         let entry = &mut self.entries[slot as usize];
         self.live_bytes -= entry.logged_bytes();
-        (entry.value_bytes, entry.version, entry.lsn, entry.place) = (value_bytes, version, lsn, place);
+        entry.set(value_bytes, version, lsn, place);
         self.live_bytes += entry.logged_bytes();
-        let key_bytes = usize::from(entry.key_bytes);
+        let key_bytes = entry.key_bytes();
         match value {
             Some(value) if lsn == Lsn::NONE => {
-                heap.bytes_mut(entry.cell, key_bytes + value.len())[key_bytes..].copy_from_slice(value);
-                entry.cached = Position::NONE;
+                heap.bytes_mut(entry.cell(), key_bytes + value.len())[key_bytes..].copy_from_slice(value);
+                entry.set_cached(Position::NONE);
             }
-            Some(value) if self.cache.overwrite(entry.cached, value, lsn) => {}
-            Some(value) => entry.cached = self.cache.insert(slot, value, lsn),
-            None => entry.cached = Position::NONE,
+            Some(value) if self.cache.overwrite(entry.cached(), value, lsn) => {}
+            Some(value) => entry.set_cached(self.cache.insert(slot, value, lsn)),
+            None => entry.set_cached(Position::NONE),
         }
-        let object = entry.object;
+        let object = entry.object();
         let ordered = self.ordered(object);
         ordered.changed_lsn = ordered.changed_lsn.max(lsn);
     }
@@ -304,16 +263,17 @@ impl Spaces {
         let Record { object, key, version, value, .. } = *record;
         let Some(slot) = self.find(heap, self.hash(object, key), object, key) else { return };
         let entry = &mut self.entries[slot as usize];
-        if entry.version != version || entry.lsn == Lsn::NONE {
+        if entry.version != version || !entry.is_logged() {
             return;
         }
-        entry.place = place;
+        entry.set_place(place);
         // Until it is durable there it cannot be read.
-        if self.cache.suits(entry.cached, value.len()) {
-            self.cache.stamp(entry.cached, lsn);
+        if self.cache.suits(entry.cached(), value.len()) {
+            self.cache.stamp(entry.cached(), lsn);
         } else {
             self.cache.make_room_over(heap, &mut self.entries, value.len(), durable);
-            self.entries[slot as usize].cached = self.cache.insert(slot, value, lsn);
+            let position = self.cache.insert(slot, value, lsn);
+            self.entries[slot as usize].set_cached(position);
         }
     }
 
@@ -322,10 +282,11 @@ impl Spaces {
         let Fetched { object, version, value } = *fetched;
         let Some(slot) = self.find(heap, self.hash(object, key), object, key) else { return };
         let entry = &self.entries[slot as usize];
-        let absent = entry.version == version && entry.lsn != Lsn::NONE && !self.cache.suits(entry.cached, value.len());
+        let absent = entry.version == version && entry.is_logged() && !self.cache.suits(entry.cached(), value.len());
         if absent && self.make_room(heap, value.len(), durable).is_ok() {
             // Its record has been durable for long.
-            self.entries[slot as usize].cached = self.cache.insert(slot, value, Lsn::NONE);
+            let position = self.cache.insert(slot, value, Lsn::NONE);
+            self.entries[slot as usize].set_cached(position);
         }
     }
 
@@ -334,12 +295,13 @@ impl Spaces {
         let hash = self.hash(object, key);
         if let Some(slot) = self.find(heap, hash, object, key) {
             self.table.remove(hash, slot);
-            self.live_bytes -= self.entries[slot as usize].logged_bytes();
-            heap.give(self.entries[slot as usize].cell);
-            self.entries[slot as usize].cached = Position::NONE;
-            heap.refund(KEY_OVERHEAD_BYTES + key.len());
+            let Spaces { entries, ordered, .. } = self;
+            ordered[object.index()].order.remove(|other| entries[other as usize].key(heap).cmp(key));
+            let entry = std::mem::take(&mut self.entries[slot as usize]);
+            self.live_bytes -= entry.logged_bytes();
+            heap.give(entry.cell());
+            heap.refund(KEY_OVERHEAD_BYTES);
             self.free.push(slot);
-            self.ordered(object).keys.remove(key);
         }
         let ordered = self.ordered(object);
         ordered.changed_lsn = ordered.changed_lsn.max(lsn);
@@ -354,7 +316,7 @@ impl Store {
         match self.spaces.find(&self.heap, hash, mode.object, request.key) {
             Some(slot) => {
                 let entry = &self.spaces.entries[slot as usize];
-                (entry.version, entry.lsn)
+                (entry.version, entry.lsn())
             }
             None => (0, self.spaces.deleted_lsn(mode.object)),
         }
@@ -444,8 +406,8 @@ impl Store {
             return Outcome::version(Status::NotFound, 0, mode.visible_after(context.wal, lsn));
         };
         let entry = self.spaces.entries[slot as usize];
-        let after = mode.visible_after(context.wal, entry.lsn);
-        let fits = reply.fits(entry.value_bytes as usize);
+        let after = mode.visible_after(context.wal, entry.lsn());
+        let fits = reply.fits(entry.value_bytes() as usize);
         if fits {
             let value = entry.value(&self.heap, &mut self.spaces.cache, context.fetched.as_ref());
             let Some(value) = value else { return Outcome::Fetch(entry.want()) };
@@ -455,7 +417,7 @@ impl Store {
         let completion = Completion {
             status: status as u16,
             version: entry.version,
-            aux: u64::from(entry.value_bytes),
+            aux: u64::from(entry.value_bytes()),
             reply_bytes: len_u32(reply.bytes()),
             ..Completion::default()
         };
@@ -485,7 +447,7 @@ mod tests {
             )
         };
         let refused = (0..).find(|number| put(&mut spaces, &mut heap, *number).is_err()).unwrap();
-        let each = (KEY_OVERHEAD_BYTES + 4) as u64;
+        let each = KEY_OVERHEAD_BYTES as u64;
         assert!(u64::from(refused) * each <= BUDGET_BYTES && u64::from(refused) * each > BUDGET_BYTES / 2);
         let (full, kept) = (heap.used_bytes(), refused / 2);
         (kept..refused).for_each(|number| spaces.remove(&mut heap, ObjectId(1), &number.to_le_bytes(), Lsn::NONE));

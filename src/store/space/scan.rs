@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use crate::bytes::{index, len_u32};
+use crate::bytes::{index, len_u16, len_u32};
 use crate::ring::protocol::{AUX_MORE, Completion, Status, flag};
 use crate::store::space::Spaces;
 use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
@@ -29,7 +29,9 @@ impl Store {
         let (mut pairs, mut more, mut needed) = (0, false, 0);
         // The first value that is not in memory ends the answer. Those behind it are read at the same time.
         let (mut absent, mut looked) = (None, 0);
-        for (key, slot) in ordered.keys.range::<[u8], _>((begin, Bound::Unbounded)) {
+        for slot in ordered.order.from(|slot| is_before(entries[slot as usize].key(&self.heap), begin)) {
+            let entry = entries[slot as usize];
+            let key = entry.key(&self.heap);
             let ended = is_beyond(key, request, is_prefix);
             if ended {
                 break;
@@ -41,7 +43,6 @@ impl Store {
                 more = true;
                 break;
             }
-            let entry = entries[*slot as usize];
             let Some(value) = entry.value(&self.heap, cache, context.fetched.as_ref()) else {
                 more = true;
                 looked += 1;
@@ -57,9 +58,9 @@ impl Store {
                 continue;
             }
             let header = [
-                &entry.key_bytes.to_le_bytes()[..],
+                &len_u16(key.len()).to_le_bytes()[..],
                 &[0, 0],
-                &entry.value_bytes.to_le_bytes(),
+                &entry.value_bytes().to_le_bytes(),
                 &entry.version.to_le_bytes(),
                 key,
                 value,
@@ -94,4 +95,12 @@ fn begin_of<'a>(request: &Request<'a>, is_prefix: bool) -> Bound<&'a [u8]> {
 /// Whether a key lies behind the last one of a scan.
 fn is_beyond(key: &[u8], request: &Request<'_>, is_prefix: bool) -> bool {
     if is_prefix { !key.starts_with(request.key) } else { !request.value.is_empty() && *key >= *request.value }
+}
+
+fn is_before(key: &[u8], begin: Bound<&[u8]>) -> bool {
+    match begin {
+        Bound::Included(begin) => key < begin,
+        Bound::Excluded(begin) => key <= begin,
+        Bound::Unbounded => false,
+    }
 }
