@@ -236,8 +236,10 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     /// What comes of a request, and the place of the shard whose durability its answer may wait for.
     fn dispatch(&mut self, slot: usize, opcode: Opcode, submission: &Submission, now_ns: u64) -> (Outcome, usize) {
         let status = |status| (Outcome::status(status), 0);
-        let writes =
-            matches!(opcode, Opcode::Put | Opcode::Delete | Opcode::Append | Opcode::AppendBatch | Opcode::Trim);
+        let writes = matches!(
+            opcode,
+            Opcode::Put | Opcode::Delete | Opcode::Append | Opcode::AppendBatch | Opcode::Trim | Opcode::Commit
+        );
         if writes && self.sessions[slot].as_ref().is_some_and(|session| session.rights() == Rights::ReadOnly) {
             return status(Status::Denied);
         }
@@ -259,9 +261,13 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             outcome = self.apply(at, slot, opcode, submission, now_ns);
         }
         // A request that waits, or stays where it is, comes here again.
-        if let Outcome::Answer { .. } = outcome {
+        if let Outcome::Answer { completion, .. } = &outcome {
             self.metrics.add(if writes { stats::WRITES } else { stats::READS }, 1);
             self.progressed |= matches!(opcode, Opcode::Append | Opcode::AppendBatch | Opcode::Trim);
+            if opcode == Opcode::Commit {
+                self.metrics.add(stats::COMMITS, u64::from(completion.status == Status::Ok as u16));
+                self.metrics.add(stats::CONFLICTS, u64::from(completion.status == Status::Conflict as u16));
+            }
         }
         (outcome, at)
     }
@@ -271,7 +277,13 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let (key, value) = self.payload.split_at(usize::from(submission.key_bytes));
         let request = Request { submission, opcode, key, value };
         let shard = &mut self.shards[at];
-        let mut context = Context { catalog: &self.catalog, wal: &mut shard.wal, pool: &mut self.pool, now_ns };
+        let mut context = Context {
+            catalog: &self.catalog,
+            shards: self.place.shards,
+            wal: &mut shard.wal,
+            pool: &mut self.pool,
+            now_ns,
+        };
         let mut reply = SessionReply::new(session, submission);
         let _layer = timing::enter(Layer::Store);
         let outcome = shard.store.apply(&mut context, &request, &mut reply);

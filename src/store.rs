@@ -5,16 +5,17 @@ mod heap;
 mod space;
 mod stream;
 mod table;
+mod transaction;
 
 use crate::buffer::Pool;
-use crate::ring::protocol::{Completion, Opcode, Status, Submission, durability_of, flag};
+use crate::ring::protocol::{Completion, Opcode, Status, Submission, commit, durability_of, flag};
 use crate::types::{Durability, Lsn, ObjectId, ObjectKind};
 use crate::wal::pool::Writer;
 use crate::wal::record::{Kind, Record};
 use crate::wal::{Room, Wal};
 
 use catalog::Catalog;
-use heap::Heap;
+use heap::{Cell, Heap};
 use space::Spaces;
 use stream::Streams;
 
@@ -84,6 +85,8 @@ impl Request<'_> {
 /// The stages that a request goes through after the store.
 pub struct Context<'a> {
     pub catalog: &'a Catalog,
+    /// Of the namespace.
+    pub shards: u32,
     pub wal: &'a mut Wal,
     pub pool: &'a mut Pool,
     pub now_ns: u64,
@@ -144,6 +147,8 @@ pub struct Store {
     heap: Heap,
     spaces: Spaces,
     streams: Streams,
+    /// What a commit has to be able to take; empty between two.
+    reserved: Vec<Cell>,
     /// The next version: the epoch in the high bits, so that a version that was lost never comes back.
     next_version: u64,
 }
@@ -159,6 +164,7 @@ impl Store {
             heap: Heap::new(limits.memory_bytes_max),
             spaces: Spaces::new(limits.keys_max),
             streams: Streams::default(),
+            reserved: Vec::with_capacity(commit::ENTRIES_MAX),
             next_version: 1,
         }
     }
@@ -189,6 +195,7 @@ impl Store {
                 self.streams.replay_trim(&mut self.heap, record.object, record.version, record.lsn);
                 Ok(())
             }
+            Kind::Commit => self.replay_commit(record),
             Kind::Create | Kind::Reclaim => Ok(()),
         }
     }
@@ -196,6 +203,9 @@ impl Store {
     /// Answers a request on a space or stream, or turns it into a record.
     #[inline]
     pub fn apply<R: Reply>(&mut self, context: &mut Context<'_>, request: &Request<'_>, reply: &mut R) -> Outcome {
+        if request.opcode == Opcode::Commit {
+            return self.commit(context, request);
+        }
         let id = ObjectId(request.submission.object);
         let Some(object) = context.catalog.get(id) else { return Outcome::status(Status::UnknownObject) };
         let on_stream = matches!(request.opcode, Opcode::Append | Opcode::AppendBatch | Opcode::Read | Opcode::Trim);
@@ -218,7 +228,7 @@ impl Store {
             Opcode::AppendBatch => self.append(context, Kind::AppendBatch, request.value, mode),
             Opcode::Read => self.read(context, request, mode, reply),
             Opcode::Trim => self.trim(context, request, mode),
-            Opcode::Noop | Opcode::Sync | Opcode::Open | Opcode::Catalog | Opcode::Stats => {
+            Opcode::Noop | Opcode::Sync | Opcode::Open | Opcode::Catalog | Opcode::Stats | Opcode::Commit => {
                 Outcome::status(Status::BadRequest)
             }
         }
@@ -243,13 +253,11 @@ impl Store {
     /// Whether a record of the log still says something: what replaces it, or makes up for it, must not stand in the
     /// same segment or before. Holds for the oldest segment only, whose records end before `end_lsn`. What recovery found
     /// a copy of behind it is said already: a daemon that is killed again and again comes further each time.
-    #[must_use]
-    pub fn counts(&self, record: &Record<'_>, end_lsn: Lsn) -> bool {
+    fn counts(&self, record: &Record<'_>, end_lsn: Lsn) -> bool {
         match record.kind {
-            Kind::Put => {
-                let held = self.spaces.holds(&self.heap, record.object, record.key, record.version);
-                held.is_some_and(|lsn| lsn < end_lsn)
-            }
+            Kind::Put => self.holds(record.object, record.key, record.version, end_lsn),
+            // Some of its writes may; see `kept`.
+            Kind::Commit => true,
             Kind::Append => self.streams.keeps(record.object, record.version, 1, end_lsn),
             Kind::AppendBatch => {
                 let events = stream::events(record.value).count() as u64;
@@ -260,6 +268,11 @@ impl Store {
             // No put of the key stands before the oldest segment, and those in it do not count.
             Kind::Delete | Kind::Reclaim => false,
         }
+    }
+
+    /// Whether a put of this version is what a key holds, and the log says it before `end_lsn` only.
+    fn holds(&self, object: ObjectId, key: &[u8], version: u64, end_lsn: Lsn) -> bool {
+        self.spaces.holds(&self.heap, object, key, version).is_some_and(|lsn| lsn < end_lsn)
     }
 
     /// What the records that count take in the log when they stand close together, about.

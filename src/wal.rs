@@ -290,6 +290,12 @@ impl Wal {
         self.fenced
     }
 
+    /// Constant outside tests.
+    #[must_use]
+    pub fn planted(&self) -> Planted {
+        self.planted
+    }
+
     /// Frames that are sealed and not yet durable.
     #[must_use]
     pub fn frames_in_flight(&self) -> usize {

@@ -12,6 +12,7 @@ mod reply;
 mod request;
 mod scan;
 mod slots;
+mod transaction;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -33,11 +34,13 @@ use link::Link;
 use request::{Payload, Plan};
 use slots::{Flight, Owner, Slots};
 
+pub use super::protocol::commit::{Entry, What};
 pub use connect::{ConnectOptions, resume};
 pub use error::{ClientError, SubmitError};
 pub use reply::{events, pairs};
 pub use request::{Answer, Object, Request, Version, Write};
 pub use scan::{Pair, ScanPage, ScanRange};
+pub use transaction::{Retry, Transaction};
 
 /// How many fruitless polls pass between two looks at whether the daemon is still there.
 const POLLS_PER_LIFE_SIGN: u32 = 4_096;
@@ -188,6 +191,7 @@ impl Client {
         put(plan.key);
         match plan.payload {
             Payload::Bytes(bytes) => put(bytes),
+            Payload::Entries(entries) => entries.iter().for_each(|entry| entry.encode(&mut put)),
             Payload::Batch(events) => {
                 for event in events {
                     let bytes: [u8; BATCH_HEADER_BYTES] = protocol::low_u32(event.len() as u64).to_le_bytes();

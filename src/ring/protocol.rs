@@ -5,6 +5,8 @@
 //! entries. An entry is one cache line whose last word is its own sequence number: a consumer polls the
 //! entry itself, so one cache line carries one message.
 
+pub mod commit;
+
 use crate::types::{Durability, ShardId};
 
 /// First 8 bytes of every hello and of the shared segment: "FBRING01".
@@ -105,14 +107,20 @@ pub enum Opcode {
     Catalog = 11,
     /// The counters of this reactor: see `stats::` for the order of its u64 words.
     Stats = 12,
+    /// All writes of a transaction, if every key that it read still has the version it had. Value: entries, see
+    /// `commit::`, the reads first. arg1: the lowest shard of their keys. The answer's `version` is that of every key
+    /// written.
+    Commit = 13,
 }
 
 impl Opcode {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Opcode> {
-        use Opcode::{Append, AppendBatch, Catalog, Delete, Get, Noop, Open, Put, Read, Scan, Stats, Sync, Trim};
-        const ALL: [Opcode; 13] =
-            [Noop, Put, Get, Delete, Scan, Append, AppendBatch, Read, Trim, Sync, Open, Catalog, Stats];
+        use Opcode::{
+            Append, AppendBatch, Catalog, Commit, Delete, Get, Noop, Open, Put, Read, Scan, Stats, Sync, Trim,
+        };
+        const ALL: [Opcode; 14] =
+            [Noop, Put, Get, Delete, Scan, Append, AppendBatch, Read, Trim, Sync, Open, Catalog, Stats, Commit];
         ALL.get(usize::from(value)).copied()
     }
 }
@@ -123,7 +131,7 @@ pub mod flag {
     pub const DURABILITY_MASK: u8 = 0b11;
     /// Put, delete: only if the version is `arg0` (0: only if the key is absent).
     pub const IF_VERSION: u8 = 1 << 2;
-    /// Get, scan, read: answer at once, even with what is not yet durable.
+    /// Get, scan, read, and a commit that writes nothing: answer at once, even with what is not yet durable.
     pub const RELAXED: u8 = 1 << 3;
     /// Scan: the key is a prefix.
     pub const PREFIX: u8 = 1 << 4;
@@ -257,16 +265,24 @@ pub enum Status {
     Stopping = 15,
     /// This peer may read but not write.
     Denied = 16,
+    /// Entry `aux` of a commit read another version than the key has; `version` holds the present one (0: absent).
+    Conflict = 17,
+    /// A commit of more entries than `commit::ENTRIES_MAX`, or more bytes than the daemon's limit of a value. Nothing
+    /// was done.
+    TransactionTooLarge = 18,
+    /// The keys of a commit lie in several shards. Nothing was done.
+    CrossShard = 19,
 }
 
 impl Status {
     #[must_use]
     pub fn from_wire(value: u16) -> Option<Status> {
         use Status::{
-            BadRequest, Busy, Denied, Fenced, NoMemory, NoSpace, NotFound, Ok, ReplyTooSmall, Stopping, TimedOut,
-            TooLarge, Trimmed, UnknownObject, VersionMismatch, WrongKind, WrongReactor,
+            BadRequest, Busy, Conflict, CrossShard, Denied, Fenced, NoMemory, NoSpace, NotFound, Ok, ReplyTooSmall,
+            Stopping, TimedOut, TooLarge, TransactionTooLarge, Trimmed, UnknownObject, VersionMismatch, WrongKind,
+            WrongReactor,
         };
-        const ALL: [Status; 17] = [
+        const ALL: [Status; 20] = [
             Ok,
             NotFound,
             VersionMismatch,
@@ -284,6 +300,9 @@ impl Status {
             Busy,
             Stopping,
             Denied,
+            Conflict,
+            TransactionTooLarge,
+            CrossShard,
         ];
         ALL.get(usize::from(value)).copied()
     }
@@ -309,6 +328,9 @@ impl Status {
             Status::Busy => "too many reads wait already",
             Status::Stopping => "the daemon is stopping",
             Status::Denied => "this peer may not write",
+            Status::Conflict => "a key that the transaction read was written meanwhile",
+            Status::TransactionTooLarge => "the transaction has more keys or bytes than one commit holds",
+            Status::CrossShard => "the keys of the transaction lie in several shards",
         }
     }
 }
@@ -473,6 +495,9 @@ pub mod stats {
     pub const DRIVE_SPARE_PERCENT: usize = 26;
     pub const DRIVE_USED_PERCENT: usize = 27;
     pub const DRIVE_MEDIA_ERRORS: usize = 28;
+    /// Transactions that were committed, and commits that met a conflict.
+    pub const COMMITS: usize = 29;
+    pub const CONFLICTS: usize = 30;
     /// The words that tell of the drive, and not of a reactor.
     pub const DRIVE: [usize; 6] = [
         DRIVE_HEALTH_KNOWN,
@@ -484,7 +509,7 @@ pub mod stats {
     ];
 
     /// Name and unit of every word.
-    pub const NAMES: [&str; 29] = [
+    pub const NAMES: [&str; 31] = [
         "turns",
         "requests",
         "writes",
@@ -514,6 +539,8 @@ pub mod stats {
         "drive_spare_percent",
         "drive_used_percent",
         "drive_media_errors",
+        "commits",
+        "conflicts",
     ];
 }
 

@@ -24,6 +24,7 @@ impl History {
     pub(super) fn end_life(&mut self, end: End, fate: Fate) -> Verdict<Vec<Rc<Action>>> {
         // What was answered before the end was acknowledged, seen or not.
         self.take_answers()?;
+        self.oracle.check_order()?;
         self.say(|| format!("the end: {end:?}"));
         self.forget_clients();
         // Longer ago than a window and what a busy drive needs: but not where it stalled or failed.

@@ -170,6 +170,26 @@ impl Spaces {
         ordered.changed_lsn = ordered.changed_lsn.max(lsn);
     }
 
+    /// What a put of such a value takes of the heap: a cell of so many bytes, and so many of the index for a new key.
+    pub fn needs(
+        &self,
+        heap: &Heap,
+        object: ObjectId,
+        key: &[u8],
+        value_bytes: usize,
+    ) -> (Option<usize>, Option<usize>) {
+        let bytes = key.len() + value_bytes;
+        match self.find(heap, self.hash(object, key), object, key) {
+            Some(slot) => ((!heap.suits(self.entries[slot as usize].cell, bytes)).then_some(bytes), None),
+            None => (Some(bytes), Some(KEY_OVERHEAD_BYTES + key.len())),
+        }
+    }
+
+    /// Whether so many keys more may come.
+    pub fn has_room_for(&self, keys: usize) -> bool {
+        self.table.len() + keys <= self.keys_max
+    }
+
     /// Puts a value as the log says.
     pub fn put(
         &mut self,
@@ -204,7 +224,7 @@ impl Spaces {
 
 impl Store {
     /// The entry's version and LSN, or those of an absent key.
-    fn present(&self, request: &Request<'_>, mode: Mode) -> (u64, Lsn) {
+    pub(super) fn present(&self, request: &Request<'_>, mode: Mode) -> (u64, Lsn) {
         let hash = self.spaces.hash(mode.object, request.key);
         match self.spaces.find(&self.heap, hash, mode.object, request.key) {
             Some(slot) => {
@@ -216,7 +236,7 @@ impl Store {
     }
 
     /// What is logged of a key stays so: also a write that promises nothing is logged then.
-    fn logs(&self, request: &Request<'_>, mode: Mode) -> Mode {
+    pub(super) fn logs(&self, request: &Request<'_>, mode: Mode) -> Mode {
         let logged = mode.logged
             || !self.spaces.is_unlogged(mode.object) && {
                 let (version, lsn) = self.present(request, mode);
