@@ -11,5 +11,6 @@ mod operations;
 mod power;
 mod resume;
 mod trace;
+mod transactions;
 mod trouble;
 mod writer;

@@ -82,21 +82,7 @@ impl fmt::Display for ClientError {
             ClientError::VersionMismatch { present } => {
                 write!(f, "the key has version {present}, not the expected one; read it and decide again")
             }
-            ClientError::Conflict { entry, present: 0 } => {
-                write!(f, "entry {entry} of the commit read a key that is absent now; read again and decide again")
-            }
-            ClientError::Conflict { entry, present } => write!(
-                f,
-                "entry {entry} of the commit read a key that has version {present} now; read again and decide again"
-            ),
-            ClientError::TooManyConflicts { conflicts, waited, space, key } => write!(
-                f,
-                "the transaction met {conflicts} conflicts within {} ms and gave up, the last one about key \"{}\" of space \
-                 number {space}; have fewer clients write that key at once, or allow more (Retry::conflicts_max, \
-                 Retry::time_max)",
-                waited.as_millis(),
-                key.escape_ascii()
-            ),
+            ClientError::Conflict { .. } | ClientError::TooManyConflicts { .. } => self.conflict(f),
             ClientError::Trimmed { first } => {
                 write!(f, "the stream begins at offset {first}, what was before is trimmed; read from there")
             }
@@ -144,6 +130,29 @@ impl fmt::Display for ClientError {
                 write!(f, "the daemon broke the ring protocol: {what}; use one that is healthy")
             }
             ClientError::Io(error) => write!(f, "talking to the daemon failed: {error}"),
+        }
+    }
+}
+
+impl ClientError {
+    fn conflict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::Conflict { entry, present: 0 } => {
+                write!(f, "entry {entry} of the commit read a key that is absent now; read again and decide again")
+            }
+            ClientError::Conflict { entry, present } => write!(
+                f,
+                "entry {entry} of the commit read a key that has version {present} now; read again and decide again"
+            ),
+            ClientError::TooManyConflicts { conflicts, waited, space, key } => write!(
+                f,
+                "the transaction met {conflicts} conflicts within {} ms and gave up, the last one about key \"{}\" of \
+                 space number {space}; have fewer clients write that key at once, or allow more \
+                 (Retry::conflicts_max, Retry::time_max)",
+                waited.as_millis(),
+                key.escape_ascii()
+            ),
+            _ => Ok(()),
         }
     }
 }

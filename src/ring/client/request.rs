@@ -194,18 +194,28 @@ impl<'a> Plan<'a> {
                 Ok(Some(self.streamed(Opcode::Read, stream, Write::default(), shards)))
             }
             Request::Commit { entries, durability, relaxed } => {
-                let shard = shard_of_commit(entries, shards)?;
-                submission.opcode = Opcode::Commit as u8;
-                submission.flags = relaxed_flag(relaxed) | durability.map_or(0, |durability| durability as u8);
-                submission.arg1 = u64::from(shard.0);
-                self.payload = Payload::Entries(entries);
-                Ok(Some(shard))
+                Ok(Some(self.commit(entries, Write { durability, if_version: None }, relaxed, shards)?))
             }
             Request::Trim { stream, before } => {
                 submission.arg0 = before;
                 Ok(Some(self.streamed(Opcode::Trim, stream, Write::default(), shards)))
             }
         }
+    }
+
+    fn commit(
+        &mut self,
+        entries: &'a [Entry<'a>],
+        how: Write,
+        relaxed: bool,
+        shards: u32,
+    ) -> Result<ShardId, ClientError> {
+        let shard = shard_of_commit(entries, shards)?;
+        self.submission.opcode = Opcode::Commit as u8;
+        self.submission.flags = relaxed_flag(relaxed) | how.durability.map_or(0, |durability| durability as u8);
+        self.submission.arg1 = u64::from(shard.0);
+        self.payload = Payload::Entries(entries);
+        Ok(shard)
     }
 
     fn keyed(&mut self, opcode: Opcode, space: Object, key: &'a [u8], how: Write, shards: u32) -> ShardId {
