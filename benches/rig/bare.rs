@@ -46,7 +46,7 @@ impl Bare {
         let submission = Submission { object: 1, key_bytes: 16, value_bytes: 100, ..Submission::default() };
         let request = Request { submission: &submission, opcode: Opcode::Put, key: &key, value: &VALUE };
         let wal = &mut self.shard.wal;
-        let mut context = Context { catalog: &self.catalog, wal, pool: &mut self.pool, now_ns: 0 };
+        let mut context = Context { catalog: &self.catalog, shards: 1, wal, pool: &mut self.pool, now_ns: 0 };
         match self.shard.store.apply(&mut context, &request, &mut NoReply) {
             Outcome::Answer { completion, .. } if completion.status == 0 => Ok(()),
             outcome => Err(format!("the store answered {outcome:?}").into()),
