@@ -336,7 +336,9 @@ fn may_be(action: &Action, record: &Found) -> bool {
         Action::Append { batch: false, .. } => Kind::Append,
         Action::Append { .. } => Kind::AppendBatch,
         Action::Trim { .. } => Kind::Trim,
-        Action::Commit { .. } if record.copy => return is_part(&action.payload(), &record.value),
+        Action::Commit { .. } if record.copy && record.kind == Kind::Commit => {
+            return is_part(&action.payload(), &record.value);
+        }
         Action::Commit { .. } => Kind::Commit,
         _ => return false,
     };
