@@ -144,7 +144,7 @@ impl Load {
         let (space, stream, wait) = (self.buffered, self.stream, Duration::ZERO);
         let if_version = Some(self.versions[at]);
         let entry = |what| Entry { object: space.id, key: &key, what };
-        let commit = [entry(What::Delete), entry(What::Put(&[7; 200])), entry(What::Put(value))];
+        let commit = [entry(What::Put(&[7; 200])), entry(What::Put(value))];
         let batch: [&[u8]; 3] = [b"one", b"", b"three"];
         let trims = number % 4 == 3;
         let before = self.appended.saturating_sub(100);

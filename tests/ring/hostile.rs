@@ -42,7 +42,7 @@ fn every_breach_ends_the_session_with_its_reason() {
     let arena = SHAPE.arena_bytes;
     let put = Submission { opcode: Opcode::Put as u8, key_bytes: 4, value_bytes: 16, ..Submission::default() };
     for (submission, reason) in [
-        (Submission { opcode: 13, ..noop() }, EndReason::BadOpcode),
+        (Submission { opcode: u8::MAX, ..noop() }, EndReason::BadOpcode),
         (Submission { opcode: 255, ..noop() }, EndReason::BadOpcode),
         (Submission { flags: 0x20, ..noop() }, EndReason::BadFlags),
         (Submission { flags: 0x80, ..noop() }, EndReason::BadFlags),
