@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forebay::ring::client::{Client, ClientError, ClientParts, Request, SubmitError};
-use forebay::ring::protocol::{Completion, EndReason, Opcode, Status, Submission};
+use forebay::ring::protocol::{Completion, EndReason, Opcode, Submission};
 use forebay::ring::segment::{Layout, Shape, end_reason};
 use forebay::ring::server::{Rights, SessionId, SessionRing, pair_in_process};
 use forebay_sys::spsc::Producer;
@@ -270,7 +270,7 @@ fn a_daemon_that_lies_is_an_error() {
     let lies: [fn(u64) -> Completion; 4] = [
         |user_data| Completion { user_data: user_data + 1, ..Completion::default() },
         |user_data| Completion { user_data: user_data + (1 << 32), ..Completion::default() },
-        |user_data| Completion { user_data, status: Status::Denied as u16 + 1, ..Completion::default() },
+        |user_data| Completion { user_data, status: u16::MAX, ..Completion::default() },
         |user_data| Completion { user_data, reply_bytes: 1, ..Completion::default() },
     ];
     for lie in lies {

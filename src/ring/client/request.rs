@@ -193,9 +193,7 @@ impl<'a> Plan<'a> {
                 (submission.arg0, submission.arg1) = (from, wait_ns);
                 Ok(Some(self.streamed(Opcode::Read, stream, Write::default(), shards)))
             }
-            Request::Commit { entries, durability, relaxed } => {
-                Ok(Some(self.commit(entries, Write { durability, if_version: None }, relaxed, shards)?))
-            }
+            Request::Commit { entries, durability, relaxed } => self.commit(entries, durability, relaxed, shards),
             Request::Trim { stream, before } => {
                 submission.arg0 = before;
                 Ok(Some(self.streamed(Opcode::Trim, stream, Write::default(), shards)))
@@ -206,16 +204,16 @@ impl<'a> Plan<'a> {
     fn commit(
         &mut self,
         entries: &'a [Entry<'a>],
-        how: Write,
+        durability: Option<Durability>,
         relaxed: bool,
         shards: u32,
-    ) -> Result<ShardId, ClientError> {
+    ) -> Result<Option<ShardId>, ClientError> {
         let shard = shard_of_commit(entries, shards)?;
         self.submission.opcode = Opcode::Commit as u8;
-        self.submission.flags = relaxed_flag(relaxed) | how.durability.map_or(0, |durability| durability as u8);
+        self.submission.flags = relaxed_flag(relaxed) | durability.map_or(0, |durability| durability as u8);
         self.submission.arg1 = u64::from(shard.0);
         self.payload = Payload::Entries(entries);
-        Ok(shard)
+        Ok(Some(shard))
     }
 
     fn keyed(&mut self, opcode: Opcode, space: Object, key: &'a [u8], how: Write, shards: u32) -> ShardId {
