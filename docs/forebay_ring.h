@@ -22,6 +22,8 @@
 #define FB_CATALOG_HEADER_BYTES      8
 #define FB_PLAIN_HEADER_BYTES        1
 #define FB_COMPRESSED_HEADER_BYTES   5
+#define FB_COMMIT_HEADER_BYTES       12
+#define FB_COMMIT_ENTRIES_MAX        1024
 #define FB_AUX_MORE                  UINT64_C(0x100000000)
 #define FB_NOTICE_WAKE               1
 
@@ -105,6 +107,17 @@
 #define FB_CQE_LSN                   32
 #define FB_CQE_SEQUENCE              56
 
+/* commit entry */
+#define FB_COMMIT_OBJECT             0
+#define FB_COMMIT_VALUE_BYTES        4
+#define FB_COMMIT_KEY_BYTES          8
+#define FB_COMMIT_KIND               10
+
+/* commit kinds */
+#define FB_COMMIT_READ               0
+#define FB_COMMIT_PUT                1
+#define FB_COMMIT_DELETE             2
+
 /* opcodes */
 #define FB_OP_NOOP                   0
 #define FB_OP_PUT                    1
@@ -119,6 +132,7 @@
 #define FB_OP_OPEN                   10
 #define FB_OP_CATALOG                11
 #define FB_OP_STATS                  12
+#define FB_OP_COMMIT                 13
 
 /* flags */
 #define FB_FLAG_DURABILITY_MASK      3
@@ -159,6 +173,9 @@
 #define FB_STATUS_STOPPING           15
 #define FB_STATUS_DENIED             16
 #define FB_STATUS_UNREADABLE         30
+#define FB_STATUS_CONFLICT           17
+#define FB_STATUS_TRANSACTION_TOO_LARGE 18
+#define FB_STATUS_CROSS_SHARD        19
 
 /* end reasons */
 #define FB_END_STOPPING              1

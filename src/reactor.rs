@@ -264,8 +264,10 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         now_ns: u64,
     ) -> (Outcome, usize) {
         let status = |status| (Outcome::status(status), 0);
-        let writes =
-            matches!(opcode, Opcode::Put | Opcode::Delete | Opcode::Append | Opcode::AppendBatch | Opcode::Trim);
+        let writes = matches!(
+            opcode,
+            Opcode::Put | Opcode::Delete | Opcode::Append | Opcode::AppendBatch | Opcode::Trim | Opcode::Commit
+        );
         if writes && self.sessions[slot].as_ref().is_some_and(|session| session.rights() == Rights::ReadOnly) {
             return status(Status::Denied);
         }
@@ -287,9 +289,13 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             outcome = self.apply(at, slot, opcode, submission, fetched, now_ns);
         }
         // A request that waits, or stays where it is, comes here again.
-        if let Outcome::Answer { .. } = outcome {
+        if let Outcome::Answer { completion, .. } = &outcome {
             self.metrics.add(if writes { stats::WRITES } else { stats::READS }, 1);
             self.progressed |= matches!(opcode, Opcode::Append | Opcode::AppendBatch | Opcode::Trim);
+            if opcode == Opcode::Commit {
+                self.metrics.add(stats::COMMITS, u64::from(completion.status == Status::Ok as u16));
+                self.metrics.add(stats::CONFLICTS, u64::from(completion.status == Status::Conflict as u16));
+            }
         }
         (outcome, at)
     }
@@ -308,7 +314,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let request = Request { submission, opcode, key, value };
         let shard = &mut self.shards[at];
         let (catalog, wal, pool) = (&self.catalog, &mut shard.wal, &mut self.pool);
-        let mut context = Context { catalog, wal, pool, now_ns, fetched, ahead: &mut self.fetches.wanted };
+        let shards = self.place.shards;
+        let mut context = Context { catalog, shards, wal, pool, now_ns, fetched, ahead: &mut self.fetches.wanted };
         let mut reply = SessionReply::new(session, submission);
         let _layer = timing::enter(Layer::Store);
         let outcome = shard.store.apply(&mut context, &request, &mut reply);

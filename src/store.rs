@@ -7,9 +7,10 @@ mod order;
 mod space;
 mod stream;
 mod table;
+mod transaction;
 
 use crate::buffer::Pool;
-use crate::ring::protocol::{Completion, Opcode, Status, Submission, durability_of, flag};
+use crate::ring::protocol::{Completion, Opcode, Status, Submission, commit, durability_of, flag};
 use crate::types::{DeviceAddress, Durability, Lsn, ObjectId, ObjectKind};
 use crate::wal::pool::Writer;
 use crate::wal::record::{Kind, Record};
@@ -18,8 +19,8 @@ use crate::wal::{Room, Wal};
 pub use cache::CHUNK_BYTES as CACHE_CHUNK_BYTES;
 use cache::Cache;
 use catalog::Catalog;
-use heap::Heap;
-use space::Spaces;
+use heap::{Cell, Heap};
+use space::{Said, Spaces};
 use stream::Streams;
 
 /// Bounds of one shard's store; from the configuration.
@@ -64,18 +65,22 @@ pub enum Outcome {
 /// A value that is on the drive and not in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Want {
+    /// Of its key in the index.
+    pub slot: u32,
     /// Where its record begins.
     pub place: DeviceAddress,
     pub object: ObjectId,
     pub version: u64,
     pub key_bytes: u16,
     pub value_bytes: u32,
+    /// The record is a commit.
+    pub in_commit: bool,
 }
 
 /// A value that was read from the drive.
 #[derive(Clone, Copy)]
 pub struct Fetched<'a> {
-    pub object: ObjectId,
+    pub slot: u32,
     pub version: u64,
     pub value: &'a [u8],
 }
@@ -115,6 +120,8 @@ impl Request<'_> {
 /// The stages that a request goes through after the store.
 pub struct Context<'a> {
     pub catalog: &'a Catalog,
+    /// Of the namespace.
+    pub shards: u32,
     pub wal: &'a mut Wal,
     pub pool: &'a mut Pool,
     pub now_ns: u64,
@@ -179,6 +186,8 @@ pub struct Store {
     heap: Heap,
     spaces: Spaces,
     streams: Streams,
+    /// What a commit has to be able to take; empty between two.
+    reserved: Vec<Cell>,
     /// The next version: the epoch in the high bits, so that a version that was lost never comes back.
     next_version: u64,
 }
@@ -195,6 +204,7 @@ impl Store {
             heap: Heap::new(limits.memory_bytes_max),
             spaces: Spaces::new(limits.keys_max, Cache::new(limits.cache_chunk_bytes, cache_bytes_max)),
             streams: Streams::default(),
+            reserved: Vec::with_capacity(commit::ENTRIES_MAX),
             next_version: 1,
         }
     }
@@ -212,7 +222,10 @@ impl Store {
     pub fn replay(&mut self, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
         self.next_version = self.next_version.max(record.version.saturating_add(1));
         match record.kind {
-            Kind::Put => self.spaces.replay(&mut self.heap, record, place),
+            Kind::Put => {
+                let said = Said { version: record.version, lsn: record.lsn, place, in_commit: false };
+                self.spaces.replay(&mut self.heap, record.object, record.key, record.value, said)
+            }
             Kind::Delete => {
                 self.spaces.remove(&mut self.heap, record.object, record.key, record.lsn);
                 Ok(())
@@ -223,6 +236,7 @@ impl Store {
                 self.streams.replay_trim(&mut self.heap, record.object, record.version, record.lsn);
                 Ok(())
             }
+            Kind::Commit => self.replay_commit(record, place),
             Kind::Create | Kind::Reclaim => Ok(()),
         }
     }
@@ -230,6 +244,9 @@ impl Store {
     /// Answers a request on a space or stream, or turns it into a record.
     #[inline]
     pub fn apply<R: Reply>(&mut self, context: &mut Context<'_>, request: &Request<'_>, reply: &mut R) -> Outcome {
+        if request.opcode == Opcode::Commit {
+            return self.commit(context, request);
+        }
         let id = ObjectId(request.submission.object);
         let Some(object) = context.catalog.get(id) else { return Outcome::status(Status::UnknownObject) };
         let on_stream = matches!(request.opcode, Opcode::Append | Opcode::AppendBatch | Opcode::Read | Opcode::Trim);
@@ -252,7 +269,7 @@ impl Store {
             Opcode::AppendBatch => self.append(context, Kind::AppendBatch, request.value, mode),
             Opcode::Read => self.read(context, request, mode, reply),
             Opcode::Trim => self.trim(context, request, mode),
-            Opcode::Noop | Opcode::Sync | Opcode::Open | Opcode::Catalog | Opcode::Stats => {
+            Opcode::Noop | Opcode::Sync | Opcode::Open | Opcode::Catalog | Opcode::Stats | Opcode::Commit => {
                 Outcome::status(Status::BadRequest)
             }
         }
@@ -278,26 +295,60 @@ impl Store {
     /// A record stands at another place now, and is durable there when the log is up to `lsn`. Until then its value is in
     /// memory.
     pub fn moved(&mut self, record: &Record<'_>, place: DeviceAddress, lsn: Lsn, durable: Lsn) {
-        if record.kind == Kind::Put {
-            self.spaces.moved(&mut self.heap, record, place, lsn, durable);
+        let Record { object, key, value, .. } = *record;
+        match record.kind {
+            Kind::Put => self.moved_put(record, object, key, value, place, lsn, durable),
+            Kind::Commit => {
+                for entry in commit::entries(value) {
+                    if let commit::What::Put(value) = entry.what {
+                        self.moved_put(record, entry.object, entry.key, value, place, lsn, durable);
+                    }
+                }
+            }
+            _ => {}
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a put, and where it stands")]
+    fn moved_put(
+        &mut self,
+        record: &Record<'_>,
+        object: ObjectId,
+        key: &[u8],
+        value: &[u8],
+        place: DeviceAddress,
+        lsn: Lsn,
+        durable: Lsn,
+    ) {
+        let put = Record { kind: Kind::Put, object, key, value, ..*record };
+        self.spaces.moved(&mut self.heap, &put, place, lsn, durable);
+    }
+
     /// A value that was read ahead.
-    pub fn keep(&mut self, fetched: &Fetched<'_>, key: &[u8], durable: Lsn) {
-        self.spaces.keep(&mut self.heap, fetched, key, durable);
+    pub fn keep(&mut self, fetched: &Fetched<'_>, durable: Lsn) {
+        self.spaces.keep(&mut self.heap, fetched, durable);
+    }
+
+    /// The value of a key in a commit that was read back; `None` when the key holds another one by now.
+    #[must_use]
+    pub fn find_in_commit<'a>(&self, want: &Want, commit: &'a [u8]) -> Option<&'a [u8]> {
+        let key = self.spaces.key_of(&self.heap, want.slot, want.version)?;
+        let puts = commit::entries(commit).filter(|entry| entry.object == want.object && entry.key == key);
+        // Of several writes of one key the last one counts.
+        match puts.last()?.what {
+            commit::What::Put(value) => Some(value),
+            commit::What::Read(_) | commit::What::Delete => None,
+        }
     }
 
     /// Whether a record of the log still says something: what replaces it, or makes up for it, must not stand in the
     /// same segment or before. Holds for the oldest segment only, whose records end before `end_lsn`. What recovery found
     /// a copy of behind it is said already: a daemon that is killed again and again comes further each time.
-    #[must_use]
-    pub fn counts(&self, record: &Record<'_>, end_lsn: Lsn) -> bool {
+    fn counts(&self, record: &Record<'_>, end_lsn: Lsn) -> bool {
         match record.kind {
-            Kind::Put => {
-                let held = self.spaces.holds(&self.heap, record.object, record.key, record.version);
-                held.is_some_and(|lsn| lsn < end_lsn)
-            }
+            Kind::Put => self.holds(record.object, record.key, record.version, end_lsn),
+            // Some of its writes may; see `kept`.
+            Kind::Commit => true,
             Kind::Append => self.streams.keeps(record.object, record.version, 1, end_lsn),
             Kind::AppendBatch => {
                 let events = stream::events(record.value).count() as u64;
@@ -308,6 +359,11 @@ impl Store {
             // No put of the key stands before the oldest segment, and those in it do not count.
             Kind::Delete | Kind::Reclaim => false,
         }
+    }
+
+    /// Whether a put of this version is what a key holds, and the log says it before `end_lsn` only.
+    fn holds(&self, object: ObjectId, key: &[u8], version: u64, end_lsn: Lsn) -> bool {
+        self.spaces.holds(&self.heap, object, key, version).is_some_and(|lsn| lsn < end_lsn)
     }
 
     /// What the records that count take in the log when they stand close together, about.

@@ -52,6 +52,8 @@ mod tests {
                 ("CATALOG_HEADER_BYTES", CATALOG_HEADER_BYTES as u64),
                 ("PLAIN_HEADER_BYTES", PLAIN_HEADER_BYTES as u64),
                 ("COMPRESSED_HEADER_BYTES", COMPRESSED_HEADER_BYTES as u64),
+                ("COMMIT_HEADER_BYTES", commit::HEADER_BYTES as u64),
+                ("COMMIT_ENTRIES_MAX", commit::ENTRIES_MAX as u64),
                 ("AUX_MORE", AUX_MORE),
                 ("NOTICE_WAKE", notice::WAKE.into()),
             ],
@@ -150,6 +152,21 @@ mod tests {
         vec![
             submission_table(),
             completion_table(),
+            table(
+                "commit entry",
+                "COMMIT_",
+                &[
+                    ("object", commit::OBJECT as u64),
+                    ("value_bytes", commit::VALUE_BYTES as u64),
+                    ("key_bytes", commit::KEY_BYTES as u64),
+                    ("kind", commit::KIND as u64),
+                ],
+            ),
+            table(
+                "commit kinds",
+                "COMMIT_",
+                &[("READ", commit::READ.into()), ("PUT", commit::PUT.into()), ("DELETE", commit::DELETE.into())],
+            ),
             named("opcodes", "OP_", (0..=u8::MAX).filter_map(|value| Some((Opcode::from_wire(value)?, value.into())))),
             table(
                 "flags",

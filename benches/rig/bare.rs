@@ -60,6 +60,7 @@ impl Bare {
         let wal = &mut self.shard.wal;
         let mut context = Context {
             catalog: &self.catalog,
+            shards: 1,
             wal,
             pool: &mut self.pool,
             now_ns: 0,

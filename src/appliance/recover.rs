@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::appliance::epoch;
 use crate::error::{Error, Result};
 use crate::reactor::{Log, Shard};
+use crate::ring::protocol::commit::entries;
 use crate::store::catalog::{Catalog, Object, attributes};
 use crate::store::{self, Store};
 use crate::types::{DeviceAddress, ObjectId, ObjectKind, ShardId};
@@ -66,9 +67,11 @@ pub fn read_shard<B: Blocks>(
             let (id, name, lsn) = (record.object, record.key.into(), record.lsn);
             objects.push(Object { id, kind, durability, compression, name, lsn });
         }
-        if !matches!(record.kind, Kind::Create | Kind::Reclaim) {
-            let space = matches!(record.kind, Kind::Put | Kind::Delete);
-            used.insert(record.object, if space { ObjectKind::Space } else { ObjectKind::Stream });
+        match record.kind {
+            Kind::Create | Kind::Reclaim => {}
+            Kind::Commit => used.extend(entries(record.value).map(|entry| (entry.object, ObjectKind::Space))),
+            Kind::Put | Kind::Delete => _ = used.insert(record.object, ObjectKind::Space),
+            Kind::Append | Kind::AppendBatch | Kind::Trim => _ = used.insert(record.object, ObjectKind::Stream),
         }
         if let Err(status) = store.replay(record, place) {
             refused.get_or_insert((record.lsn, status));

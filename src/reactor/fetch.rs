@@ -10,7 +10,7 @@ use crate::device::{BLOCK_BYTES, Completion, Device, Operation, OperationKind};
 use crate::reactor::{Clock, Phase, Reactor};
 use crate::ring::protocol::{KEY_BYTES_MAX, Opcode, Status, Submission, stats};
 use crate::store::{Fetched, Outcome, Want};
-use crate::types::{DeviceAddress, Lsn};
+use crate::types::{DeviceAddress, Lsn, ObjectId};
 use crate::wal::planted::Planted;
 use crate::wal::record::{self, FLAG_CONTINUED, FLAG_MORE, Kind, Record};
 use crate::wal::{Fence, frame};
@@ -55,6 +55,8 @@ struct Fetch {
     /// Where its next part stands, and the LSN of that one when it is not the first.
     next: DeviceAddress,
     next_lsn: Option<Lsn>,
+    /// Bytes of that part, when they are more than those of the value.
+    needed: usize,
     /// That part was looked for where the one before ends, and is not there.
     skipped: bool,
     /// A scan's reads ahead that are under way.
@@ -78,11 +80,13 @@ pub(super) struct Fetches {
 impl Fetches {
     pub(super) fn new(value_bytes_max: usize) -> Fetches {
         let none = Want {
+            slot: 0,
             place: DeviceAddress::NONE,
-            object: crate::types::ObjectId(0),
+            object: ObjectId(0),
             version: 0,
             key_bytes: 0,
             value_bytes: 0,
+            in_commit: false,
         };
         let free = || Fetch {
             step: Step::Free,
@@ -92,6 +96,7 @@ impl Fetches {
             tries: 0,
             next: DeviceAddress::NONE,
             next_lsn: None,
+            needed: 0,
             skipped: false,
             ahead: 0,
             payload: Vec::with_capacity(2 * KEY_BYTES_MAX),
@@ -112,9 +117,10 @@ impl Fetches {
         tag & TAG == TAG
     }
 
-    fn find(&self, at: usize, place: DeviceAddress) -> Option<usize> {
+    fn find(&self, at: usize, want: &Want) -> Option<usize> {
         let same = |fetch: &Fetch| {
-            matches!(fetch.step, Step::Waiting | Step::Reading) && fetch.at == at && fetch.want.place == place
+            let under_way = matches!(fetch.step, Step::Waiting | Step::Reading);
+            under_way && fetch.at == at && (fetch.want.place, fetch.want.slot) == (want.place, want.slot)
         };
         self.all.iter().position(same)
     }
@@ -132,9 +138,10 @@ impl Fetches {
 
     /// It wants this value.
     fn aim(&mut self, id: usize, at: usize, want: Want) {
-        let other = self.find(at, want.place);
+        let other = self.find(at, &want);
         let fetch = &mut self.all[id];
         (fetch.at, fetch.want, fetch.next, fetch.next_lsn) = (at, want, want.place, None);
+        (fetch.needed, fetch.skipped) = (0, false);
         fetch.step = other.map_or(Step::Waiting, Step::Joined);
         self.waiting += usize::from(other.is_none());
     }
@@ -161,7 +168,9 @@ impl Fetches {
             self.large_of = Some(id);
             self.large.clear();
         }
-        let fits = self.large.len() + part.len() <= self.all[id].want.value_bytes as usize;
+        let want = self.all[id].want;
+        let bytes_max = if want.in_commit { self.large.capacity() } else { want.value_bytes as usize };
+        let fits = self.large.len() + part.len() <= bytes_max;
         if fits {
             self.large.extend_from_slice(part);
         }
@@ -192,11 +201,15 @@ impl Fetches {
 /// Whether a part is the one that is looked for.
 fn is_wanted(part: &Record<'_>, fetch: &Fetch) -> bool {
     let Fetch { want, next_lsn, .. } = fetch;
+    let (kind, object, key_bytes) = match want.in_commit {
+        true => (Kind::Commit, ObjectId(0), 0),
+        false => (Kind::Put, want.object, usize::from(want.key_bytes)),
+    };
     let follows = match next_lsn {
-        None => part.flags & FLAG_CONTINUED == 0 && part.key.len() == usize::from(want.key_bytes),
+        None => part.flags & FLAG_CONTINUED == 0 && part.key.len() == key_bytes,
         Some(lsn) => part.flags & FLAG_CONTINUED != 0 && part.lsn == *lsn,
     };
-    follows && part.kind == Kind::Put && part.object == want.object && part.version == want.version
+    follows && part.kind == kind && part.object == object && part.version == want.version
 }
 
 /// Where the frame begins that follows one whose last record ends at `end`, and its first record.
@@ -234,7 +247,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             if self.fetches.used >= FETCHES_MAX / 2 {
                 break;
             }
-            if self.fetches.find(at, want.place).is_none()
+            if self.fetches.find(at, &want).is_none()
                 && self.fetches.begin(at, want, For::Ahead { scan }, &[]).is_some()
             {
                 self.metrics.add(stats::FETCHES_AHEAD, 1);
@@ -269,11 +282,11 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     }
 
     fn submit_fetch(&mut self, id: usize) -> bool {
-        let Fetch { at, want, next, .. } = self.fetches.all[id];
+        let Fetch { at, want, next, needed, .. } = self.fetches.all[id];
         let wal = &self.shards[at].wal;
         let block = u64::from(BLOCK_BYTES);
         let begin = DeviceAddress(next.0 / block * block);
-        let record_bytes = record::encoded_bytes(usize::from(want.key_bytes), want.value_bytes as usize);
+        let record_bytes = record::encoded_bytes(usize::from(want.key_bytes), want.value_bytes as usize).max(needed);
         let span = (index(next.0 - begin.0) + record_bytes).next_multiple_of(BLOCK_BYTES as usize);
         let span = span.min(self.pool.buffer_bytes().max(SMALL_BYTES)).min(wal.segment_bytes_left(begin));
         let Some(buffer) = take_buffer(&mut self.pool, span, self.fetches.reading) else { return false };
@@ -317,6 +330,14 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             .decode(bytes.get(at..).unwrap_or(&[]))
             .filter(|(part, _)| is_wanted(part, fetch) || wal.planted().is(Planted::BelieveAnyVersion));
         let Some((part, taken)) = part else {
+            // A commit holds more than the value. Its header says how much, if that is what stands here.
+            let claimed =
+                bytes.get(at..).filter(|rest| rest.len() >= record::HEADER_BYTES).map_or(0, record::claimed_bytes);
+            if fetch.want.in_commit && fetch.needed == 0 && claimed > bytes.len() - at.min(bytes.len()) {
+                fetch.needed = claimed;
+                let next = fetch.next;
+                return self.fetches.go_on(id, next);
+            }
             if first || fetch.skipped {
                 return self.missed(id, now_ns);
             }
@@ -327,7 +348,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         };
         let more = part.flags & FLAG_MORE != 0;
         if first && !more {
-            return self.hand_over(id, part.key, part.value, now_ns);
+            return self.hand_over(id, part.value, true, now_ns);
         }
         if !self.fetches.add_part(id, part.value) {
             let next = self.fetches.all[id].next;
@@ -335,14 +356,14 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         }
         if more {
             let fetch = &mut self.fetches.all[id];
-            (fetch.next_lsn, fetch.skipped) = (Some(part.lsn.next()), false);
+            (fetch.next_lsn, fetch.skipped, fetch.needed) = (Some(part.lsn.next()), false, 0);
             let end = address.plus((at + taken) as u64);
             let left = in_next_frame(end).0 - frame::HEADER_BYTES as u64 - end.0;
             let next = if left < record::HEADER_BYTES as u64 { in_next_frame(end) } else { end };
             return self.fetches.go_on(id, next);
         }
         let large = std::mem::take(&mut self.fetches.large);
-        self.hand_over(id, &[], &large, now_ns);
+        self.hand_over(id, &large, false, now_ns);
         self.fetches.large = large;
     }
 
@@ -373,13 +394,19 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         }
     }
 
-    /// The value is here: for whoever wanted it.
-    fn hand_over(&mut self, id: usize, key: &[u8], value: &[u8], now_ns: u64) {
+    /// The value is here, or the commit that says it: for whoever wanted it. `small`: it is worth its place in the cache.
+    fn hand_over(&mut self, id: usize, record_value: &[u8], small: bool, now_ns: u64) {
         let Fetch { at, want, .. } = self.fetches.all[id];
-        let fetched = Fetched { object: want.object, version: want.version, value };
         let shard = &mut self.shards[at];
-        if !key.is_empty() {
-            shard.store.keep(&fetched, key, shard.wal.readable_lsn());
+        let found = match want.in_commit {
+            true => shard.store.find_in_commit(&want, record_value),
+            false => Some(record_value),
+        };
+        // The key may hold another version by now.
+        let Some(value) = found else { return self.missed(id, now_ns) };
+        let fetched = Fetched { slot: want.slot, version: want.version, value };
+        if small {
+            shard.store.keep(&fetched, shard.wal.readable_lsn());
         }
         self.fetches.all[id].step = Step::Scanning;
         for other in (0..FETCHES_MAX).filter(|other| *other != id) {

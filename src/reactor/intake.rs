@@ -27,7 +27,7 @@ pub(super) fn payload_bytes_max(limits: &Limits) -> usize {
 #[inline]
 fn cut_payload(opcode: Opcode, submission: &mut Submission) {
     match opcode {
-        Opcode::Put | Opcode::Scan | Opcode::Append | Opcode::AppendBatch => {}
+        Opcode::Put | Opcode::Scan | Opcode::Append | Opcode::AppendBatch | Opcode::Commit => {}
         Opcode::Get | Opcode::Delete | Opcode::Open => submission.value_bytes = 0,
         Opcode::Noop | Opcode::Read | Opcode::Trim | Opcode::Sync | Opcode::Catalog | Opcode::Stats => {
             (submission.key_bytes, submission.value_bytes) = (0, 0);
@@ -86,7 +86,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         timing::taken(submission.user_data, looked);
         cut_payload(opcode, &mut submission);
         let (outcome, at) = if submission.value_bytes as usize > self.value_bytes_max(opcode) {
-            (Outcome::status(Status::TooLarge), 0)
+            let commits = opcode == Opcode::Commit;
+            (Outcome::status(if commits { Status::TransactionTooLarge } else { Status::TooLarge }), 0)
         } else if self.copy_payload(slot, opcode, &submission) {
             self.dispatch(slot, opcode, &submission, None, now_ns)
         } else {
@@ -164,7 +165,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             Opcode::Append | Opcode::AppendBatch | Opcode::Read | Opcode::Trim => {
                 shard_of_stream(submission.object, self.place.shards)
             }
-            Opcode::Scan => ShardId(u32::try_from(submission.arg1).ok().filter(|shard| *shard < self.place.shards)?),
+            Opcode::Scan | Opcode::Commit => {
+                ShardId(u32::try_from(submission.arg1).ok().filter(|shard| *shard < self.place.shards)?)
+            }
             _ => {
                 let key = &self.payload[..usize::from(submission.key_bytes)];
                 shard_of_key(submission.object, key, self.place.shards)

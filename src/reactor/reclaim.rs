@@ -42,6 +42,8 @@ pub(super) struct Reclaim {
     under_way: bool,
     /// Memory of the last reading, for the next one.
     loaded: Vec<u8>,
+    /// What still counts of a commit.
+    kept: Vec<u8>,
     /// Bytes that may be looked at.
     credit: usize,
     written_bytes: u64,
@@ -62,6 +64,7 @@ impl Default for Reclaim {
             step: Step::Idle,
             under_way: false,
             loaded: Vec::new(),
+            kept: Vec::new(),
             credit: 0,
             written_bytes: 0,
             round: Round::default(),
@@ -216,7 +219,7 @@ impl Reclaim {
         device: &mut D,
         now_ns: u64,
     ) -> bool {
-        let (mut worked, end_lsn) = (false, reread.end_lsn());
+        let (mut worked, end_lsn, mut room) = (false, reread.end_lsn(), std::mem::take(&mut self.kept));
         while self.credit > 0 {
             match reread.peek() {
                 Next::Record(record) => {
@@ -232,12 +235,12 @@ impl Reclaim {
                         self.step = Step::Stopped;
                         return true;
                     }
-                    if store.counts(&record, end_lsn) {
-                        if !self.has_room(wal, pool, record.key.len(), record.value.len()) {
+                    if let Some(kept) = store.kept(record, end_lsn, &mut room) {
+                        if !self.has_room(wal, pool, kept.key.len(), kept.value.len()) {
                             break;
                         }
-                        wal.append_copy(pool, now_ns, &record);
-                        store.moved(&record, wal.last_place(), wal.last_lsn(), wal.readable_lsn());
+                        wal.append_copy(pool, now_ns, &kept);
+                        store.moved(&kept, wal.last_place(), wal.last_lsn(), wal.readable_lsn());
                     }
                     self.credit = self.credit.saturating_sub(bytes);
                     reread.advance();
@@ -250,7 +253,7 @@ impl Reclaim {
                     }
                     let link = reread.link();
                     let lsn = wal.append_give_up(pool, now_ns, &link, reread.end_lsn());
-                    self.loaded = reread.into_loaded();
+                    (self.loaded, self.kept) = (reread.into_loaded(), room);
                     self.step = Step::Landing(link, lsn);
                     return true;
                 }
@@ -269,6 +272,7 @@ impl Reclaim {
         {
             worked |= self.submit(device, pool, read);
         }
+        self.kept = room;
         self.step = Step::Copying(reread);
         worked
     }

@@ -1,6 +1,7 @@
 //! The vertical path over the memory device, with real rings, in one thread of control.
 
 mod catalog;
+mod commit;
 mod fetch;
 mod full;
 mod hostile;

@@ -14,6 +14,7 @@ mod reply;
 mod request;
 mod scan;
 mod slots;
+mod transaction;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -37,12 +38,14 @@ use link::Link;
 use request::{Form, Payload, Plan};
 use slots::{Flight, Owner, Slots};
 
+pub use super::protocol::commit::{Entry, What};
 pub use compression::CompressionStats;
 pub use connect::{ConnectOptions, resume};
 pub use error::{ClientError, SubmitError};
 pub use reply::{events, pairs};
 pub use request::{Answer, Creation, Object, Request, Version, Write};
 pub use scan::{Pair, ScanPage, ScanRange};
+pub use transaction::{Retry, Transaction};
 
 /// How many fruitless polls pass between two looks at whether the daemon is still there.
 const POLLS_PER_LIFE_SIGN: u32 = 4_096;
@@ -242,6 +245,7 @@ impl Client {
         put(plan.key);
         match plan.payload {
             Payload::Bytes(bytes) => put(bytes),
+            Payload::Entries(entries) => entries.iter().for_each(|entry| entry.encode(&mut put)),
             Payload::Batch(events) => {
                 for event in events {
                     let bytes: [u8; BATCH_HEADER_BYTES] = protocol::low_u32(event.len() as u64).to_le_bytes();

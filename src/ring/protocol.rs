@@ -5,6 +5,8 @@
 //! entries. An entry is one cache line whose last word is its own sequence number: a consumer polls the
 //! entry itself, so one cache line carries one message.
 
+pub mod commit;
+
 use crate::types::{Durability, ShardId};
 
 /// First 8 bytes of every hello and of the shared segment: "FBRING01".
@@ -106,14 +108,20 @@ pub enum Opcode {
     Catalog = 11,
     /// The counters of this reactor: see `stats::` for the order of its u64 words.
     Stats = 12,
+    /// All writes of a transaction, if every key that it read still has the version it had. Value: entries, see
+    /// `commit::`, the reads first. arg1: the lowest shard of their keys. The answer's `version` is that of every key
+    /// written.
+    Commit = 13,
 }
 
 impl Opcode {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Opcode> {
-        use Opcode::{Append, AppendBatch, Catalog, Delete, Get, Noop, Open, Put, Read, Scan, Stats, Sync, Trim};
-        const ALL: [Opcode; 13] =
-            [Noop, Put, Get, Delete, Scan, Append, AppendBatch, Read, Trim, Sync, Open, Catalog, Stats];
+        use Opcode::{
+            Append, AppendBatch, Catalog, Commit, Delete, Get, Noop, Open, Put, Read, Scan, Stats, Sync, Trim,
+        };
+        const ALL: [Opcode; 14] =
+            [Noop, Put, Get, Delete, Scan, Append, AppendBatch, Read, Trim, Sync, Open, Catalog, Stats, Commit];
         ALL.get(usize::from(value)).copied()
     }
 }
@@ -124,7 +132,7 @@ pub mod flag {
     pub const DURABILITY_MASK: u8 = 0b11;
     /// Put, delete: only if the version is `arg0` (0: only if the key is absent).
     pub const IF_VERSION: u8 = 1 << 2;
-    /// Get, scan, read: answer at once, even with what is not yet durable.
+    /// Get, scan, read, and a commit that writes nothing: answer at once, even with what is not yet durable.
     pub const RELAXED: u8 = 1 << 3;
     /// Scan: the key is a prefix.
     pub const PREFIX: u8 = 1 << 4;
@@ -258,6 +266,13 @@ pub enum Status {
     Stopping = 15,
     /// This peer may read but not write.
     Denied = 16,
+    /// Entry `aux` of a commit read another version than the key has; `version` holds the present one (0: absent).
+    Conflict = 17,
+    /// A commit of more entries than `commit::ENTRIES_MAX`, or more bytes than the daemon's limit of a value. Nothing
+    /// was done.
+    TransactionTooLarge = 18,
+    /// The keys of a commit lie in several shards. Nothing was done.
+    CrossShard = 19,
     /// The value is on the drive, and the drive does not give it back as it was written.
     Unreadable = 30,
 }
@@ -266,10 +281,11 @@ impl Status {
     #[must_use]
     pub fn from_wire(value: u16) -> Option<Status> {
         use Status::{
-            BadRequest, Busy, Denied, Fenced, NoMemory, NoSpace, NotFound, Ok, ReplyTooSmall, Stopping, TimedOut,
-            TooLarge, Trimmed, UnknownObject, Unreadable, VersionMismatch, WrongKind, WrongReactor,
+            BadRequest, Busy, Conflict, CrossShard, Denied, Fenced, NoMemory, NoSpace, NotFound, Ok, ReplyTooSmall,
+            Stopping, TimedOut, TooLarge, TransactionTooLarge, Trimmed, UnknownObject, Unreadable, VersionMismatch,
+            WrongKind, WrongReactor,
         };
-        const ALL: [Status; 18] = [
+        const ALL: [Status; 21] = [
             Ok,
             NotFound,
             VersionMismatch,
@@ -287,6 +303,9 @@ impl Status {
             Busy,
             Stopping,
             Denied,
+            Conflict,
+            TransactionTooLarge,
+            CrossShard,
             Unreadable,
         ];
         ALL.into_iter().find(|status| *status as u16 == value)
@@ -313,6 +332,9 @@ impl Status {
             Status::Busy => "too many reads wait already",
             Status::Stopping => "the daemon is stopping",
             Status::Denied => "this peer may not write",
+            Status::Conflict => "a key that the transaction read was written meanwhile",
+            Status::TransactionTooLarge => "the transaction has more keys or bytes than one commit holds",
+            Status::CrossShard => "the keys of the transaction lie in several shards",
             Status::Unreadable => "the drive does not give the value back as it was written; run `forebay verify`",
         }
     }
@@ -501,6 +523,9 @@ pub mod stats {
     pub const DEVICE_OLDEST_NS: usize = 36;
     /// How often one had been there for 5 s.
     pub const DEVICE_STALLS: usize = 37;
+    /// Transactions that were committed, and commits that met a conflict.
+    pub const COMMITS: usize = 38;
+    pub const CONFLICTS: usize = 39;
     /// The words that tell of the drive, and not of a reactor.
     pub const DRIVE: [usize; 6] = [
         DRIVE_HEALTH_KNOWN,
@@ -512,7 +537,7 @@ pub mod stats {
     ];
 
     /// Name and unit of every word.
-    pub const NAMES: [&str; 38] = [
+    pub const NAMES: [&str; 40] = [
         "turns",
         "requests",
         "writes",
@@ -551,6 +576,8 @@ pub mod stats {
         "deallocate_failures",
         "device_oldest_ns",
         "device_stalls",
+        "commits",
+        "conflicts",
     ];
 }
 

@@ -1,6 +1,6 @@
 //! A modelled client: the real client library over real rings, and the oracle beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +29,8 @@ pub struct Modelled {
     submitted: Vec<u64>,
     /// Where replies may be written, by operation.
     rooms: BTreeMap<u64, (usize, usize)>,
+    /// Those of them that are commits.
+    commits: BTreeSet<u64>,
     arena: Vec<u8>,
     reply: Vec<u8>,
     opening: Option<Object>,
@@ -41,8 +43,8 @@ impl Modelled {
         let layout = Layout::read_from(&map)?;
         let client = Client::from_parts(parts, Duration::ZERO).map_err(|error| error.to_string())?;
         let submitted = vec![0; layout.shape.reactors as usize];
-        let (rooms, arena, reply) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Ok(Modelled { id, client, map, layout, submitted, rooms, arena, reply, opening: None, opened: None })
+        let (rooms, commits, arena, reply) = (BTreeMap::new(), BTreeSet::new(), Vec::new(), Vec::new());
+        Ok(Modelled { id, client, map, layout, submitted, rooms, commits, arena, reply, opening: None, opened: None })
     }
 
     pub fn in_flight(&self) -> u64 {
@@ -61,6 +63,9 @@ impl Modelled {
                     action => action.shard(shards).map_or(0, |shard| shard.0 % self.layout.shape.reactors),
                 };
                 self.note_room(number, reactor)?;
+                if let Action::Commit { .. } = **action {
+                    self.commits.insert(number);
+                }
                 Ok(true)
             }
             Err(SubmitError::Full) => {
@@ -104,6 +109,10 @@ impl Modelled {
                 continue;
             }
             self.rooms.remove(&answer.user_data);
+            if self.commits.remove(&answer.user_data) {
+                counts.add_many(Count::Commits, u64::from(answer.status == Status::Ok));
+                counts.add_many(Count::Conflicts, u64::from(answer.status == Status::Conflict));
+            }
             oracle.answer(answer.user_data, &answer, &self.reply, now_ns)?;
         }
         Ok(())

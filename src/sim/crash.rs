@@ -24,6 +24,7 @@ impl History {
     pub(super) fn end_life(&mut self, end: End, fate: Fate) -> Verdict<Vec<Rc<Action>>> {
         // What was answered before the end was acknowledged, seen or not.
         self.take_answers()?;
+        self.oracle.check_order()?;
         self.say(|| format!("the end: {end:?}"));
         self.forget_clients();
         // Longer ago than a window and what a busy drive needs: but not where it stalled or failed.
@@ -104,8 +105,9 @@ impl History {
         let fenced: Vec<_> = self.machine.reactors.iter().flat_map(Reactor::fenced).map(|(_, why)| why).collect();
         let replay = fenced.iter().any(|why| !matches!(why, Fence::Device(_) | Fence::Stalled));
         if fenced.is_empty() || replay {
-            // Nothing was written meanwhile: the daemon never noticed. Or a recorder waits for a larger namespace.
-            self.machine.drive.borrow_mut().come_back();
+            // Nothing was written meanwhile: the daemon never noticed. Or a recorder waits for a larger namespace. A drive
+            // that was without power would have ended what was under way with an error, and its old name would be gone.
+            self.machine.drive.borrow_mut().reappear();
             return Ok(());
         }
         self.machine.step_aside();

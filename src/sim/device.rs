@@ -110,9 +110,14 @@ impl Drive {
         }
     }
 
-    /// It is there again, with what it held: it was without power meanwhile.
-    pub fn come_back(&mut self) {
+    /// It is reached again, and had its power all the time.
+    pub fn reappear(&mut self) {
         self.gone = false;
+    }
+
+    /// It is there again, with what it held: it was without power meanwhile. The old way to it must not be used any more.
+    pub fn come_back(&mut self) {
+        self.reappear();
         self.disk.lose_unflushed(&mut self.random);
     }
 

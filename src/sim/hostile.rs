@@ -87,7 +87,7 @@ impl Hostile {
     fn submission(&self, random: &mut Random, oracle: &Oracle) -> Submission {
         let arena = self.layout.shape.arena_bytes;
         let opcode =
-            if random.chance(30) { random.word().to_le_bytes()[0] } else { random.word().to_le_bytes()[0] % 13 };
+            if random.chance(30) { random.word().to_le_bytes()[0] } else { random.word().to_le_bytes()[0] % 14 };
         let reads =
             matches!(Opcode::from_wire(opcode), Some(Opcode::Get | Opcode::Scan | Opcode::Read | Opcode::Stats));
         // It may read what others wrote, and write where nobody else does.

@@ -27,6 +27,8 @@ counts! {
     Operations = "operations",
     Acknowledgements = "acknowledgements",
     Retries = "identical_retries",
+    Commits = "commits",
+    Conflicts = "conflicts",
     PowerCuts = "power_cuts",
     Kills = "kills",
     CrashesWhileSettling = "crashes_while_settling",
@@ -71,8 +73,10 @@ counts! {
 }
 
 impl Count {
-    /// The kinds of faults, each of which a run of some length must have injected.
+    /// The kinds of faults, and what they are to strike: a run of some length must have had each.
     pub const FAULTS: &[Count] = &[
+        Count::Commits,
+        Count::Conflicts,
         Count::PowerCuts,
         Count::Kills,
         Count::CrashesWhileSettling,

@@ -93,6 +93,16 @@ fn who_waits_for_a_drive_that_hangs_is_told_and_told_once() {
 }
 
 #[test]
+fn a_torn_commit_is_found() {
+    finds(Planted::TornCommit, 1..=30, "a commit is torn");
+}
+
+#[test]
+fn a_version_that_a_commit_does_not_check_is_found() {
+    finds(Planted::SkipReadCheck, 1..=30, "a cycle");
+}
+
+#[test]
 fn one_seed_is_one_history() {
     for seed in [3, 11, 17] {
         let first = run(seed, &Options::default()).expect("it passes");

@@ -18,6 +18,7 @@ use crate::wal::pool::Writer;
 use crate::wal::record::{Kind, Record};
 
 use entry::Entry;
+pub use entry::Said;
 
 /// What a key takes in the index beside its cell, at most about: its place in the slab (40 B) and in the list of free ones
 /// (4 B), in a hash table that just grew (12 B), and in a half-full block of the order (8 B).
@@ -35,7 +36,7 @@ impl Owners for Vec<Entry> {
 
 /// What becomes of a value.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Home {
+pub enum Home {
     /// Behind its key: it stands nowhere else.
     Cell,
     Cache,
@@ -199,20 +200,11 @@ impl Spaces {
     }
 
     /// Gives a key its value. `make_room` said yes, unless the value is behind its key or on the drive alone (`None`).
-    #[expect(clippy::too_many_arguments, reason = "the fields of an entry")]
-    fn set(
-        &mut self,
-        heap: &mut Heap,
-        slot: u32,
-        value: Option<&[u8]>,
-        value_bytes: u32,
-        version: u64,
-        lsn: Lsn,
-        place: DeviceAddress,
-    ) {
+    fn set(&mut self, heap: &mut Heap, slot: u32, value: Option<&[u8]>, value_bytes: u32, said: Said) {
+        let lsn = said.lsn;
         let entry = &mut self.entries[slot as usize];
         self.live_bytes -= entry.logged_bytes();
-        entry.set(value_bytes, version, lsn, place);
+        entry.set(value_bytes, said);
         self.live_bytes += entry.logged_bytes();
         let key_bytes = entry.key_bytes();
         match value {
@@ -229,9 +221,37 @@ impl Spaces {
         ordered.changed_lsn = ordered.changed_lsn.max(lsn);
     }
 
+    /// What a put of such a value takes of the heap: a cell of so many bytes, and so many of the index for a new key.
+    pub fn needs(
+        &self,
+        heap: &Heap,
+        object: ObjectId,
+        key: &[u8],
+        value_bytes: usize,
+        home: Home,
+    ) -> (Option<usize>, Option<usize>) {
+        let bytes = key.len() + if home == Home::Cell { value_bytes } else { 0 };
+        match self.find(heap, self.hash(object, key), object, key) {
+            Some(slot) => ((!heap.suits(self.entries[slot as usize].cell(), bytes)).then_some(bytes), None),
+            None => (Some(bytes), Some(KEY_OVERHEAD_BYTES)),
+        }
+    }
+
+    /// Whether so many keys more may come.
+    pub fn has_room_for(&self, keys: usize) -> bool {
+        self.table.len() + keys <= self.keys_max
+    }
+
     /// Puts a value as the log says. Only what the flight recorder alone holds has to be in memory.
-    pub fn replay(&mut self, heap: &mut Heap, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
-        let Record { lsn, object, version, key, value, .. } = *record;
+    pub fn replay(
+        &mut self,
+        heap: &mut Heap,
+        object: ObjectId,
+        key: &[u8],
+        value: &[u8],
+        said: Said,
+    ) -> Result<(), Status> {
+        let Said { lsn, place, .. } = said;
         let on_drive = place != DeviceAddress::NONE;
         if on_drive {
             self.recovered_lsn = lsn;
@@ -254,8 +274,25 @@ impl Spaces {
         } else {
             self.make_room(heap, value.len(), durable).is_ok().then_some(value)
         };
-        self.set(heap, slot, home, len_u32(value.len()), version, lsn, place);
+        self.set(heap, slot, home, len_u32(value.len()), said);
         Ok(())
+    }
+
+    /// Puts a value that a commit says. Its cell and its place in the index are there: see `needs`.
+    pub fn put(&mut self, heap: &mut Heap, object: ObjectId, key: &[u8], value: &[u8], said: Said, durable: Lsn) {
+        let home = if said.lsn == Lsn::NONE { Home::Cell } else { Home::Cache };
+        let found = self.find(heap, self.hash(object, key), object, key);
+        let slot = self.place(heap, found, object, key, value.len(), home).expect("the memory was there a moment ago");
+        if home == Home::Cache && !self.suits(slot, value.len()) {
+            self.cache.make_room_over(heap, &mut self.entries, value.len(), durable);
+        }
+        self.set(heap, slot, Some(value), len_u32(value.len()), said);
+    }
+
+    /// The key of a slot, when it still holds this version.
+    pub fn key_of<'a>(&self, heap: &'a Heap, slot: u32, version: u64) -> Option<&'a [u8]> {
+        let entry = self.entries.get(slot as usize)?;
+        (entry.version == version).then(|| entry.key(heap))
     }
 
     /// The record of what a key holds stands at another place.
@@ -278,9 +315,8 @@ impl Spaces {
     }
 
     /// Takes a value that was read from the drive into the cache, when it is still what the key holds.
-    pub fn keep(&mut self, heap: &mut Heap, fetched: &Fetched<'_>, key: &[u8], durable: Lsn) {
-        let Fetched { object, version, value } = *fetched;
-        let Some(slot) = self.find(heap, self.hash(object, key), object, key) else { return };
+    pub fn keep(&mut self, heap: &mut Heap, fetched: &Fetched<'_>, durable: Lsn) {
+        let Fetched { slot, version, value } = *fetched;
         let entry = &self.entries[slot as usize];
         let absent = entry.version == version && entry.is_logged() && !self.cache.suits(entry.cached(), value.len());
         if absent && self.make_room(heap, value.len(), durable).is_ok() {
@@ -311,7 +347,7 @@ impl Spaces {
 
 impl Store {
     /// The entry's version and LSN, or those of an absent key.
-    fn present(&self, request: &Request<'_>, mode: Mode) -> (u64, Lsn) {
+    pub(super) fn present(&self, request: &Request<'_>, mode: Mode) -> (u64, Lsn) {
         let hash = self.spaces.hash(mode.object, request.key);
         match self.spaces.find(&self.heap, hash, mode.object, request.key) {
             Some(slot) => {
@@ -323,7 +359,7 @@ impl Store {
     }
 
     /// What is logged of a key stays so: also a write that promises nothing is logged then.
-    fn logs(&self, request: &Request<'_>, mode: Mode) -> Mode {
+    pub(super) fn logs(&self, request: &Request<'_>, mode: Mode) -> Mode {
         let logged = mode.logged
             || !self.spaces.is_unlogged(mode.object) && {
                 let (version, lsn) = self.present(request, mode);
@@ -368,8 +404,8 @@ impl Store {
         };
         let version = self.next_version();
         let (lsn, after) = mode.log(context, Kind::Put, version, key, value);
-        let place = context.wal.last_place();
-        self.spaces.set(&mut self.heap, slot, Some(value), len_u32(value.len()), version, lsn, place);
+        let said = Said { version, lsn, place: context.wal.last_place(), in_commit: false };
+        self.spaces.set(&mut self.heap, slot, Some(value), len_u32(value.len()), said);
         let completion = Completion { version, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }
     }
@@ -409,8 +445,8 @@ impl Store {
         let after = mode.visible_after(context.wal, entry.lsn());
         let fits = reply.fits(entry.value_bytes() as usize);
         if fits {
-            let value = entry.value(&self.heap, &mut self.spaces.cache, context.fetched.as_ref());
-            let Some(value) = value else { return Outcome::Fetch(entry.want()) };
+            let value = entry.value(slot, &self.heap, &mut self.spaces.cache, context.fetched.as_ref());
+            let Some(value) = value else { return Outcome::Fetch(entry.want(slot)) };
             reply.push(&[value]);
         }
         let status = if fits { Status::Ok } else { Status::ReplyTooSmall };

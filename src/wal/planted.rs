@@ -28,6 +28,10 @@ pub enum Planted {
     WaitForStalled,
     /// A drive that came back is written again without its flight recorder, and nobody looks what is missing.
     ReturnUnproven,
+    /// Every write of a transaction is a record of its own.
+    TornCommit,
+    /// A transaction commits although a key that it read was written meanwhile.
+    SkipReadCheck,
 }
 
 impl Planted {

@@ -38,13 +38,16 @@ pub enum Kind {
     Create = 6,
     /// All that counts in the shard's segments before number `version` stands behind them too: they are given up.
     Reclaim = 7,
+    /// The writes of a transaction, all of this `version`: puts and deletes, as `ring::protocol::commit` lays them out.
+    Commit = 8,
 }
 
 impl Kind {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Kind> {
-        use Kind::{Append, AppendBatch, Create, Delete, Put, Reclaim, Trim};
-        [Put, Delete, Append, AppendBatch, Trim, Create, Reclaim].into_iter().find(|kind| *kind as u8 == value)
+        use Kind::{Append, AppendBatch, Commit, Create, Delete, Put, Reclaim, Trim};
+        const ALL: [Kind; 8] = [Put, Delete, Append, AppendBatch, Trim, Create, Reclaim, Commit];
+        ALL.into_iter().find(|kind| *kind as u8 == value)
     }
 }
 

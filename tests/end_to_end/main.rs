@@ -13,5 +13,6 @@ mod operations;
 mod power;
 mod resume;
 mod trace;
+mod transactions;
 mod trouble;
 mod writer;

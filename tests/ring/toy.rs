@@ -97,6 +97,7 @@ impl Store {
                 self.first.insert(submission.object, submission.arg0);
                 Status::Ok
             }
+            Opcode::Commit => Status::BadRequest,
             Opcode::Open => self.open(submission, key, &mut answer),
             Opcode::Catalog => {
                 for (number, (name, kind, durability, compression)) in (1u32..).zip(&self.names) {

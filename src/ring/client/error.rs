@@ -3,8 +3,10 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::ring::protocol::{EndReason, NAME_BYTES_MAX, Status};
+use crate::types::ObjectId;
 
 /// The kernel's limit, without the zero at the end.
 const SOCKET_BYTES_MAX: usize = 107;
@@ -18,6 +20,19 @@ pub enum ClientError {
     /// A conditional write found another version; 0: the key is absent.
     VersionMismatch {
         present: u64,
+    },
+    /// A commit found that a key which it read has another version, 0: it is absent. `entry`: which of its entries.
+    Conflict {
+        entry: u64,
+        present: u64,
+    },
+    /// A transaction met a conflict each time, and gives up. Nothing of it was done.
+    TooManyConflicts {
+        conflicts: u32,
+        waited: Duration,
+        /// What the last conflict was about.
+        space: ObjectId,
+        key: Vec<u8>,
     },
     /// The stream begins only at this offset.
     Trimmed {
@@ -89,6 +104,7 @@ impl fmt::Display for ClientError {
             ClientError::VersionMismatch { present } => {
                 write!(f, "the key has version {present}, not the expected one; read it and decide again")
             }
+            ClientError::Conflict { .. } | ClientError::TooManyConflicts { .. } => self.conflict(f),
             ClientError::Trimmed { first } => {
                 write!(f, "the stream begins at offset {first}, what was before is trimmed; read from there")
             }
@@ -148,6 +164,29 @@ impl fmt::Display for ClientError {
     }
 }
 
+impl ClientError {
+    fn conflict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::Conflict { entry, present: 0 } => {
+                write!(f, "entry {entry} of the commit read a key that is absent now; read again and decide again")
+            }
+            ClientError::Conflict { entry, present } => write!(
+                f,
+                "entry {entry} of the commit read a key that has version {present} now; read again and decide again"
+            ),
+            ClientError::TooManyConflicts { conflicts, waited, space, key } => write!(
+                f,
+                "the transaction met {conflicts} conflicts within {} ms and gave up, the last one about key \"{}\" of \
+                 space number {space}; have fewer clients write that key at once, or allow more \
+                 (Retry::conflicts_max, Retry::time_max)",
+                waited.as_millis(),
+                key.escape_ascii()
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
 fn remedy_of(status: Status) -> Option<&'static str> {
     Some(match status {
         Status::NoSpace => "delete or trim what is not needed, or use a larger device",
@@ -158,6 +197,13 @@ fn remedy_of(status: Status) -> Option<&'static str> {
         Status::Fenced => "restart the daemon, which recovers, and look at the device",
         Status::Busy => "try again later",
         Status::Stopping => "connect again when it has started",
+        Status::TransactionTooLarge => {
+            "split it (at most 1,024 keys), or raise limits.value_bytes_max of the daemon, which bounds all of its bytes"
+        }
+        Status::CrossShard => {
+            "a transaction takes keys of one shard only: look where they are with protocol::shard_of_key, or use a \
+             namespace of one shard"
+        }
         Status::Denied => "have this user added to the daemon's writers",
         _ => return None,
     })

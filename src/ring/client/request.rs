@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::ring::protocol::commit::{self, Entry};
 use crate::ring::protocol::{
     BATCH_HEADER_BYTES, KEY_BYTES_MAX, Opcode, PLAIN_HEADER_BYTES, Status, Submission, VALUE_BYTES_MAX, flag,
     shard_of_key, shard_of_stream,
@@ -87,6 +88,10 @@ pub enum Request<'a> {
     },
     /// Forgets all events below an offset.
     Trim { stream: Object, before: u64 },
+    /// All the writes, if every key that was read still has the version it had; the reads stand first, and at most
+    /// `commit::ENTRIES_MAX` entries in all. The answer's `version` is that of every key written. `Conflict`: entry number
+    /// `aux` read another version than the present one, `version`.
+    Commit { entries: &'a [Entry<'a>], durability: Option<Durability>, relaxed: bool },
     /// Answered when all that this reactor took before is durable on the drive.
     Sync { reactor: u32 },
     /// The reply is this reactor's counters, as u64 words.
@@ -123,6 +128,7 @@ impl Form {
 pub(super) enum Payload<'a> {
     Bytes(&'a [u8]),
     Batch(&'a [&'a [u8]]),
+    Entries(&'a [Entry<'a>]),
 }
 
 impl Payload<'_> {
@@ -130,6 +136,7 @@ impl Payload<'_> {
         match self {
             Payload::Bytes(bytes) => bytes.len(),
             Payload::Batch(events) => events.iter().map(|event| BATCH_HEADER_BYTES + event.len()).sum(),
+            Payload::Entries(entries) => entries.iter().map(Entry::bytes).sum(),
         }
     }
 }
@@ -168,7 +175,9 @@ impl<'a> Plan<'a> {
             return Err(ClientError::Status(Status::BadRequest));
         }
         if plan.key.len() > KEY_BYTES_MAX || plan.payload.bytes() > VALUE_BYTES_MAX {
-            return Err(ClientError::Status(Status::TooLarge));
+            let commits = matches!(plan.payload, Payload::Entries(_));
+            let status = if commits { Status::TransactionTooLarge } else { Status::TooLarge };
+            return Err(ClientError::Status(status));
         }
         plan.submission.key_bytes = u16::try_from(plan.key.len()).map_err(|_| ClientError::Status(Status::TooLarge))?;
         plan.submission.value_bytes = wire_bytes(plan.payload.bytes())?;
@@ -238,11 +247,27 @@ impl<'a> Plan<'a> {
                 (submission.arg0, submission.arg1) = (from, wait_ns);
                 Ok(Some(self.streamed(Opcode::Read, stream, Write::default(), shards)))
             }
+            Request::Commit { entries, durability, relaxed } => self.commit(entries, durability, relaxed, shards),
             Request::Trim { stream, before } => {
                 submission.arg0 = before;
                 Ok(Some(self.streamed(Opcode::Trim, stream, Write::default(), shards)))
             }
         }
+    }
+
+    fn commit(
+        &mut self,
+        entries: &'a [Entry<'a>],
+        durability: Option<Durability>,
+        relaxed: bool,
+        shards: u32,
+    ) -> Result<Option<ShardId>, ClientError> {
+        let shard = shard_of_commit(entries, shards)?;
+        self.submission.opcode = Opcode::Commit as u8;
+        self.submission.flags = relaxed_flag(relaxed) | durability.map_or(0, |durability| durability as u8);
+        self.submission.arg1 = u64::from(shard.0);
+        self.payload = Payload::Entries(entries);
+        Ok(Some(shard))
     }
 
     fn keyed(&mut self, opcode: Opcode, space: Object, key: &'a [u8], how: Write, shards: u32) -> ShardId {
@@ -266,6 +291,20 @@ impl<'a> Plan<'a> {
         }
     }
 }
+
+/// The lowest shard of a commit's keys.
+fn shard_of_commit(entries: &[Entry<'_>], shards: u32) -> Result<ShardId, ClientError> {
+    if entries.len() > commit::ENTRIES_MAX {
+        return Err(ClientError::Status(Status::TransactionTooLarge));
+    }
+    if entries.iter().any(|entry| entry.key.len() > KEY_BYTES_MAX) {
+        return Err(ClientError::Status(Status::TooLarge));
+    }
+    let of_keys = entries.iter().map(|entry| shard_of_key(entry.object.0, entry.key, shards));
+    of_keys.min().filter(|_| entries.is_sorted_by_key(|entry| !entry.is_read())).ok_or(BAD_REQUEST)
+}
+
+const BAD_REQUEST: ClientError = ClientError::Status(Status::BadRequest);
 
 fn relaxed_flag(relaxed: bool) -> u8 {
     if relaxed { flag::RELAXED } else { 0 }
@@ -296,6 +335,7 @@ impl Answer {
             Status::Ok => Ok(self),
             Status::VersionMismatch => Err(ClientError::VersionMismatch { present: self.version }),
             Status::Trimmed => Err(ClientError::Trimmed { first: self.version }),
+            Status::Conflict => Err(ClientError::Conflict { entry: self.aux, present: self.version }),
             status => Err(ClientError::Status(status)),
         }
     }

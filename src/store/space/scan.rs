@@ -43,13 +43,13 @@ impl Store {
                 more = true;
                 break;
             }
-            let Some(value) = entry.value(&self.heap, cache, context.fetched.as_ref()) else {
+            let Some(value) = entry.value(slot, &self.heap, cache, context.fetched.as_ref()) else {
                 more = true;
                 looked += 1;
                 if pairs == 0 && absent.is_none() {
-                    absent = Some(entry.want());
+                    absent = Some(entry.want(slot));
                 } else if context.ahead.len() < context.ahead.capacity() {
-                    context.ahead.push(entry.want());
+                    context.ahead.push(entry.want(slot));
                 }
                 continue;
             };
