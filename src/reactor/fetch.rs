@@ -55,6 +55,8 @@ struct Fetch {
     /// Where its next part stands, and the LSN of that one when it is not the first.
     next: DeviceAddress,
     next_lsn: Option<Lsn>,
+    /// It waits for the room of large values.
+    wants_large: bool,
     /// Bytes of that part, when they are more than those of the value.
     needed: usize,
     /// That part was looked for where the one before ends, and is not there.
@@ -96,6 +98,7 @@ impl Fetches {
             tries: 0,
             next: DeviceAddress::NONE,
             next_lsn: None,
+            wants_large: false,
             needed: 0,
             skipped: false,
             ahead: 0,
@@ -141,7 +144,7 @@ impl Fetches {
         let other = self.find(at, &want);
         let fetch = &mut self.all[id];
         (fetch.at, fetch.want, fetch.next, fetch.next_lsn) = (at, want, want.place, None);
-        (fetch.needed, fetch.skipped) = (0, false);
+        (fetch.wants_large, fetch.needed, fetch.skipped) = (false, 0, false);
         fetch.step = other.map_or(Step::Waiting, Step::Joined);
         self.waiting += usize::from(other.is_none());
     }
@@ -275,6 +278,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 self.give_fetch_up(id, now_ns);
                 continue;
             }
+            if self.fetches.all[id].wants_large && self.fetches.large_of.is_some_and(|other| other != id) {
+                continue;
+            }
             if self.fetches.reading >= reading_max || !self.submit_fetch(id) {
                 break;
             }
@@ -352,6 +358,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         }
         if !self.fetches.add_part(id, part.value) {
             let next = self.fetches.all[id].next;
+            self.fetches.all[id].wants_large = first;
             return if first { self.fetches.go_on(id, next) } else { self.missed(id, now_ns) };
         }
         if more {
@@ -362,6 +369,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             let next = if left < record::HEADER_BYTES as u64 { in_next_frame(end) } else { end };
             return self.fetches.go_on(id, next);
         }
+        // A scan may wait on, for what it reads ahead: that may be large too.
+        self.fetches.large_of = None;
         let large = std::mem::take(&mut self.fetches.large);
         self.hand_over(id, &large, false, now_ns);
         self.fetches.large = large;

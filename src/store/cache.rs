@@ -146,13 +146,6 @@ impl Cache {
         room == Some(value_bytes.next_multiple_of(8))
     }
 
-    /// The record of the value at a position, if it is here, stands where this LSN says.
-    pub fn stamp(&mut self, position: Position, lsn: Lsn) {
-        if let Some(at) = self.chunk(position) {
-            put_u64(&mut self.chunks[at].bytes, position.offset() + LSN, lsn.0);
-        }
-    }
-
     /// Makes room for a value, so that `insert` finds it. What is not durable stays.
     pub fn make_room(
         &mut self,

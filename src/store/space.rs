@@ -304,10 +304,8 @@ impl Spaces {
             return;
         }
         entry.set_place(place);
-        // Until it is durable there it cannot be read.
-        if self.cache.suits(entry.cached(), value.len()) {
-            self.cache.stamp(entry.cached(), lsn);
-        } else {
+        // Until it is durable there it cannot be read. A commit may put a key more than once: the last one stays.
+        if !self.cache.overwrite(entry.cached(), value, lsn) {
             self.cache.make_room_over(heap, &mut self.entries, value.len(), durable);
             let position = self.cache.insert(slot, value, lsn);
             self.entries[slot as usize].set_cached(position);

@@ -71,6 +71,8 @@ impl Oracle {
     fn match_log(&self, shard: ShardId, found: &FoundLog, issued: &mut Vec<Rc<Action>>) -> Verdict {
         let log = &self.logs[shard.index()];
         let (mut version, mut matched) = (0, 0);
+        // Commits of which a copy is left: what they deleted is not in it.
+        let mut in_part = Vec::new();
         for record in &found.records {
             let entry = log.entries.get(&record.lsn.0);
             if record.kind == Kind::Reclaim {
@@ -112,7 +114,8 @@ impl Oracle {
                     "a commit is torn: {record:?}"
                 );
                 ensure!(best.is_some(), "nobody asked for this, or it was dead: {record:?}");
-                best.map(|at| issued.remove(at));
+                let action = best.map(|at| issued.remove(at));
+                in_part.extend(action.filter(|_| record.copy));
             }
         }
         let (first, last) = (found.first_lsn.0, found.last_lsn());
@@ -128,7 +131,7 @@ impl Oracle {
         let said = log.base.range(..first).map(|(_, record)| record).chain(&said).chain(&found.records);
         // Nobody here knows what strangers did with theirs.
         let said = said.filter(|record| self.known_of(record).is_some());
-        let possible: Vec<&Action> = issued.iter().map(Rc::as_ref).collect();
+        let possible: Vec<&Action> = issued.iter().chain(&in_part).map(Rc::as_ref).collect();
         Meaning::in_order(found.records.iter()).is_all_of(&Meaning::highest(said), &possible)
     }
 
