@@ -172,10 +172,10 @@
 #define FB_STATUS_BUSY               14
 #define FB_STATUS_STOPPING           15
 #define FB_STATUS_DENIED             16
-#define FB_STATUS_UNREADABLE         30
 #define FB_STATUS_CONFLICT           17
 #define FB_STATUS_TRANSACTION_TOO_LARGE 18
 #define FB_STATUS_CROSS_SHARD        19
+#define FB_STATUS_UNREADABLE         30
 
 /* end reasons */
 #define FB_END_STOPPING              1
