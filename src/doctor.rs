@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use forebay_sys::uring::{TaskRun, Uring, UringOptions};
 
-use crate::config::{Config, Memory, shown};
+use crate::config::{self, Config, Memory, shown};
 use crate::device::controller_name::Name;
 use crate::device::occupant::what_is_on;
 use crate::device::open::{OpenOptions, node, open};
@@ -57,13 +57,14 @@ impl Check {
     }
 }
 
-/// All checks; with a `path`, also the tier that a device there would get, and why. May block for a read of it.
+/// All checks; with a `path`, also the tier that a device there would get by this configuration, and why. May block for a
+/// read of it.
 #[must_use]
-pub fn checks(path: Option<&Path>) -> Vec<Check> {
+pub fn checks(path: Option<&Path>, config: &Config) -> Vec<Check> {
     let mut all = vec![hugepages(), memlock(), io_uring(), cores(), governor(), iommu()];
     all.push(nvme::vfio());
     all.extend(nvme::controllers());
-    all.extend(path.map(tier));
+    all.extend(path.map(|path| tier(path, config)));
     all
 }
 
@@ -182,8 +183,11 @@ fn iommu() -> Check {
     Check::new("IOMMU", State::Ok, "active")
 }
 
-fn tier(path: &Path) -> Check {
-    match open(path, &OpenOptions { read_only: true, lock_wait: Duration::ZERO, ..OpenOptions::default() }) {
+fn tier(path: &Path, config: &Config) -> Check {
+    let config::Device { tier, durability, deallocate, .. } = config.device;
+    let (read_only, lock_wait) = (true, Duration::ZERO);
+    let options = OpenOptions { read_only, lock_wait, tier, durability, deallocate, ..OpenOptions::default() };
+    match open(path, &options) {
         Err(error) => Check::new("device", State::Broken, error.to_string()),
         Ok(device) => {
             let mut found = format!(
@@ -234,7 +238,7 @@ mod tests {
 
     #[test]
     fn every_check_says_what_it_found_and_what_could_be_better() {
-        let all = checks(None);
+        let all = checks(None, &Config::default());
         for name in ["hugepages", "locked memory", "io_uring", "cores", "frequency governor", "IOMMU", "NVMe"] {
             let check = all.iter().find(|check| check.name == name).unwrap();
             assert!(!check.found.is_empty(), "{name}");
@@ -247,10 +251,10 @@ mod tests {
     fn a_path_gets_its_tier_or_the_reason_why_not() {
         let path = std::env::temp_dir().join(format!("forebay-doctor-{}", std::process::id()));
         fs::write(&path, [0; 8192]).unwrap();
-        let found = tier(&path);
+        let found = tier(&path, &Config::default());
         fs::remove_file(&path).unwrap();
         assert!(found.state != State::Broken && found.found.contains("file ("), "{found:?}");
-        let gone = checks(Some(&path)).pop().unwrap();
+        let gone = checks(Some(&path), &Config::default()).pop().unwrap();
         assert!(gone.state == State::Broken && gone.found.contains("forebay format"), "{gone:?}");
     }
 

@@ -193,7 +193,8 @@ pub enum TierChoice {
     Auto,
     /// NVMe commands through io_uring; no other.
     Passthrough,
-    /// Reads and writes through io_uring.
+    /// Reads and writes through io_uring: the tiers `block` and `file`, by whose names it is found too.
+    #[cfg_attr(feature = "server", value(aliases = ["block", "file"]), serde(alias = "block", alias = "file"))]
     Uring,
     /// `pwritev2(RWF_DSYNC)`. Slow; for containers that misreport io_uring.
     Blocking,

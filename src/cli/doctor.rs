@@ -21,8 +21,15 @@ pub struct Args {
 
 pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     let device = args.device.as_ref().or(context.config.device.path.as_ref());
-    let mut checks = doctor::checks(device.map(PathBuf::as_path));
+    let mut checks = doctor::checks(device.map(PathBuf::as_path), &context.config);
     checks.extend(doctor::configured(&context.config));
+    if context.connect().is_ok() {
+        // What a daemon serves nobody else can look at.
+        for check in checks.iter_mut().filter(|check| check.found.contains("locked by another process")) {
+            (check.state, check.remedy) = (State::Warning, Some("stop the daemon to have it looked at".to_owned()));
+            check.found = "in use by another process, and a daemon answers, see below".to_owned();
+        }
+    }
     for check in &checks {
         let state = check.state.name();
         let remedy = check.remedy.as_deref();
