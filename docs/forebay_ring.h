@@ -16,6 +16,7 @@
 #define FB_KEY_BYTES_MAX             1024
 #define FB_VALUE_BYTES_MAX           16777216
 #define FB_NAME_BYTES_MAX            255
+#define FB_PRODUCER_WINDOW           8
 #define FB_BATCH_HEADER_BYTES        4
 #define FB_PAIR_HEADER_BYTES         16
 #define FB_EVENT_HEADER_BYTES        16
@@ -117,6 +118,7 @@
 #define FB_OP_OPEN                   10
 #define FB_OP_CATALOG                11
 #define FB_OP_STATS                  12
+#define FB_OP_APPEND_ONCE            15
 
 /* flags */
 #define FB_FLAG_DURABILITY_MASK      3
@@ -151,6 +153,7 @@
 #define FB_STATUS_BUSY               14
 #define FB_STATUS_STOPPING           15
 #define FB_STATUS_DENIED             16
+#define FB_STATUS_OUT_OF_SEQUENCE    20
 
 /* end reasons */
 #define FB_END_STOPPING              1

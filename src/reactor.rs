@@ -236,8 +236,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     /// What comes of a request, and the place of the shard whose durability its answer may wait for.
     fn dispatch(&mut self, slot: usize, opcode: Opcode, submission: &Submission, now_ns: u64) -> (Outcome, usize) {
         let status = |status| (Outcome::status(status), 0);
-        let writes =
-            matches!(opcode, Opcode::Put | Opcode::Delete | Opcode::Append | Opcode::AppendBatch | Opcode::Trim);
+        let appends = matches!(opcode, Opcode::Append | Opcode::AppendBatch | Opcode::AppendOnce);
+        let writes = appends || matches!(opcode, Opcode::Put | Opcode::Delete | Opcode::Trim);
         if writes && self.sessions[slot].as_ref().is_some_and(|session| session.rights() == Rights::ReadOnly) {
             return status(Status::Denied);
         }
@@ -261,7 +261,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         // A request that waits, or stays where it is, comes here again.
         if let Outcome::Answer { .. } = outcome {
             self.metrics.add(if writes { stats::WRITES } else { stats::READS }, 1);
-            self.progressed |= matches!(opcode, Opcode::Append | Opcode::AppendBatch | Opcode::Trim);
+            self.progressed |= appends || opcode == Opcode::Trim;
         }
         (outcome, at)
     }

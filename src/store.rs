@@ -26,6 +26,8 @@ pub struct Limits {
     /// Memory for keys and values.
     pub memory_bytes_max: u64,
     pub keys_max: usize,
+    /// Producers that a stream remembers.
+    pub producers_max: usize,
 }
 
 /// Where a reply's bytes go: the client's memory, write-only.
@@ -165,7 +167,7 @@ impl Store {
 
     /// Versions from here on belong to this epoch. Called once, after recovery.
     pub fn begin_epoch(&mut self, epoch: u64) {
-        self.streams.finish_replay(&mut self.heap);
+        self.streams.finish_replay(&mut self.heap, self.limits.producers_max);
         self.next_version = self.next_version.max(epoch << VERSION_COUNTER_BITS).max(1);
     }
 
@@ -185,6 +187,10 @@ impl Store {
             }
             Kind::Append => self.streams.replay(&mut self.heap, record, std::iter::once(record.value)),
             Kind::AppendBatch => self.streams.replay(&mut self.heap, record, stream::events(record.value)),
+            Kind::AppendOnce => {
+                self.streams.replay(&mut self.heap, record, stream::events(record.value))?;
+                self.streams.replay_producer(&mut self.heap, record, self.limits.producers_max)
+            }
             Kind::Trim => {
                 self.streams.replay_trim(&mut self.heap, record.object, record.version, record.lsn);
                 Ok(())
@@ -198,7 +204,10 @@ impl Store {
     pub fn apply<R: Reply>(&mut self, context: &mut Context<'_>, request: &Request<'_>, reply: &mut R) -> Outcome {
         let id = ObjectId(request.submission.object);
         let Some(object) = context.catalog.get(id) else { return Outcome::status(Status::UnknownObject) };
-        let on_stream = matches!(request.opcode, Opcode::Append | Opcode::AppendBatch | Opcode::Read | Opcode::Trim);
+        let on_stream = matches!(
+            request.opcode,
+            Opcode::Append | Opcode::AppendBatch | Opcode::AppendOnce | Opcode::Read | Opcode::Trim
+        );
         if on_stream != (object.kind == ObjectKind::Stream) {
             return Outcome::status(Status::WrongKind);
         }
@@ -216,6 +225,7 @@ impl Store {
             Opcode::Scan => self.scan(context, request, mode, reply),
             Opcode::Append => self.append(context, Kind::Append, request.value, mode),
             Opcode::AppendBatch => self.append(context, Kind::AppendBatch, request.value, mode),
+            Opcode::AppendOnce => self.append_once(context, request, mode),
             Opcode::Read => self.read(context, request, mode, reply),
             Opcode::Trim => self.trim(context, request, mode),
             Opcode::Noop | Opcode::Sync | Opcode::Open | Opcode::Catalog | Opcode::Stats => {
@@ -240,18 +250,27 @@ impl Store {
         self.streams.reclaim(&mut self.heap, budget_bytes)
     }
 
+    /// What a record of the log still says, as the record to say it again with.
+    #[must_use]
+    pub fn kept<'r>(&self, record: &Record<'r>, end_lsn: Lsn) -> Option<Record<'r>> {
+        if self.counts(record, end_lsn) {
+            return Some(*record);
+        }
+        let producer = record.kind == Kind::AppendOnce && self.streams.remembers(record, end_lsn);
+        producer.then_some(Record { value: &[], ..*record })
+    }
+
     /// Whether a record of the log still says something: what replaces it, or makes up for it, must not stand in the
     /// same segment or before. Holds for the oldest segment only, whose records end before `end_lsn`. What recovery found
     /// a copy of behind it is said already: a daemon that is killed again and again comes further each time.
-    #[must_use]
-    pub fn counts(&self, record: &Record<'_>, end_lsn: Lsn) -> bool {
+    fn counts(&self, record: &Record<'_>, end_lsn: Lsn) -> bool {
         match record.kind {
             Kind::Put => {
                 let held = self.spaces.holds(&self.heap, record.object, record.key, record.version);
                 held.is_some_and(|lsn| lsn < end_lsn)
             }
             Kind::Append => self.streams.keeps(record.object, record.version, 1, end_lsn),
-            Kind::AppendBatch => {
+            Kind::AppendBatch | Kind::AppendOnce => {
                 let events = stream::events(record.value).count() as u64;
                 self.streams.keeps(record.object, record.version, events, end_lsn)
             }

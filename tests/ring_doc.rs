@@ -46,6 +46,7 @@ mod tests {
                 ("KEY_BYTES_MAX", KEY_BYTES_MAX as u64),
                 ("VALUE_BYTES_MAX", VALUE_BYTES_MAX as u64),
                 ("NAME_BYTES_MAX", NAME_BYTES_MAX as u64),
+                ("PRODUCER_WINDOW", PRODUCER_WINDOW as u64),
                 ("BATCH_HEADER_BYTES", BATCH_HEADER_BYTES as u64),
                 ("PAIR_HEADER_BYTES", PAIR_HEADER_BYTES as u64),
                 ("EVENT_HEADER_BYTES", EVENT_HEADER_BYTES as u64),

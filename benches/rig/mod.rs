@@ -56,6 +56,7 @@ const SETTINGS: Settings = Settings {
         value_bytes_max: 256 << 10,
         memory_bytes_max: 64 << 20,
         keys_max: 10_000,
+        producers_max: 1_024,
     },
     planted: Planted::None,
 };

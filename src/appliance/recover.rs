@@ -13,7 +13,7 @@ use crate::wal::blocks::Blocks;
 use crate::wal::flight::{Contents, Flight};
 use crate::wal::planted::Planted;
 use crate::wal::pool::SegmentPool;
-use crate::wal::record::Kind;
+use crate::wal::record::{Kind, Record};
 use crate::wal::recovery::{self, Recovered, Walker};
 use crate::wal::superblock::Superblock;
 use crate::wal::survey::Survey;
@@ -59,7 +59,7 @@ pub fn read_shard<B: Blocks>(
     let mut used = BTreeMap::new();
     let mut refused = None;
     let mut walker = Walker::new(blocks, superblock, shard, &survey.chains[shard.index()]);
-    let mut sink = |record: &wal::record::Record<'_>| {
+    let mut sink = |record: &Record<'_>| {
         if record.kind == Kind::Create
             && let Some((kind, durability)) = attributes(record.version)
         {
@@ -70,6 +70,8 @@ pub fn read_shard<B: Blocks>(
             let space = matches!(record.kind, Kind::Put | Kind::Delete);
             used.insert(record.object, if space { ObjectKind::Space } else { ObjectKind::Stream });
         }
+        let forgotten = record.kind == Kind::AppendOnce && settings.planted.is(Planted::ForgetProducers);
+        let record = &if forgotten { Record { kind: Kind::AppendBatch, ..*record } } else { *record };
         if let Err(status) = store.replay(record) {
             refused.get_or_insert((record.lsn, status));
         }

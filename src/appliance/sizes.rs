@@ -60,6 +60,7 @@ impl Sizes {
             memory_bytes_max: self.shard_memory_bytes,
             // Keys do not spread evenly over shards.
             keys_max: index(config.limits.keys_max / u64::from(self.shards) * 5 / 4 + 1_024),
+            producers_max: config.limits.producers_max as usize,
         }
     }
 

@@ -224,11 +224,11 @@ impl Reclaim {
                         self.step = Step::Stopped;
                         return true;
                     }
-                    if store.counts(&record, end_lsn) {
-                        if !self.has_room(wal, pool, record.key.len(), record.value.len()) {
+                    if let Some(kept) = store.kept(&record, end_lsn) {
+                        if !self.has_room(wal, pool, kept.key.len(), kept.value.len()) {
                             break;
                         }
-                        wal.append_copy(pool, now_ns, &record);
+                        wal.append_copy(pool, now_ns, &kept);
                     }
                     self.credit = self.credit.saturating_sub(bytes);
                     reread.advance();

@@ -36,7 +36,7 @@ use slots::{Flight, Owner, Slots};
 pub use connect::{ConnectOptions, resume};
 pub use error::{ClientError, SubmitError};
 pub use reply::{events, pairs};
-pub use request::{Answer, Object, Request, Version, Write};
+pub use request::{Answer, Object, Once, Request, Version, Write};
 pub use scan::{Pair, ScanPage, ScanRange};
 
 /// How many fruitless polls pass between two looks at whether the daemon is still there.

@@ -25,6 +25,8 @@ pub const SHARDS_MAX: u32 = 1_024;
 
 /// Events of one batch: what a reactor can take in without holding other clients up.
 pub const BATCH_EVENTS_MAX: usize = 65_536;
+/// The last sequence numbers of a producer whose offsets are remembered: so many requests of it may be under way.
+pub const PRODUCER_WINDOW: usize = 8;
 pub const KEY_BYTES_MAX: usize = 1_024;
 pub const VALUE_BYTES_MAX: usize = 16 << 20;
 pub const NAME_BYTES_MAX: usize = 255;
@@ -105,15 +107,32 @@ pub enum Opcode {
     Catalog = 11,
     /// The counters of this reactor: see `stats::` for the order of its u64 words.
     Stats = 12,
+    /// As `AppendBatch`, but only once: arg0 is the producer, arg1 its sequence number, which begins with 1 and has no
+    /// gaps. One of the producer's last `PRODUCER_WINDOW` numbers is answered as it was, and appends nothing.
+    AppendOnce = 15,
 }
+
+/// One past the highest opcode.
+pub const OPCODES_END: u8 = 16;
 
 impl Opcode {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Opcode> {
-        use Opcode::{Append, AppendBatch, Catalog, Delete, Get, Noop, Open, Put, Read, Scan, Stats, Sync, Trim};
-        const ALL: [Opcode; 13] =
-            [Noop, Put, Get, Delete, Scan, Append, AppendBatch, Read, Trim, Sync, Open, Catalog, Stats];
-        ALL.get(usize::from(value)).copied()
+        use Opcode::{
+            Append, AppendBatch, AppendOnce, Catalog, Delete, Get, Noop, Open, Put, Read, Scan, Stats, Sync, Trim,
+        };
+        const ALL: [Option<Opcode>; OPCODES_END as usize] = {
+            let all =
+                [Noop, Put, Get, Delete, Scan, Append, AppendBatch, Read, Trim, Sync, Open, Catalog, Stats, AppendOnce];
+            let mut table = [None; OPCODES_END as usize];
+            let mut at = 0;
+            while at < all.len() {
+                table[all[at] as usize] = Some(all[at]);
+                at += 1;
+            }
+            table
+        };
+        ALL.get(usize::from(value)).copied().flatten()
     }
 }
 
@@ -257,16 +276,21 @@ pub enum Status {
     Stopping = 15,
     /// This peer may read but not write.
     Denied = 16,
+    /// The producer's sequence number is not the next one, nor one of its last; `version` holds the next one.
+    OutOfSequence = 20,
 }
+
+/// One past the highest status.
+const STATUSES_END: usize = 21;
 
 impl Status {
     #[must_use]
     pub fn from_wire(value: u16) -> Option<Status> {
         use Status::{
-            BadRequest, Busy, Denied, Fenced, NoMemory, NoSpace, NotFound, Ok, ReplyTooSmall, Stopping, TimedOut,
-            TooLarge, Trimmed, UnknownObject, VersionMismatch, WrongKind, WrongReactor,
+            BadRequest, Busy, Denied, Fenced, NoMemory, NoSpace, NotFound, Ok, OutOfSequence, ReplyTooSmall, Stopping,
+            TimedOut, TooLarge, Trimmed, UnknownObject, VersionMismatch, WrongKind, WrongReactor,
         };
-        const ALL: [Status; 17] = [
+        const ALL: [Status; 18] = [
             Ok,
             NotFound,
             VersionMismatch,
@@ -284,8 +308,18 @@ impl Status {
             Busy,
             Stopping,
             Denied,
+            OutOfSequence,
         ];
-        ALL.get(usize::from(value)).copied()
+        const TABLE: [Option<Status>; STATUSES_END] = {
+            let mut table = [None; STATUSES_END];
+            let mut at = 0;
+            while at < ALL.len() {
+                table[ALL[at] as usize] = Some(ALL[at]);
+                at += 1;
+            }
+            table
+        };
+        TABLE.get(usize::from(value)).copied().flatten()
     }
 
     /// One sentence for a person.
@@ -309,6 +343,7 @@ impl Status {
             Status::Busy => "too many reads wait already",
             Status::Stopping => "the daemon is stopping",
             Status::Denied => "this peer may not write",
+            Status::OutOfSequence => "the producer's sequence number is neither the next one nor one of its last",
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ring::client::{Object, Request, Write};
+use crate::ring::client::{Object, Once, Request, Write};
 use crate::ring::protocol::{shard_of_key, shard_of_stream};
 use crate::types::{ObjectId, ShardId};
 
@@ -23,6 +23,7 @@ pub enum Action {
         stream: Object,
         events: Vec<Vec<u8>>,
         batch: bool,
+        once: Option<Once>,
         how: Write,
     },
     Trim {
@@ -56,7 +57,17 @@ pub enum Action {
     },
 }
 
+/// The key of the record of such an append.
+pub fn once_key(once: Once) -> Vec<u8> {
+    [once.producer.to_le_bytes(), once.sequence.to_le_bytes()].concat()
+}
+
 impl Action {
+    /// What makes it happen once.
+    pub fn once(&self) -> Option<Once> {
+        if let Action::Append { once, .. } = self { *once } else { None }
+    }
+
     pub fn object(&self) -> Option<Object> {
         match self {
             Action::Put { space, .. }
@@ -106,17 +117,20 @@ impl Action {
             && match self {
                 Action::Put { key: own, value: bytes, .. } => own == key && bytes == value,
                 Action::Delete { key: own, .. } => own == key && value.is_empty(),
+                Action::Append { once: Some(once), .. } => {
+                    // Its events may be trimmed and gone.
+                    key == once_key(*once) && (value.is_empty() || self.payload() == value)
+                }
                 Action::Append { .. } => key.is_empty() && self.payload() == value,
                 _ => key.is_empty() && value.is_empty(),
             }
     }
 
-    /// The value of the record that an append becomes.
     /// The value of the record that this makes.
     pub fn payload(&self) -> Vec<u8> {
         match self {
             Action::Put { value, .. } => value.clone(),
-            Action::Append { events, batch: false, .. } => events.concat(),
+            Action::Append { events, batch: false, once: None, .. } => events.concat(),
             Action::Append { events, .. } => {
                 let framed = |event: &Vec<u8>| [&crate::bytes::len_u32(event.len()).to_le_bytes()[..], event].concat();
                 events.iter().flat_map(framed).collect()
@@ -130,7 +144,11 @@ impl Action {
         match self {
             Action::Put { space, key, value, how } => submit(&Request::Put { space: *space, key, value, how: *how }),
             Action::Delete { space, key, how } => submit(&Request::Delete { space: *space, key, how: *how }),
-            Action::Append { stream, events, batch: false, how } => {
+            Action::Append { stream, events, once: Some(once), how, .. } => {
+                let events: Vec<&[u8]> = events.iter().map(Vec::as_slice).collect();
+                submit(&Request::AppendOnce { stream: *stream, once: *once, events: &events, how: *how })
+            }
+            Action::Append { stream, events, batch: false, how, .. } => {
                 submit(&Request::Append { stream: *stream, event: &events[0], how: *how })
             }
             Action::Append { stream, events, how, .. } => {

@@ -397,7 +397,7 @@ impl History {
         let value = self.workload.value_of(30);
         let action = match object.kind {
             ObjectKind::Space => Action::Put { space: object, key: value[..8].to_vec(), value, how },
-            ObjectKind::Stream => Action::Append { stream: object, events: vec![value], batch: false, how },
+            ObjectKind::Stream => Action::Append { stream: object, events: vec![value], batch: false, once: None, how },
         };
         self.ask(0, &Rc::new(action))
     }

@@ -3,6 +3,7 @@
 
 mod evidence;
 mod meaning;
+mod producer;
 mod recovered;
 mod space;
 mod stream;
@@ -38,7 +39,7 @@ enum Floor {
     None,
     Key(u64),
     Keys(BTreeMap<Vec<u8>, u64>),
-    Stream { next: u64, promised_next: u64, first: u64 },
+    Stream { next: u64, promised_next: u64, first: u64, sequence: u64 },
     Logs(Vec<(ShardId, u64)>),
 }
 
@@ -171,6 +172,7 @@ impl Oracle {
                     next: known.stream.next,
                     promised_next: known.stream.promised_next,
                     first: known.stream.first,
+                    sequence: action.once().map_or(0, |once| known.stream.last_sequence(once.producer)),
                 },
             },
         }
@@ -225,9 +227,12 @@ impl Oracle {
                 self.logged(&pending.action, answer, now_ns)?;
                 self.written(&pending, answer)
             }
+            (action, Floor::Stream { sequence, .. }) if answer.status == Status::OutOfSequence => {
+                self.out_of_sequence(action, *sequence, answer)
+            }
             (_, Floor::Key(floor)) => self.key_answer(&pending.action, *floor, answer, reply),
             (_, Floor::Keys(floors)) => self.scan_answer(&pending.action, floors, answer, reply),
-            (_, Floor::Stream { next, promised_next, first }) => {
+            (_, Floor::Stream { next, promised_next, first, .. }) => {
                 self.stream_answer(&pending.action, (*next, *promised_next, *first), answer, reply)
             }
             _ => Ok(()),
@@ -246,15 +251,17 @@ impl Oracle {
     fn logged(&mut self, action: &Rc<Action>, answer: &Answer, now_ns: u64) -> Verdict {
         let (Some(object), Some(shard)) = (action.object(), action.shard(self.shards)) else { return Ok(()) };
         let durability = action.how().durability.unwrap_or(object.durability);
-        let log = &mut self.logs[shard.index()];
         if answer.lsn == 0 {
             let noop = matches!(**action, Action::Trim { .. });
             let unlogged = durability == Durability::Memory && object.durability == Durability::Memory;
             ensure!(noop || unlogged, "a write that promises something is not in the log");
             return Ok(());
         }
-        let before = log.entries.insert(answer.lsn, Logged { action: action.clone(), version: answer.version });
-        ensure!(before.is_none(), "LSN {} was given twice", answer.lsn);
+        if !self.is_said_again(action, shard, answer)? {
+            let log = &mut self.logs[shard.index()];
+            let before = log.entries.insert(answer.lsn, Logged { action: action.clone(), version: answer.version });
+            ensure!(before.is_none(), "LSN {} was given twice", answer.lsn);
+        }
         if object.kind == ObjectKind::Space {
             self.versions_follow_lsns(shard, answer)?;
         }

@@ -130,6 +130,7 @@ impl Profile {
                 value_bytes_max,
                 memory_bytes_max: 32 << 20,
                 keys_max: random.pick(&[64, 64, 12]),
+                producers_max: 4,
             },
             rates: Rates {
                 latency_ns: random.pick(&[(8_000, 12_000), (10_000, 200_000), (1_000, 2_000_000)]),

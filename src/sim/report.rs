@@ -27,6 +27,7 @@ counts! {
     Operations = "operations",
     Acknowledgements = "acknowledgements",
     Retries = "identical_retries",
+
     PowerCuts = "power_cuts",
     Kills = "kills",
     CrashesWhileSettling = "crashes_while_settling",

@@ -66,6 +66,12 @@ fn a_write_that_nobody_flushed_is_found() {
 }
 
 #[test]
+fn producers_that_nobody_remembers_are_found() {
+    finds(Planted::ForgetProducers, 1..=30, "had been acknowledged");
+    finds(Planted::ForgetProducers, 1..=60, "before");
+}
+
+#[test]
 fn one_seed_is_one_history() {
     for seed in [3, 11, 17] {
         let first = run(seed, &Options::default()).expect("it passes");

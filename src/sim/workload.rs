@@ -1,9 +1,10 @@
 //! What modelled clients do: random mixes over a few keys and streams, so that they meet.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::ring::client::{Object, Write};
+use crate::ring::client::{Object, Once, Write};
 use crate::sim::action::Action;
 use crate::sim::oracle::Oracle;
 use crate::sim::profile::Profile;
@@ -11,6 +12,9 @@ use crate::sim::random::Random;
 use crate::types::{Durability, ObjectKind, ShardId};
 
 const KEYS: u64 = 9;
+/// Fewer than a stream remembers.
+const PRODUCERS: u64 = 3;
+const ONCE_KEPT: usize = 24;
 
 pub struct Workload {
     pub random: Random,
@@ -18,11 +22,19 @@ pub struct Workload {
     tag: u64,
     value_bytes_max: usize,
     shards: u32,
+    /// The last appends that happen once: any of them may be tried again.
+    once: VecDeque<Rc<Action>>,
 }
 
 impl Workload {
     pub fn new(random: Random, profile: &Profile) -> Workload {
-        Workload { random, tag: 0, value_bytes_max: profile.store.value_bytes_max, shards: profile.shards }
+        Workload {
+            random,
+            tag: 0,
+            value_bytes_max: profile.store.value_bytes_max,
+            shards: profile.shards,
+            once: VecDeque::new(),
+        }
     }
 
     /// The next request, on one of the objects.
@@ -32,10 +44,37 @@ impl Workload {
             return Rc::new(Action::Sync { reactor });
         }
         let object = oracle.objects[self.random.index(oracle.objects.len())].object;
+        if object.kind == ObjectKind::Stream && self.random.chance(200) {
+            return self.append_once(oracle, object);
+        }
         Rc::new(match object.kind {
             ObjectKind::Space => self.on_space(oracle, object),
             ObjectKind::Stream => self.on_stream(oracle, object),
         })
+    }
+
+    /// An append that happens once: the next of a producer, at times one beyond it, or one of the last again.
+    fn append_once(&mut self, oracle: &Oracle, stream: Object) -> Rc<Action> {
+        if !self.once.is_empty() && self.random.chance(350) {
+            let at = self.random.index(self.once.len());
+            return self.once[at].clone();
+        }
+        let producer = 1 + self.random.below(PRODUCERS);
+        let gap = if self.random.chance(50) { self.random.below(12) } else { 0 };
+        let once = Once { producer, sequence: oracle.next_sequence(stream, producer) + gap };
+        // A producer never says anything else under the same number.
+        let same = |action: &&Rc<Action>| action.object() == Some(stream) && action.once() == Some(once);
+        if let Some(action) = self.once.iter().find(same) {
+            return action.clone();
+        }
+        let how = Write { if_version: None, ..self.how(oracle, stream, &[]) };
+        let events = (0..1 + self.random.below(3)).map(|_| self.small_value()).collect();
+        let action = Rc::new(Action::Append { stream, events, batch: true, once: Some(once), how });
+        if self.once.len() == ONCE_KEPT {
+            self.once.pop_front();
+        }
+        self.once.push_back(action.clone());
+        action
     }
 
     fn on_space(&mut self, oracle: &Oracle, space: Object) -> Action {
@@ -69,12 +108,12 @@ impl Workload {
         match self.random.below(100) {
             0..45 => {
                 let how = Write { if_version: None, ..self.how(oracle, stream, &[]) };
-                Action::Append { stream, events: vec![self.value()], batch: false, how }
+                Action::Append { stream, events: vec![self.value()], batch: false, once: None, how }
             }
             45..60 => {
                 let how = Write { if_version: None, ..self.how(oracle, stream, &[]) };
                 let events = (0..1 + self.random.below(4)).map(|_| self.small_value()).collect();
-                Action::Append { stream, events, batch: true, how }
+                Action::Append { stream, events, batch: true, once: None, how }
             }
             60..90 => {
                 let from = if self.random.chance(500) { next } else { self.random.between(first / 2, next) };

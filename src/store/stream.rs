@@ -1,5 +1,6 @@
 //! Streams: events in the order of their offsets, kept in chunks so that no append ever moves them.
 
+mod producers;
 mod replay;
 
 use std::collections::VecDeque;
@@ -15,6 +16,8 @@ use crate::types::{Durability, Lsn, ObjectId};
 use crate::wal::Wal;
 use crate::wal::pool::Writer;
 use crate::wal::record::{self, Kind};
+
+use producers::Producers;
 
 const CHUNK_EVENTS: usize = 4_096;
 /// Memory of a chunk. It counts against the budget while the stream holds it, spare or not.
@@ -49,6 +52,7 @@ struct Stream {
     logged: bool,
     /// What the records of its events take in the log, about.
     logged_bytes: u64,
+    producers: Option<Box<Producers>>,
     /// During a replay: events before this offset do not count; and there may be holes.
     trimmed: u64,
     sparse: bool,
@@ -294,14 +298,27 @@ impl Store {
         {
             return Outcome::status(status);
         }
+        self.append_events(context, kind, &[], value, mode)
+    }
+
+    /// Appends what was checked. `key` is what the record says beside the events.
+    #[inline]
+    fn append_events(
+        &mut self,
+        context: &mut Context<'_>,
+        kind: Kind,
+        key: &[u8],
+        value: &[u8],
+        mode: Mode,
+    ) -> Outcome {
         let mode = Mode { logged: mode.logged || self.streams.stream(mode.object).logged, ..mode };
-        if let Some(refused) = mode.refused(context, 0, value.len(), Writer::Ordinary) {
+        if let Some(refused) = mode.refused(context, key.len(), value.len(), Writer::Ordinary) {
             return refused;
         }
         let first = self.streams.stream(mode.object).next;
         let mut count = 0;
         let single = (kind == Kind::Append).then_some(value);
-        let batch = events(if kind == Kind::AppendBatch { value } else { &[] });
+        let batch = events(if kind == Kind::Append { &[] } else { value });
         for event in single.into_iter().chain(batch) {
             let added = self.streams.append(&mut self.heap, mode.object, event);
             if let Err(status) = added {
@@ -310,9 +327,9 @@ impl Store {
             }
             count += 1;
         }
-        let (lsn, after) = mode.log(context, kind, first, &[], value);
+        let (lsn, after) = mode.log(context, kind, first, key, value);
         if lsn != Lsn::NONE {
-            self.streams.stamp(mode.object, count, lsn, record::encoded_bytes(0, value.len()));
+            self.streams.stamp(mode.object, count, lsn, record::encoded_bytes(key.len(), value.len()));
         }
         let completion = Completion { version: first, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }

@@ -16,6 +16,8 @@ pub enum Planted {
     FreeBeforeCopiesDurable,
     /// A write counts as durable when it stands in the drive's volatile cache.
     SkipFlush,
+    /// Nobody remembers what producers appended before a start.
+    ForgetProducers,
     /// A drive that came back is written again without its flight recorder, and nobody looks what is missing.
     ReturnUnproven,
 }

@@ -38,13 +38,17 @@ pub enum Kind {
     Create = 6,
     /// All that counts in the shard's segments before number `version` stands behind them too: they are given up.
     Reclaim = 7,
+    /// As `AppendBatch`, by a producer: key is its number and its sequence number, u64 each. Without events: they are
+    /// trimmed, and only the producer's place still counts.
+    AppendOnce = 11,
 }
 
 impl Kind {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Kind> {
-        use Kind::{Append, AppendBatch, Create, Delete, Put, Reclaim, Trim};
-        [Put, Delete, Append, AppendBatch, Trim, Create, Reclaim].into_iter().find(|kind| *kind as u8 == value)
+        use Kind::{Append, AppendBatch, AppendOnce, Create, Delete, Put, Reclaim, Trim};
+        let all = [Put, Delete, Append, AppendBatch, Trim, Create, Reclaim, AppendOnce];
+        all.into_iter().find(|kind| *kind as u8 == value)
     }
 }
 

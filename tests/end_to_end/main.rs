@@ -10,6 +10,7 @@ mod kill;
 mod operations;
 mod power;
 mod resume;
+mod streams;
 mod trace;
 mod trouble;
 mod writer;

@@ -82,6 +82,7 @@ impl Store {
             },
             Opcode::Scan => self.scan(submission, key, value, &mut answer, &mut reply),
             Opcode::Append => self.append(submission.object, &[value], &mut answer),
+            Opcode::AppendOnce => Status::BadRequest,
             Opcode::AppendBatch => {
                 let mut events = Vec::new();
                 let mut rest = value;

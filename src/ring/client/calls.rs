@@ -7,7 +7,7 @@ use crate::types::{Durability, ObjectId, ObjectKind};
 
 use super::reply::{events, objects};
 use super::slots::Owner;
-use super::{Answer, Client, ClientError, Object, Request, SubmitError, Version, Write};
+use super::{Answer, Client, ClientError, Object, Once, Request, SubmitError, Version, Write};
 
 /// Room asked for where the size of the reply is anyone's guess. A larger one is asked for again.
 pub(super) const REPLY_BYTES: usize = 64 << 10;
@@ -121,6 +121,28 @@ impl Client {
     /// As `wait`.
     pub fn append_batch(&mut self, stream: Object, events: &[&[u8]], how: Write) -> Result<u64, ClientError> {
         Ok(self.call(&Request::AppendBatch { stream, events, how })?.0.ok()?.version)
+    }
+
+    /// Appends one event, however often it is tried. Its offset.
+    ///
+    /// # Errors
+    /// `OutOfSequence`; else as `wait`.
+    pub fn append_once(&mut self, stream: Object, once: Once, event: &[u8], how: Write) -> Result<u64, ClientError> {
+        self.append_batch_once(stream, once, &[event], how)
+    }
+
+    /// Appends all the events or none, however often it is tried. The offset of the first.
+    ///
+    /// # Errors
+    /// `OutOfSequence`; else as `wait`.
+    pub fn append_batch_once(
+        &mut self,
+        stream: Object,
+        once: Once,
+        events: &[&[u8]],
+        how: Write,
+    ) -> Result<u64, ClientError> {
+        Ok(self.call(&Request::AppendOnce { stream, once, events, how })?.0.ok()?.version)
     }
 
     /// Some events from an offset on, with their offsets; with `wait`, waits at most so long for the first. Empty when

@@ -23,6 +23,11 @@ pub enum ClientError {
     Trimmed {
         first: u64,
     },
+    /// The producer's next sequence number is this one. A lower one was appended, and its offset is forgotten; with 1,
+    /// the stream does not know the producer, or has forgotten it.
+    OutOfSequence {
+        next: u64,
+    },
     /// The name of a space or stream that none can have.
     BadName,
     /// The daemon has as many spaces and streams as its `limits.objects_max` allows.
@@ -70,6 +75,15 @@ impl fmt::Display for ClientError {
             ClientError::Trimmed { first } => {
                 write!(f, "the stream begins at offset {first}, what was before is trimmed; read from there")
             }
+            ClientError::OutOfSequence { next: 1 } => f.write_str(
+                "the stream does not know this producer, or has forgotten it; begin with sequence number 1 of a producer \
+                 that is new, or raise limits.producers_max of the daemon",
+            ),
+            ClientError::OutOfSequence { next } => write!(
+                f,
+                "the producer's next sequence number is {next}; lower ones are appended already, send what follows from \
+                 {next} on"
+            ),
             ClientError::BadName => write!(
                 f,
                 "this is no name; choose one of 1 to {NAME_BYTES_MAX} bytes of UTF-8 without control characters"

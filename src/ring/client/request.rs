@@ -30,6 +30,14 @@ pub struct Write {
     pub if_version: Option<Version>,
 }
 
+/// What makes an append happen once: a number that no other producer of the stream has, and the sequence numbers of its
+/// appends, which begin with 1 and have no gaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Once {
+    pub producer: u64,
+    pub sequence: u64,
+}
+
 /// One request. Nothing of it is borrowed after `submit`.
 #[derive(Clone, Copy, Debug)]
 pub enum Request<'a> {
@@ -45,6 +53,8 @@ pub enum Request<'a> {
     Append { stream: Object, event: &'a [u8], how: Write },
     /// The answer's `version` is the first event's offset. All of them or none.
     AppendBatch { stream: Object, events: &'a [&'a [u8]], how: Write },
+    /// As `AppendBatch`, but a retry with the same `once` appends nothing and is answered as before.
+    AppendOnce { stream: Object, once: Once, events: &'a [&'a [u8]], how: Write },
     /// Events from an offset on; `wait` at most so long for the first. See `events` for the reply.
     Read { stream: Object, from: u64, wait: Duration, reply_bytes_max: usize, relaxed: bool },
     /// Pairs of one shard, ordered by key; with `prefix`, `begin` is the prefix and `end` the key to begin after
@@ -169,6 +179,14 @@ impl<'a> Plan<'a> {
                 (self.key, self.payload) = (begin, Payload::Bytes(end));
                 Ok(Some(shard))
             }
+            _ => self.fill_streamed(request, shards),
+        }
+    }
+
+    /// The same for a request on a stream.
+    fn fill_streamed(&mut self, request: &Request<'a>, shards: u32) -> Result<Option<ShardId>, ClientError> {
+        let submission = &mut self.submission;
+        match *request {
             Request::Append { stream, event, how } => {
                 self.payload = Payload::Bytes(event);
                 Ok(Some(self.streamed(Opcode::Append, stream, how, shards)))
@@ -176,6 +194,12 @@ impl<'a> Plan<'a> {
             Request::AppendBatch { stream, events, how } => {
                 self.payload = Payload::Batch(events);
                 Ok(Some(self.streamed(Opcode::AppendBatch, stream, how, shards)))
+            }
+            Request::AppendOnce { stream, once, events, how } => {
+                self.payload = Payload::Batch(events);
+                let shard = self.streamed(Opcode::AppendOnce, stream, how, shards);
+                (self.submission.arg0, self.submission.arg1) = (once.producer, once.sequence);
+                Ok(Some(shard))
             }
             Request::Read { stream, from, wait, reply_bytes_max, relaxed } => {
                 let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
@@ -188,6 +212,7 @@ impl<'a> Plan<'a> {
                 submission.arg0 = before;
                 Ok(Some(self.streamed(Opcode::Trim, stream, Write::default(), shards)))
             }
+            _ => Err(ClientError::Status(Status::BadRequest)),
         }
     }
 
@@ -242,6 +267,7 @@ impl Answer {
             Status::Ok => Ok(self),
             Status::VersionMismatch => Err(ClientError::VersionMismatch { present: self.version }),
             Status::Trimmed => Err(ClientError::Trimmed { first: self.version }),
+            Status::OutOfSequence => Err(ClientError::OutOfSequence { next: self.version }),
             status => Err(ClientError::Status(status)),
         }
     }

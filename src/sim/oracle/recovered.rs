@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::ring::protocol::shard_of_stream;
-use crate::sim::action::Action;
+use crate::sim::action::{Action, once_key};
 use crate::sim::machine::{Found, FoundLog};
 use crate::sim::oracle::meaning::Meaning;
 use crate::sim::oracle::{Known, Logged, Oracle, ShardLog, Space, Stream, Verdict, ensure};
@@ -69,6 +69,7 @@ impl Oracle {
     /// Holds every record against what was asked for, and what was known of the log against the records.
     fn match_log(&self, shard: ShardId, found: &FoundLog, issued: &mut Vec<Rc<Action>>) -> Verdict {
         let log = &self.logs[shard.index()];
+        found.holds_once()?;
         let (mut version, mut matched) = (0, 0);
         for record in &found.records {
             let known = self.objects.iter().find(|known| known.object.id == record.object);
@@ -190,7 +191,7 @@ impl Found {
     fn says_as(&self, other: &Found) -> bool {
         (self.kind, self.object, self.version) == (other.kind, other.object, other.version)
             && self.key == other.key
-            && self.value == other.value
+            && (self.value == other.value || other.copy && other.once().is_some() && other.value.is_empty())
     }
 
     /// The offset after the last event that there was.
@@ -198,7 +199,7 @@ impl Found {
         match self.kind {
             Kind::Trim => self.version,
             Kind::Append => self.version + 1,
-            Kind::AppendBatch => self.version + batch(&self.value).len() as u64,
+            Kind::AppendBatch | Kind::AppendOnce => self.version + batch(&self.value).len() as u64,
             _ => 0,
         }
     }
@@ -221,6 +222,7 @@ impl Logged {
         let (kind, key) = match &*self.action {
             Action::Put { key, .. } => (Kind::Put, key.clone()),
             Action::Delete { key, .. } => (Kind::Delete, key.clone()),
+            Action::Append { once: Some(once), .. } => (Kind::AppendOnce, once_key(*once)),
             Action::Append { batch: false, .. } => (Kind::Append, Vec::new()),
             Action::Append { .. } => (Kind::AppendBatch, Vec::new()),
             Action::Trim { .. } => (Kind::Trim, Vec::new()),
@@ -280,7 +282,7 @@ fn kind_of(kind: Kind) -> ObjectKind {
     if matches!(kind, Kind::Put | Kind::Delete) { ObjectKind::Space } else { ObjectKind::Stream }
 }
 
-fn is_of(logged: &Logged, record: &Found) -> bool {
+pub(super) fn is_of(logged: &Logged, record: &Found) -> bool {
     logged.version == record.version && may_be(&logged.action, record)
 }
 
@@ -288,6 +290,7 @@ fn may_be(action: &Action, record: &Found) -> bool {
     let kind = match action {
         Action::Put { .. } => Kind::Put,
         Action::Delete { .. } => Kind::Delete,
+        Action::Append { once: Some(_), .. } => Kind::AppendOnce,
         Action::Append { batch: false, .. } => Kind::Append,
         Action::Append { .. } => Kind::AppendBatch,
         Action::Trim { .. } => Kind::Trim,

@@ -22,6 +22,8 @@ pub struct Stream {
     pub promised_next: u64,
     /// The offset after the last event that a strict read showed.
     pub shown_next: u64,
+    /// By producer and sequence number, the offsets that are known.
+    pub producers: BTreeMap<u64, BTreeMap<u64, u64>>,
 }
 
 impl Stream {
@@ -33,8 +35,8 @@ impl Stream {
             ensure!(may_skip, "offset {hole} is a hole; it was trimmed before {first} and goes on to {next}");
             first = hole + 1;
         }
-        let mut events = meaning.events;
-        Ok(Stream { events: events.split_off(&first), first, next, ..Stream::default() })
+        let (mut events, producers) = (meaning.events, meaning.producers);
+        Ok(Stream { events: events.split_off(&first), first, next, producers, ..Stream::default() })
     }
 }
 
@@ -46,7 +48,12 @@ impl Oracle {
         match action {
             Action::Append { events, .. } => {
                 let offset = answer.version;
-                ensure!(offset >= next, "an offset below {next}, which was acknowledged before");
+                let once = action.once();
+                // Of what happens once, an earlier try may have been the one.
+                ensure!(once.is_some() || offset >= next, "an offset below {next}, which was acknowledged before");
+                if let Some(once) = once {
+                    stream.appended_once(once, offset)?;
+                }
                 for (number, event) in events.iter().enumerate() {
                     let at = offset + number as u64;
                     let seen = stream.events.insert(at, event.clone());

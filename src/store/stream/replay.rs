@@ -61,7 +61,7 @@ impl Streams {
         for (offset, event) in (record.version..).zip(events) {
             placed |= self.place(heap, record, offset, event)?;
         }
-        let bytes = if placed { encoded_bytes(0, record.value.len()) as u64 } else { 0 };
+        let bytes = if placed { encoded_bytes(record.key.len(), record.value.len()) as u64 } else { 0 };
         self.logged_bytes += bytes;
         let stream = self.stream(record.object);
         stream.logged_bytes += bytes;
@@ -104,9 +104,12 @@ impl Streams {
 
     /// Ends a replay. What stands before a hole was never logged together with what follows it (events of a `memory`
     /// stream), or `repair` gave up what was between: the stream begins behind the last hole.
-    pub fn finish_replay(&mut self, heap: &mut Heap) {
+    pub fn finish_replay(&mut self, heap: &mut Heap, producers_max: usize) {
         for number in 0..self.streams.len() {
             let stream = &mut self.streams[number];
+            if let Some(producers) = &mut stream.producers {
+                producers.keep_last(heap, producers_max);
+            }
             if !std::mem::take(&mut stream.sparse) {
                 continue;
             }
@@ -143,7 +146,7 @@ mod tests {
         let (mut heap, mut streams) = (Heap::new(64 << 20), Streams::default());
         let offsets = (9_000..10_000).chain(20_000..20_100).chain(3_000..9_000).chain(9_990..20_000);
         offsets.for_each(|offset| replay(&mut streams, &mut heap, offset));
-        streams.finish_replay(&mut heap);
+        streams.finish_replay(&mut heap, 1);
         assert_eq!(extent(&mut streams), (3_000, 20_100, 17_100));
         for offset in 3_000..20_100_u64 {
             let event = streams.stream(STREAM).get(offset);
@@ -155,7 +158,7 @@ mod tests {
     fn a_stream_begins_behind_its_last_hole() {
         let (mut heap, mut streams) = (Heap::new(64 << 20), Streams::default());
         (0..10).chain(12..20).chain(21..30).for_each(|offset| replay(&mut streams, &mut heap, offset));
-        streams.finish_replay(&mut heap);
+        streams.finish_replay(&mut heap, 1);
         assert_eq!(extent(&mut streams), (21, 30, 9));
     }
 
@@ -170,7 +173,7 @@ mod tests {
         streams.replay_trim(&mut heap, STREAM, 5_000, Lsn(3));
         assert_eq!(extent(&mut streams), (5_000, 5_000, 0));
         (5_003..5_010).chain(5_000..5_003).for_each(|offset| replay(&mut streams, &mut heap, offset));
-        streams.finish_replay(&mut heap);
+        streams.finish_replay(&mut heap, 1);
         assert_eq!(extent(&mut streams), (5_000, 5_010, 10));
     }
 }
