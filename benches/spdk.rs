@@ -140,6 +140,7 @@ fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
             memory_bytes_max: 256 << 20,
             keys_max: 10_000,
             producers_max: 1_024,
+            cursors_max: 1_024,
         },
         planted: Planted::None,
     };

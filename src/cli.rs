@@ -6,6 +6,7 @@
 mod append;
 mod bytes;
 mod context;
+mod cursor;
 mod delete;
 mod doctor;
 mod format;
@@ -57,6 +58,7 @@ enum Command {
     Read(read::Args),
     Tail(tail::Args),
     Trim(trim::Args),
+    Cursor(cursor::Args),
     Sync(sync::Args),
     Stats(stats::Args),
     Sim(sim::Args),
@@ -94,6 +96,7 @@ fn run(command: Command, mut context: Context) -> Result<(), Failure> {
         Command::Read(args) => read::run(args, &mut context)?,
         Command::Tail(args) => tail::run(args, &mut context)?,
         Command::Trim(args) => trim::run(args, &mut context)?,
+        Command::Cursor(args) => cursor::run(args, &mut context)?,
         Command::Sync(args) => sync::run(args, &mut context)?,
         Command::Sim(args) => sim::run(&args, &mut context)?,
         Command::Stats(args) => stats::run(args, &mut context)?,

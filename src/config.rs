@@ -127,6 +127,8 @@ pub struct Limits {
     pub objects_max: u32,
     /// Producers that each stream remembers; the one whose last append is the oldest is forgotten. 1 to 65,536.
     pub producers_max: u32,
+    /// Cursors of each stream. 1 to 65,536.
+    pub cursors_max: u32,
 }
 
 /// The shared-memory rings and the socket that hands them over.
@@ -231,6 +233,7 @@ impl Default for Limits {
             waiting_reads_max: 1_024,
             objects_max: 1_024,
             producers_max: 1_024,
+            cursors_max: 1_024,
         }
     }
 }

@@ -237,7 +237,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     fn dispatch(&mut self, slot: usize, opcode: Opcode, submission: &Submission, now_ns: u64) -> (Outcome, usize) {
         let status = |status| (Outcome::status(status), 0);
         let appends = matches!(opcode, Opcode::Append | Opcode::AppendBatch | Opcode::AppendOnce);
-        let writes = appends || matches!(opcode, Opcode::Put | Opcode::Delete | Opcode::Trim);
+        let writes = appends
+            || matches!(opcode, Opcode::Put | Opcode::Delete | Opcode::Trim | Opcode::SetCursor | Opcode::DropCursor);
         if writes && self.sessions[slot].as_ref().is_some_and(|session| session.rights() == Rights::ReadOnly) {
             return status(Status::Denied);
         }

@@ -28,6 +28,8 @@ pub struct Limits {
     pub keys_max: usize,
     /// Producers that a stream remembers.
     pub producers_max: usize,
+    /// Cursors of a stream.
+    pub cursors_max: usize,
 }
 
 /// Where a reply's bytes go: the client's memory, write-only.
@@ -176,7 +178,9 @@ impl Store {
     /// # Errors
     /// `NoMemory` when the memory budget is smaller than what was stored.
     pub fn replay(&mut self, record: &Record<'_>) -> Result<(), Status> {
-        self.next_version = self.next_version.max(record.version.saturating_add(1));
+        if matches!(record.kind, Kind::Put | Kind::Delete) {
+            self.next_version = self.next_version.max(record.version.saturating_add(1));
+        }
         match record.kind {
             Kind::Put => {
                 self.spaces.put(&mut self.heap, record.object, record.key, record.value, record.version, record.lsn)
@@ -191,6 +195,7 @@ impl Store {
                 self.streams.replay(&mut self.heap, record, stream::events(record.value))?;
                 self.streams.replay_producer(&mut self.heap, record, self.limits.producers_max)
             }
+            Kind::Cursor => self.streams.replay_cursor(&mut self.heap, record),
             Kind::Trim => {
                 self.streams.replay_trim(&mut self.heap, record.object, record.version, record.lsn);
                 Ok(())
@@ -204,11 +209,7 @@ impl Store {
     pub fn apply<R: Reply>(&mut self, context: &mut Context<'_>, request: &Request<'_>, reply: &mut R) -> Outcome {
         let id = ObjectId(request.submission.object);
         let Some(object) = context.catalog.get(id) else { return Outcome::status(Status::UnknownObject) };
-        let on_stream = matches!(
-            request.opcode,
-            Opcode::Append | Opcode::AppendBatch | Opcode::AppendOnce | Opcode::Read | Opcode::Trim
-        );
-        if on_stream != (object.kind == ObjectKind::Stream) {
+        if request.opcode.is_on_stream() != (object.kind == ObjectKind::Stream) {
             return Outcome::status(Status::WrongKind);
         }
         let durability = durability_of(request.submission.flags).unwrap_or(object.durability);
@@ -226,6 +227,10 @@ impl Store {
             Opcode::Append => self.append(context, Kind::Append, request.value, mode),
             Opcode::AppendBatch => self.append(context, Kind::AppendBatch, request.value, mode),
             Opcode::AppendOnce => self.append_once(context, request, mode),
+            Opcode::SetCursor => self.set_cursor(context, request, mode),
+            Opcode::GetCursor => self.get_cursor(context, request, mode),
+            Opcode::Cursors => self.cursors(context, request, mode, reply),
+            Opcode::DropCursor => self.drop_cursor(context, request, mode),
             Opcode::Read => self.read(context, request, mode, reply),
             Opcode::Trim => self.trim(context, request, mode),
             Opcode::Noop | Opcode::Sync | Opcode::Open | Opcode::Catalog | Opcode::Stats => {
@@ -274,6 +279,7 @@ impl Store {
                 let events = stream::events(record.value).count() as u64;
                 self.streams.keeps(record.object, record.version, events, end_lsn)
             }
+            Kind::Cursor => self.streams.has_cursor(record, end_lsn),
             Kind::Trim => self.streams.begins_at(record.object, record.version, end_lsn),
             Kind::Create => true,
             // No put of the key stands before the oldest segment, and those in it do not count.

@@ -51,6 +51,8 @@ mod tests {
                 ("PAIR_HEADER_BYTES", PAIR_HEADER_BYTES as u64),
                 ("EVENT_HEADER_BYTES", EVENT_HEADER_BYTES as u64),
                 ("CATALOG_HEADER_BYTES", CATALOG_HEADER_BYTES as u64),
+                ("CURSOR_HEADER_BYTES", CURSOR_HEADER_BYTES as u64),
+                ("CURSOR_ABSENT", CURSOR_ABSENT),
                 ("AUX_MORE", AUX_MORE),
                 ("NOTICE_WAKE", notice::WAKE.into()),
             ],
@@ -158,6 +160,7 @@ mod tests {
                     ("IF_VERSION", flag::IF_VERSION.into()),
                     ("RELAXED", flag::RELAXED.into()),
                     ("PREFIX", flag::PREFIX.into()),
+                    ("REWIND", flag::REWIND.into()),
                 ],
             ),
             named(

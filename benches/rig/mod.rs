@@ -57,6 +57,7 @@ const SETTINGS: Settings = Settings {
         memory_bytes_max: 64 << 20,
         keys_max: 10_000,
         producers_max: 1_024,
+        cursors_max: 1_024,
     },
     planted: Planted::None,
 };

@@ -28,7 +28,13 @@ pub(super) fn payload_bytes_max(limits: &Limits) -> usize {
 fn cut_payload(opcode: Opcode, submission: &mut Submission) {
     match opcode {
         Opcode::Put | Opcode::Scan | Opcode::Append | Opcode::AppendBatch | Opcode::AppendOnce => {}
-        Opcode::Get | Opcode::Delete | Opcode::Open => submission.value_bytes = 0,
+        Opcode::Get
+        | Opcode::Delete
+        | Opcode::Open
+        | Opcode::SetCursor
+        | Opcode::GetCursor
+        | Opcode::Cursors
+        | Opcode::DropCursor => submission.value_bytes = 0,
         Opcode::Noop | Opcode::Read | Opcode::Trim | Opcode::Sync | Opcode::Catalog | Opcode::Stats => {
             (submission.key_bytes, submission.value_bytes) = (0, 0);
         }
@@ -152,9 +158,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     #[inline]
     pub(super) fn route(&self, opcode: Opcode, submission: &Submission) -> Option<usize> {
         let shard = match opcode {
-            Opcode::Append | Opcode::AppendBatch | Opcode::AppendOnce | Opcode::Read | Opcode::Trim => {
-                shard_of_stream(submission.object, self.place.shards)
-            }
+            opcode if opcode.is_on_stream() => shard_of_stream(submission.object, self.place.shards),
             Opcode::Scan => ShardId(u32::try_from(submission.arg1).ok().filter(|shard| *shard < self.place.shards)?),
             _ => {
                 let key = &self.payload[..usize::from(submission.key_bytes)];

@@ -6,6 +6,7 @@
 mod arena;
 mod calls;
 mod connect;
+mod cursors;
 mod error;
 mod link;
 mod reply;
@@ -35,8 +36,8 @@ use slots::{Flight, Owner, Slots};
 
 pub use connect::{ConnectOptions, resume};
 pub use error::{ClientError, SubmitError};
-pub use reply::{events, pairs};
-pub use request::{Answer, Object, Once, Request, Version, Write};
+pub use reply::{cursors, events, pairs};
+pub use request::{Answer, CursorMove, Object, Once, Request, Version, Write};
 pub use scan::{Pair, ScanPage, ScanRange};
 
 /// How many fruitless polls pass between two looks at whether the daemon is still there.

@@ -110,20 +110,49 @@ pub enum Opcode {
     /// As `AppendBatch`, but only once: arg0 is the producer, arg1 its sequence number, which begins with 1 and has no
     /// gaps. One of the producer's last `PRODUCER_WINDOW` numbers is answered as it was, and appends nothing.
     AppendOnce = 15,
+    /// Moves a consumer's cursor of a stream, or makes it. Key: its name. arg0: the offset, at most the stream's end. With
+    /// `IF_VERSION` only if it stands at arg1 (`CURSOR_ABSENT`: if there is none). Back only with `REWIND`.
+    SetCursor = 16,
+    /// Key: a cursor's name. The answer's `version` is its offset, `lsn` that of the record that set it.
+    GetCursor = 17,
+    /// List the cursors of a stream. Key: begin after this name. The reply holds cursors as u16 name bytes, 6 zeros, u64
+    /// offset, name.
+    Cursors = 18,
+    /// Key: the name of the cursor to forget.
+    DropCursor = 19,
 }
 
 /// One past the highest opcode.
-pub const OPCODES_END: u8 = 16;
+pub const OPCODES_END: u8 = 20;
 
 impl Opcode {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Opcode> {
         use Opcode::{
-            Append, AppendBatch, AppendOnce, Catalog, Delete, Get, Noop, Open, Put, Read, Scan, Stats, Sync, Trim,
+            Append, AppendBatch, AppendOnce, Catalog, Cursors, Delete, DropCursor, Get, GetCursor, Noop, Open, Put,
+            Read, Scan, SetCursor, Stats, Sync, Trim,
         };
         const ALL: [Option<Opcode>; OPCODES_END as usize] = {
-            let all =
-                [Noop, Put, Get, Delete, Scan, Append, AppendBatch, Read, Trim, Sync, Open, Catalog, Stats, AppendOnce];
+            let all = [
+                Noop,
+                Put,
+                Get,
+                Delete,
+                Scan,
+                Append,
+                AppendBatch,
+                Read,
+                Trim,
+                Sync,
+                Open,
+                Catalog,
+                Stats,
+                AppendOnce,
+                SetCursor,
+                GetCursor,
+                Cursors,
+                DropCursor,
+            ];
             let mut table = [None; OPCODES_END as usize];
             let mut at = 0;
             while at < all.len() {
@@ -133,6 +162,24 @@ impl Opcode {
             table
         };
         ALL.get(usize::from(value)).copied().flatten()
+    }
+
+    /// Whether it is about a stream as a whole.
+    #[must_use]
+    #[inline]
+    pub fn is_on_stream(self) -> bool {
+        matches!(
+            self,
+            Opcode::Append
+                | Opcode::AppendBatch
+                | Opcode::AppendOnce
+                | Opcode::Read
+                | Opcode::Trim
+                | Opcode::SetCursor
+                | Opcode::GetCursor
+                | Opcode::Cursors
+                | Opcode::DropCursor
+        )
     }
 }
 
@@ -146,7 +193,9 @@ pub mod flag {
     pub const RELAXED: u8 = 1 << 3;
     /// Scan: the key is a prefix.
     pub const PREFIX: u8 = 1 << 4;
-    pub const KNOWN: u8 = DURABILITY_MASK | IF_VERSION | RELAXED | PREFIX;
+    /// Set cursor: also back.
+    pub const REWIND: u8 = 1 << 6;
+    pub const KNOWN: u8 = DURABILITY_MASK | IF_VERSION | RELAXED | PREFIX | REWIND;
 }
 
 /// A submission entry. Word layout (u64, little-endian):
@@ -278,19 +327,24 @@ pub enum Status {
     Denied = 16,
     /// The producer's sequence number is not the next one, nor one of its last; `version` holds the next one.
     OutOfSequence = 20,
+    /// The cursor lies below the stream's first event; `version` holds that one's offset, `aux` the cursor's.
+    CursorTrimmed = 21,
+    /// The cursor stands where the request does not expect it, or beyond the offset; `version` holds where.
+    CursorMoved = 22,
 }
 
 /// One past the highest status.
-const STATUSES_END: usize = 21;
+const STATUSES_END: usize = 23;
 
 impl Status {
     #[must_use]
     pub fn from_wire(value: u16) -> Option<Status> {
         use Status::{
-            BadRequest, Busy, Denied, Fenced, NoMemory, NoSpace, NotFound, Ok, OutOfSequence, ReplyTooSmall, Stopping,
-            TimedOut, TooLarge, Trimmed, UnknownObject, VersionMismatch, WrongKind, WrongReactor,
+            BadRequest, Busy, CursorMoved, CursorTrimmed, Denied, Fenced, NoMemory, NoSpace, NotFound, Ok,
+            OutOfSequence, ReplyTooSmall, Stopping, TimedOut, TooLarge, Trimmed, UnknownObject, VersionMismatch,
+            WrongKind, WrongReactor,
         };
-        const ALL: [Status; 18] = [
+        const ALL: [Status; 20] = [
             Ok,
             NotFound,
             VersionMismatch,
@@ -309,6 +363,8 @@ impl Status {
             Stopping,
             Denied,
             OutOfSequence,
+            CursorTrimmed,
+            CursorMoved,
         ];
         const TABLE: [Option<Status>; STATUSES_END] = {
             let mut table = [None; STATUSES_END];
@@ -344,6 +400,8 @@ impl Status {
             Status::Stopping => "the daemon is stopping",
             Status::Denied => "this peer may not write",
             Status::OutOfSequence => "the producer's sequence number is neither the next one nor one of its last",
+            Status::CursorTrimmed => "the cursor lies below the stream's first event",
+            Status::CursorMoved => "the cursor stands elsewhere",
         }
     }
 }
@@ -442,6 +500,9 @@ pub const BATCH_HEADER_BYTES: usize = 4;
 pub const PAIR_HEADER_BYTES: usize = 16;
 pub const EVENT_HEADER_BYTES: usize = 16;
 pub const CATALOG_HEADER_BYTES: usize = 8;
+pub const CURSOR_HEADER_BYTES: usize = 16;
+/// Where a cursor stands that is not there.
+pub const CURSOR_ABSENT: u64 = u64::MAX;
 /// Set in a completion's `aux` when a scan, read or catalog has more.
 pub const AUX_MORE: u64 = 1 << 32;
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::ring::client::{Object, Once, Request, Write};
-use crate::ring::protocol::{shard_of_key, shard_of_stream};
+use crate::ring::client::{CursorMove, Object, Once, Request, Write};
+use crate::ring::protocol::{CURSOR_ABSENT, shard_of_key, shard_of_stream};
 use crate::types::{ObjectId, ShardId};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +29,21 @@ pub enum Action {
     Trim {
         stream: Object,
         before: u64,
+    },
+    SetCursor {
+        stream: Object,
+        name: &'static str,
+        offset: u64,
+        how: CursorMove,
+    },
+    DropCursor {
+        stream: Object,
+        name: &'static str,
+    },
+    GetCursor {
+        stream: Object,
+        name: &'static str,
+        relaxed: bool,
     },
     Get {
         space: Object,
@@ -74,7 +89,12 @@ impl Action {
             | Action::Delete { space, .. }
             | Action::Get { space, .. }
             | Action::Scan { space, .. } => Some(*space),
-            Action::Append { stream, .. } | Action::Trim { stream, .. } | Action::Read { stream, .. } => Some(*stream),
+            Action::Append { stream, .. }
+            | Action::Trim { stream, .. }
+            | Action::SetCursor { stream, .. }
+            | Action::DropCursor { stream, .. }
+            | Action::GetCursor { stream, .. }
+            | Action::Read { stream, .. } => Some(*stream),
             Action::Sync { .. } => None,
         }
     }
@@ -87,12 +107,40 @@ impl Action {
     }
 
     pub fn is_write(&self) -> bool {
-        matches!(self, Action::Put { .. } | Action::Delete { .. } | Action::Append { .. } | Action::Trim { .. })
+        matches!(
+            self,
+            Action::Put { .. }
+                | Action::Delete { .. }
+                | Action::Append { .. }
+                | Action::Trim { .. }
+                | Action::SetCursor { .. }
+                | Action::DropCursor { .. }
+        )
+    }
+
+    /// The cursor that it is about.
+    pub fn cursor(&self) -> Option<&'static str> {
+        match self {
+            Action::SetCursor { name, .. } | Action::DropCursor { name, .. } | Action::GetCursor { name, .. } => {
+                Some(name)
+            }
+            _ => None,
+        }
+    }
+
+    /// Where it puts its cursor.
+    pub fn cursor_to(&self) -> Option<u64> {
+        match self {
+            Action::SetCursor { offset, .. } => Some(*offset),
+            Action::DropCursor { .. } => Some(CURSOR_ABSENT),
+            _ => None,
+        }
     }
 
     pub fn how(&self) -> Write {
         match self {
             Action::Put { how, .. } | Action::Delete { how, .. } | Action::Append { how, .. } => *how,
+            Action::SetCursor { how, .. } => Write { durability: how.durability, if_version: None },
             _ => Write::default(),
         }
     }
@@ -103,9 +151,12 @@ impl Action {
             Action::Put { space, key, .. } | Action::Delete { space, key, .. } | Action::Get { space, key, .. } => {
                 Some(shard_of_key(space.id.0, key, shards))
             }
-            Action::Append { stream, .. } | Action::Trim { stream, .. } | Action::Read { stream, .. } => {
-                Some(shard_of_stream(stream.id.0, shards))
-            }
+            Action::Append { stream, .. }
+            | Action::Trim { stream, .. }
+            | Action::SetCursor { stream, .. }
+            | Action::DropCursor { stream, .. }
+            | Action::GetCursor { stream, .. }
+            | Action::Read { stream, .. } => Some(shard_of_stream(stream.id.0, shards)),
             Action::Scan { shard, .. } => Some(*shard),
             Action::Sync { .. } => None,
         }
@@ -121,6 +172,7 @@ impl Action {
                     // Its events may be trimmed and gone.
                     key == once_key(*once) && (value.is_empty() || self.payload() == value)
                 }
+                Action::SetCursor { name, .. } | Action::DropCursor { name, .. } => key == name.as_bytes(),
                 Action::Append { .. } => key.is_empty() && self.payload() == value,
                 _ => key.is_empty() && value.is_empty(),
             }
@@ -176,6 +228,13 @@ impl Action {
                 reply_bytes_max: *reply_bytes_max,
                 relaxed: *relaxed,
             }),
+            Action::SetCursor { stream, name, offset, how } => {
+                submit(&Request::SetCursor { stream: *stream, name, offset: *offset, how: *how })
+            }
+            Action::DropCursor { stream, name } => submit(&Request::DropCursor { stream: *stream, name }),
+            Action::GetCursor { stream, name, relaxed } => {
+                submit(&Request::GetCursor { stream: *stream, name, relaxed: *relaxed })
+            }
             Action::Sync { reactor } => submit(&Request::Sync { reactor: *reactor }),
         }
     }

@@ -1,6 +1,7 @@
 //! The oracle: what may be answered and what must be recovered. It sees what clients asked and were told, never the
 //! store. Versions and LSNs in the answers give the order in which the daemon took the writes.
 
+mod cursor;
 mod evidence;
 mod meaning;
 mod producer;
@@ -40,6 +41,7 @@ enum Floor {
     Key(u64),
     Keys(BTreeMap<Vec<u8>, u64>),
     Stream { next: u64, promised_next: u64, first: u64, sequence: u64 },
+    Cursor { lsn: u64 },
     Logs(Vec<(ShardId, u64)>),
 }
 
@@ -166,6 +168,9 @@ impl Oracle {
                 };
                 Floor::Keys(known.space.floors(own))
             }
+            _ if action.cursor().is_some() => {
+                Floor::Cursor { lsn: action.cursor().map_or(0, |name| known.stream.cursor_floor(name)) }
+            }
             _ => match action.key() {
                 Some(key) => Floor::Key(known.space.floor(key)),
                 None => Floor::Stream {
@@ -230,6 +235,7 @@ impl Oracle {
             (action, Floor::Stream { sequence, .. }) if answer.status == Status::OutOfSequence => {
                 self.out_of_sequence(action, *sequence, answer)
             }
+            (action, Floor::Cursor { lsn }) => self.cursor_answer(action, *lsn, answer),
             (_, Floor::Key(floor)) => self.key_answer(&pending.action, *floor, answer, reply),
             (_, Floor::Keys(floors)) => self.scan_answer(&pending.action, floors, answer, reply),
             (_, Floor::Stream { next, promised_next, first, .. }) => {
@@ -242,6 +248,7 @@ impl Oracle {
     fn written(&mut self, pending: &Pending, answer: &Answer) -> Verdict {
         match pending.floor {
             Floor::Key(floor) => self.key_written(&pending.action, floor, answer),
+            Floor::Cursor { .. } => self.cursor_written(&pending.action, answer),
             Floor::Stream { next, first, .. } => self.stream_written(&pending.action, (next, first), answer),
             _ => Ok(()),
         }

@@ -131,6 +131,7 @@ impl Profile {
                 memory_bytes_max: 32 << 20,
                 keys_max: random.pick(&[64, 64, 12]),
                 producers_max: 4,
+                cursors_max: 4,
             },
             rates: Rates {
                 latency_ns: random.pick(&[(8_000, 12_000), (10_000, 200_000), (1_000, 2_000_000)]),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::ring::client::{Object, Once, Write};
+use crate::ring::client::{CursorMove, Object, Once, Write};
 use crate::sim::action::Action;
 use crate::sim::oracle::Oracle;
 use crate::sim::profile::Profile;
@@ -47,10 +47,29 @@ impl Workload {
         if object.kind == ObjectKind::Stream && self.random.chance(200) {
             return self.append_once(oracle, object);
         }
+        // In a stream in memory they have no order that anybody was told.
+        if object.kind == ObjectKind::Stream && object.durability != Durability::Memory && self.random.chance(200) {
+            return Rc::new(self.on_cursor(oracle, object));
+        }
         Rc::new(match object.kind {
             ObjectKind::Space => self.on_space(oracle, object),
             ObjectKind::Stream => self.on_stream(oracle, object),
         })
+    }
+
+    fn on_cursor(&mut self, oracle: &Oracle, stream: Object) -> Action {
+        let name = self.random.pick(&["one", "another", "a third"]);
+        let (first, next) = oracle.extent(stream);
+        match self.random.below(100) {
+            0..55 => {
+                let durability = self.how(oracle, stream, &[]).durability;
+                let if_at = self.random.chance(200).then(|| oracle.cursor(stream, name));
+                let how = CursorMove { durability, if_at, rewind: self.random.chance(300) };
+                Action::SetCursor { stream, name, offset: self.random.between(first / 2, next), how }
+            }
+            55..65 => Action::DropCursor { stream, name },
+            _ => Action::GetCursor { stream, name, relaxed: self.random.chance(300) },
+        }
     }
 
     /// An append that happens once: the next of a producer, at times one beyond it, or one of the last again.

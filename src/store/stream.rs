@@ -1,5 +1,6 @@
 //! Streams: events in the order of their offsets, kept in chunks so that no append ever moves them.
 
+mod cursors;
 mod producers;
 mod replay;
 
@@ -17,6 +18,7 @@ use crate::wal::Wal;
 use crate::wal::pool::Writer;
 use crate::wal::record::{self, Kind};
 
+use cursors::Cursors;
 use producers::Producers;
 
 const CHUNK_EVENTS: usize = 4_096;
@@ -53,6 +55,7 @@ struct Stream {
     /// What the records of its events take in the log, about.
     logged_bytes: u64,
     producers: Option<Box<Producers>>,
+    cursors: Option<Box<Cursors>>,
     /// During a replay: events before this offset do not count; and there may be holes.
     trimmed: u64,
     sparse: bool,

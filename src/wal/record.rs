@@ -41,13 +41,15 @@ pub enum Kind {
     /// As `AppendBatch`, by a producer: key is its number and its sequence number, u64 each. Without events: they are
     /// trimmed, and only the producer's place still counts.
     AppendOnce = 11,
+    /// A cursor of a stream: key is its name, `version` its offset; 2^64 - 1: there is none any more.
+    Cursor = 12,
 }
 
 impl Kind {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Kind> {
-        use Kind::{Append, AppendBatch, AppendOnce, Create, Delete, Put, Reclaim, Trim};
-        let all = [Put, Delete, Append, AppendBatch, Trim, Create, Reclaim, AppendOnce];
+        use Kind::{Append, AppendBatch, AppendOnce, Create, Cursor, Delete, Put, Reclaim, Trim};
+        let all = [Put, Delete, Append, AppendBatch, Trim, Create, Reclaim, AppendOnce, Cursor];
         all.into_iter().find(|kind| *kind as u8 == value)
     }
 }

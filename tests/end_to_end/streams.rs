@@ -1,7 +1,11 @@
 //! What streams offer beside events, on the command line and across a kill of the daemon.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::Instant;
+
 use crate::commands::{refused, run};
-use crate::daemon::{Daemon, Place};
+use crate::daemon::{Daemon, PATIENCE, Place};
 
 fn started(name: &str) -> (Place, Daemon) {
     let place = Place::new(name).configured(2, "limits.producers_max = 2");
@@ -48,4 +52,39 @@ fn a_retry_never_doubles() {
     let forgotten = once("7", "3", &["d"]);
     let forgotten: Vec<&str> = forgotten.iter().map(String::as_str).collect();
     assert!(refused(&place, &forgotten).contains("limits.producers_max"));
+}
+
+#[test]
+fn a_cursor_stays_where_it_was_put() {
+    let (place, mut daemon) = started("streams-cursors");
+    let events: Vec<String> = (0..10).map(|number| format!("event{number}")).collect();
+    let words: Vec<&str> = ["append", "s", "--create"].into_iter().chain(events.iter().map(String::as_str)).collect();
+    run(&place, &words);
+    assert!(refused(&place, &["cursor", "get", "s", "c"]).contains("cursor set"));
+    run(&place, &["cursor", "set", "s", "c", "4", "--if-absent"]);
+    assert!(refused(&place, &["cursor", "set", "s", "c", "3"]).contains("--back"));
+    assert!(refused(&place, &["cursor", "set", "s", "c", "5", "--if-at", "3"]).contains("offset 4"));
+    run(&place, &["cursor", "set", "s", "c", "3", "--back", "--if-at", "4"]);
+    run(&place, &["cursor", "set", "s", "other", "10"]);
+    refused(&place, &["cursor", "set", "s", "other", "11"]);
+    daemon.kill();
+    let _daemon = restarted(&place);
+    assert_eq!(run(&place, &["cursor", "list", "s"]), "c\t3\nother\t10");
+    run(&place, &["trim", "s", "6"]);
+    let trimmed = refused(&place, &["cursor", "get", "s", "c"]);
+    assert!(trimmed.contains("offset 3") && trimmed.contains("begins at 6"), "{trimmed}");
+    assert_eq!(refused(&place, &["tail", "s", "--cursor", "c"]), trimmed);
+    run(&place, &["cursor", "delete", "s", "c"]);
+    assert!(refused(&place, &["cursor", "delete", "s", "c"]).contains("no cursor"));
+
+    let mut tail = place.forebay(&["tail", "s", "--cursor", "tail"]).stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut lines = BufReader::new(tail.stdout.take().expect("it is piped")).lines();
+    let printed: Vec<String> = lines.by_ref().take(4).map(|line| line.expect("it is text")).collect();
+    assert_eq!(printed, events[6..]);
+    let deadline = Instant::now() + PATIENCE;
+    while run(&place, &["cursor", "list", "s"]) != "other\t10\ntail\t10" {
+        assert!(Instant::now() < deadline, "the cursor does not follow");
+    }
+    tail.kill().expect("it is ours");
+    tail.wait().expect("it is ours");
 }

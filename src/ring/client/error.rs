@@ -28,7 +28,18 @@ pub enum ClientError {
     OutOfSequence {
         next: u64,
     },
-    /// The name of a space or stream that none can have.
+    /// The cursor lies below the first event that is kept.
+    CursorTrimmed {
+        cursor: u64,
+        first: u64,
+    },
+    /// The cursor stands there, and not where it was expected; or setting it would move it back. `None`: it is absent.
+    CursorMoved {
+        present: Option<u64>,
+    },
+    /// The stream has as many cursors as the daemon's `limits.cursors_max` allows.
+    TooManyCursors,
+    /// The name of a space, stream or cursor that none can have.
     BadName,
     /// The daemon has as many spaces and streams as its `limits.objects_max` allows.
     TooManyObjects,
@@ -75,6 +86,20 @@ impl fmt::Display for ClientError {
             ClientError::Trimmed { first } => {
                 write!(f, "the stream begins at offset {first}, what was before is trimmed; read from there")
             }
+            ClientError::CursorTrimmed { cursor, first } => write!(
+                f,
+                "the cursor stands at offset {cursor}, and the stream begins at {first}: what was between is trimmed; set \
+                 it to {first} (`forebay cursor set`)"
+            ),
+            ClientError::CursorMoved { present: Some(present) } => write!(
+                f,
+                "the cursor stands at offset {present}; look again, or say that it may go back (`forebay cursor set --back`)"
+            ),
+            ClientError::CursorMoved { present: None } => f.write_str("the cursor is absent; look again, or make it"),
+            ClientError::TooManyCursors => f.write_str(
+                "the stream has as many cursors as limits.cursors_max allows; delete one (`forebay cursor delete`), or \
+                 raise it in the daemon's configuration",
+            ),
             ClientError::OutOfSequence { next: 1 } => f.write_str(
                 "the stream does not know this producer, or has forgotten it; begin with sequence number 1 of a producer \
                  that is new, or raise limits.producers_max of the daemon",

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::ring::protocol::{
-    BATCH_HEADER_BYTES, KEY_BYTES_MAX, Opcode, Status, Submission, VALUE_BYTES_MAX, flag, shard_of_key, shard_of_stream,
+    BATCH_HEADER_BYTES, CURSOR_ABSENT, KEY_BYTES_MAX, Opcode, Status, Submission, VALUE_BYTES_MAX, flag, shard_of_key,
+    shard_of_stream,
 };
 use crate::types::{Durability, ObjectId, ObjectKind, ShardId};
 
@@ -36,6 +37,17 @@ pub struct Write {
 pub struct Once {
     pub producer: u64,
     pub sequence: u64,
+}
+
+/// How a cursor is to be moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CursorMove {
+    /// `None`: as the stream says.
+    pub durability: Option<Durability>,
+    /// Only if it stands there; `CURSOR_ABSENT`: only if there is none.
+    pub if_at: Option<u64>,
+    /// Also back.
+    pub rewind: bool,
 }
 
 /// One request. Nothing of it is borrowed after `submit`.
@@ -75,6 +87,14 @@ pub enum Request<'a> {
     Sync { reactor: u32 },
     /// The reply is this reactor's counters, as u64 words.
     Stats { reactor: u32 },
+    /// Moves a cursor of a stream to an offset, or makes it. The answer's `version` is the offset.
+    SetCursor { stream: Object, name: &'a str, offset: u64, how: CursorMove },
+    /// The answer's `version` is the cursor's offset.
+    GetCursor { stream: Object, name: &'a str, relaxed: bool },
+    /// The cursors whose names come after this one. See `cursors` for the reply.
+    Cursors { stream: Object, after: &'a str, reply_bytes_max: usize },
+    /// `NotFound` when there was no such cursor.
+    DropCursor { stream: Object, name: &'a str },
     /// Finds a space or stream by name; creates it with a default durability where `create` says so.
     Open { name: &'a str, kind: ObjectKind, create: Option<Durability> },
     /// The objects beyond a number.
@@ -212,6 +232,27 @@ impl<'a> Plan<'a> {
                 submission.arg0 = before;
                 Ok(Some(self.streamed(Opcode::Trim, stream, Write::default(), shards)))
             }
+            Request::SetCursor { stream, name, offset, how } => {
+                self.key = name.as_bytes();
+                let write = Write { durability: how.durability, if_version: None };
+                let shard = self.streamed(Opcode::SetCursor, stream, write, shards);
+                let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
+                self.submission.flags |= flag(how.if_at.is_some(), flag::IF_VERSION) | flag(how.rewind, flag::REWIND);
+                (self.submission.arg0, self.submission.arg1) = (offset, how.if_at.unwrap_or(0));
+                Ok(Some(shard))
+            }
+            Request::GetCursor { stream, name, relaxed } => {
+                (submission.flags, self.key) = (relaxed_flag(relaxed), name.as_bytes());
+                Ok(Some(self.streamed(Opcode::GetCursor, stream, Write::default(), shards)))
+            }
+            Request::Cursors { stream, after, reply_bytes_max } => {
+                (submission.reply_bytes_max, self.key) = (wire_bytes(reply_bytes_max)?, after.as_bytes());
+                Ok(Some(self.streamed(Opcode::Cursors, stream, Write::default(), shards)))
+            }
+            Request::DropCursor { stream, name } => {
+                self.key = name.as_bytes();
+                Ok(Some(self.streamed(Opcode::DropCursor, stream, Write::default(), shards)))
+            }
             _ => Err(ClientError::Status(Status::BadRequest)),
         }
     }
@@ -267,6 +308,10 @@ impl Answer {
             Status::Ok => Ok(self),
             Status::VersionMismatch => Err(ClientError::VersionMismatch { present: self.version }),
             Status::Trimmed => Err(ClientError::Trimmed { first: self.version }),
+            Status::CursorTrimmed => Err(ClientError::CursorTrimmed { cursor: self.aux, first: self.version }),
+            Status::CursorMoved => {
+                Err(ClientError::CursorMoved { present: Some(self.version).filter(|at| *at != CURSOR_ABSENT) })
+            }
             Status::OutOfSequence => Err(ClientError::OutOfSequence { next: self.version }),
             status => Err(ClientError::Status(status)),
         }

@@ -226,6 +226,9 @@ impl Logged {
             Action::Append { batch: false, .. } => (Kind::Append, Vec::new()),
             Action::Append { .. } => (Kind::AppendBatch, Vec::new()),
             Action::Trim { .. } => (Kind::Trim, Vec::new()),
+            Action::SetCursor { name, .. } | Action::DropCursor { name, .. } => {
+                (Kind::Cursor, name.as_bytes().to_vec())
+            }
             _ => return None,
         };
         let (object, value) = (self.action.object()?.id, self.action.payload());
@@ -294,10 +297,12 @@ fn may_be(action: &Action, record: &Found) -> bool {
         Action::Append { batch: false, .. } => Kind::Append,
         Action::Append { .. } => Kind::AppendBatch,
         Action::Trim { .. } => Kind::Trim,
+        Action::SetCursor { .. } | Action::DropCursor { .. } => Kind::Cursor,
         _ => return false,
     };
     let trimmed = |before: u64| record.version <= before;
     kind == record.kind
+        && action.cursor_to().is_none_or(|offset| offset == record.version)
         && action.wrote(record.object, &record.key, &record.value)
         && !matches!(action, Action::Trim { before, .. } if !trimmed(*before))
 }

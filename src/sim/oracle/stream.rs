@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::ring::client::{Answer, events};
-use crate::ring::protocol::{AUX_MORE, Status};
+use crate::ring::protocol::{AUX_MORE, CURSOR_ABSENT, Status};
 use crate::sim::action::Action;
+use crate::sim::oracle::cursor::Cursor;
 use crate::sim::oracle::meaning::StreamMeaning;
 use crate::sim::oracle::{Oracle, Verdict, ensure, is_strict};
 use crate::types::{Durability, ObjectId};
@@ -24,6 +25,7 @@ pub struct Stream {
     pub shown_next: u64,
     /// By producer and sequence number, the offsets that are known.
     pub producers: BTreeMap<u64, BTreeMap<u64, u64>>,
+    pub cursors: BTreeMap<Vec<u8>, Cursor>,
 }
 
 impl Stream {
@@ -36,7 +38,12 @@ impl Stream {
             first = hole + 1;
         }
         let (mut events, producers) = (meaning.events, meaning.producers);
-        Ok(Stream { events: events.split_off(&first), first, next, producers, ..Stream::default() })
+        for (name, (_, offset)) in &meaning.cursors {
+            let inside = *offset == CURSOR_ABSENT || *offset <= next;
+            ensure!(inside, "cursor {name:?} stands at {offset}, and the stream ends at {next}");
+        }
+        let cursors = meaning.cursors.into_iter().map(|(name, held)| (name, Cursor::recovered(held))).collect();
+        Ok(Stream { events: events.split_off(&first), first, next, producers, cursors, ..Stream::default() })
     }
 }
 
