@@ -21,6 +21,10 @@
 #define FB_PAIR_HEADER_BYTES         16
 #define FB_EVENT_HEADER_BYTES        16
 #define FB_CATALOG_HEADER_BYTES      8
+#define FB_HEAD_BYTES                32
+#define FB_ATTRIBUTE_CHAINED         65536
+#define FB_CURSOR_HEADER_BYTES       16
+#define FB_CURSOR_ABSENT             UINT64_C(0xffffffffffffffff)
 #define FB_AUX_MORE                  UINT64_C(0x100000000)
 #define FB_NOTICE_WAKE               1
 
@@ -119,12 +123,18 @@
 #define FB_OP_CATALOG                11
 #define FB_OP_STATS                  12
 #define FB_OP_APPEND_ONCE            15
+#define FB_OP_SET_CURSOR             16
+#define FB_OP_GET_CURSOR             17
+#define FB_OP_CURSORS                18
+#define FB_OP_DROP_CURSOR            19
+#define FB_OP_READ_CHAIN             20
 
 /* flags */
 #define FB_FLAG_DURABILITY_MASK      3
 #define FB_FLAG_IF_VERSION           4
 #define FB_FLAG_RELAXED              8
 #define FB_FLAG_PREFIX               16
+#define FB_FLAG_REWIND               64
 
 /* durabilities */
 #define FB_DURABILITY_MEMORY         1
@@ -154,6 +164,8 @@
 #define FB_STATUS_STOPPING           15
 #define FB_STATUS_DENIED             16
 #define FB_STATUS_OUT_OF_SEQUENCE    20
+#define FB_STATUS_CURSOR_TRIMMED     21
+#define FB_STATUS_CURSOR_MOVED       22
 
 /* end reasons */
 #define FB_END_STOPPING              1

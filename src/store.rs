@@ -198,6 +198,7 @@ impl Store {
             Kind::Cursor => self.streams.replay_cursor(&mut self.heap, record),
             Kind::Trim => {
                 self.streams.replay_trim(&mut self.heap, record.object, record.version, record.lsn);
+                self.streams.replay_head(record);
                 Ok(())
             }
             Kind::Create | Kind::Reclaim => Ok(()),
@@ -224,9 +225,13 @@ impl Store {
             Opcode::Delete => self.delete(context, request, mode),
             Opcode::Get => self.get(context, request, mode, reply),
             Opcode::Scan => self.scan(context, request, mode, reply),
+            Opcode::Append | Opcode::AppendBatch if object.chained => {
+                self.append_chained(context, request, mode, reply)
+            }
             Opcode::Append => self.append(context, Kind::Append, request.value, mode),
             Opcode::AppendBatch => self.append(context, Kind::AppendBatch, request.value, mode),
-            Opcode::AppendOnce => self.append_once(context, request, mode),
+            Opcode::AppendOnce => self.append_once(context, request, mode, object.chained, reply),
+            Opcode::ReadChain => self.read_chain(context, request, mode, object.chained, reply),
             Opcode::SetCursor => self.set_cursor(context, request, mode),
             Opcode::GetCursor => self.get_cursor(context, request, mode),
             Opcode::Cursors => self.cursors(context, request, mode, reply),

@@ -51,6 +51,8 @@ mod tests {
                 ("PAIR_HEADER_BYTES", PAIR_HEADER_BYTES as u64),
                 ("EVENT_HEADER_BYTES", EVENT_HEADER_BYTES as u64),
                 ("CATALOG_HEADER_BYTES", CATALOG_HEADER_BYTES as u64),
+                ("HEAD_BYTES", HEAD_BYTES as u64),
+                ("ATTRIBUTE_CHAINED", ATTRIBUTE_CHAINED),
                 ("CURSOR_HEADER_BYTES", CURSOR_HEADER_BYTES as u64),
                 ("CURSOR_ABSENT", CURSOR_ABSENT),
                 ("AUX_MORE", AUX_MORE),

@@ -33,7 +33,7 @@ impl Bare {
         let (_, pool, mut catalog, mut shards) = parts(64 << 20)?;
         let name = b"bare".to_vec().into();
         let (kind, durability) = (ObjectKind::Space, Durability::Memory);
-        catalog.insert(Object { id: ObjectId(1), kind, durability, name, lsn: Lsn::NONE });
+        catalog.insert(Object { id: ObjectId(1), kind, durability, chained: false, name, lsn: Lsn::NONE });
         let mut bare = Bare { shard: shards.pop().ok_or("no shard")?, pool, catalog };
         for number in 0..KEYS {
             bare.put(number)?;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use crate::appliance::epoch;
 use crate::error::{Error, Result};
 use crate::reactor::{Log, Shard};
-use crate::store::catalog::{Catalog, Object, attributes};
+use crate::store::catalog::{Catalog, Object, attributes, is_chained};
 use crate::store::{self, Store};
 use crate::types::{ObjectId, ObjectKind, ShardId};
 use crate::wal::blocks::Blocks;
 use crate::wal::flight::{Contents, Flight};
-use crate::wal::planted::Planted;
+use crate::wal::planted::{self, Planted};
 use crate::wal::pool::SegmentPool;
 use crate::wal::record::{Kind, Record};
 use crate::wal::recovery::{self, Recovered, Walker};
@@ -64,7 +64,8 @@ pub fn read_shard<B: Blocks>(
             && let Some((kind, durability)) = attributes(record.version)
         {
             let (id, name, lsn) = (record.object, record.key.into(), record.lsn);
-            objects.push(Object { id, kind, durability, name, lsn });
+            let chained = is_chained(record.version);
+            objects.push(Object { id, kind, durability, chained, name, lsn });
         }
         if !matches!(record.kind, Kind::Create | Kind::Reclaim) {
             let space = matches!(record.kind, Kind::Put | Kind::Delete);
@@ -72,6 +73,8 @@ pub fn read_shard<B: Blocks>(
         }
         let forgotten = record.kind == Kind::AppendOnce && settings.planted.is(Planted::ForgetProducers);
         let record = &if forgotten { Record { kind: Kind::AppendBatch, ..*record } } else { *record };
+        let swapped = settings.planted.is(Planted::SwapEvents).then(|| planted::swapped(record)).flatten();
+        let record = &swapped.as_ref().map_or(*record, |value| Record { value, ..*record });
         if let Err(status) = store.replay(record) {
             refused.get_or_insert((record.lsn, status));
         }

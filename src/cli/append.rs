@@ -41,6 +41,9 @@ pub struct Args {
     /// The producer's sequence number of this append: 1, then without gaps.
     #[arg(long, value_name = "N", requires = "producer", value_parser = clap::value_parser!(u64).range(1..))]
     sequence: Option<u64>,
+    /// Create it as a chained stream, whose events are linked by hashes: see `forebay verify --stream`.
+    #[arg(long, requires = "create")]
+    chained: bool,
     #[command(flatten)]
     write: WriteArgs,
 }
@@ -88,7 +91,11 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         Some(path) => vec![bytes::read_source(path)?],
         None => args.events.into_iter().map(|event| source(event, args.hex)).collect::<Result<_, _>>()?,
     };
-    let (mut client, stream) = context.stream(&args.stream, args.write.created_with(&context.config))?;
+    let create = args.write.created_with(&context.config);
+    let (mut client, stream) = match create {
+        Some(durability) if args.chained => context.chained(&args.stream, durability)?,
+        create => context.stream(&args.stream, create)?,
+    };
     let mut appended = Appended::default();
     match args.producer.zip(args.sequence) {
         Some((producer, sequence)) => {

@@ -151,7 +151,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             return Outcome::status(Status::WrongReactor);
         }
         let name = &self.payload[..usize::from(submission.key_bytes)];
-        let [kind, durability, create, ..] = submission.arg0.to_le_bytes();
+        let [kind, durability, create, chained, ..] = submission.arg0.to_le_bytes();
         let Some(kind) = ObjectKind::from_wire(kind) else { return Outcome::status(Status::BadRequest) };
         let found = |object: &Object, after: Lsn| {
             let status = if object.kind == kind { Status::Ok } else { Status::WrongKind } as u16;
@@ -183,7 +183,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if self.place.reactors.iter().any(|other| other.orders.len() * 2 > other.orders.capacity()) {
             return Outcome::Later;
         }
-        let mut object = Object { id: self.catalog.next_id(), kind, durability, name: name.into(), lsn: Lsn::NONE };
+        let chained = chained != 0 && kind == ObjectKind::Stream;
+        let id = self.catalog.next_id();
+        let mut object = Object { id, kind, durability, chained, name: name.into(), lsn: Lsn::NONE };
         object.lsn = wal.append(&mut self.pool, now_ns, Kind::Create, object.id, object.attributes(), name, &[]);
         let after = told_after(wal, &object);
         self.catalog.insert(object.clone());

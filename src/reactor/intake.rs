@@ -35,7 +35,13 @@ fn cut_payload(opcode: Opcode, submission: &mut Submission) {
         | Opcode::GetCursor
         | Opcode::Cursors
         | Opcode::DropCursor => submission.value_bytes = 0,
-        Opcode::Noop | Opcode::Read | Opcode::Trim | Opcode::Sync | Opcode::Catalog | Opcode::Stats => {
+        Opcode::Noop
+        | Opcode::Read
+        | Opcode::ReadChain
+        | Opcode::Trim
+        | Opcode::Sync
+        | Opcode::Catalog
+        | Opcode::Stats => {
             (submission.key_bytes, submission.value_bytes) = (0, 0);
         }
     }

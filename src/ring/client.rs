@@ -5,6 +5,7 @@
 
 mod arena;
 mod calls;
+mod chain;
 mod connect;
 mod cursors;
 mod error;
@@ -34,9 +35,10 @@ use link::Link;
 use request::{Payload, Plan};
 use slots::{Flight, Owner, Slots};
 
+pub use chain::{ChainCheck, Head, Verified};
 pub use connect::{ConnectOptions, resume};
 pub use error::{ClientError, SubmitError};
-pub use reply::{cursors, events, pairs};
+pub use reply::{chain_events, cursors, events, pairs};
 pub use request::{Answer, CursorMove, Object, Once, Request, Version, Write};
 pub use scan::{Pair, ScanPage, ScanRange};
 

@@ -5,6 +5,8 @@
 //! entries. An entry is one cache line whose last word is its own sequence number: a consumer polls the
 //! entry itself, so one cache line carries one message.
 
+pub mod stats;
+
 use crate::types::{Durability, ShardId};
 
 /// First 8 bytes of every hello and of the shared segment: "FBRING01".
@@ -120,17 +122,20 @@ pub enum Opcode {
     Cursors = 18,
     /// Key: the name of the cursor to forget.
     DropCursor = 19,
+    /// Read a chained stream with its heads. arg0: from this offset. The reply holds the head before that offset, then as
+    /// many events as fit, each as u32 bytes, u32 zero, u64 offset, the head after it, event.
+    ReadChain = 20,
 }
 
 /// One past the highest opcode.
-pub const OPCODES_END: u8 = 20;
+pub const OPCODES_END: u8 = 21;
 
 impl Opcode {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Opcode> {
         use Opcode::{
             Append, AppendBatch, AppendOnce, Catalog, Cursors, Delete, DropCursor, Get, GetCursor, Noop, Open, Put,
-            Read, Scan, SetCursor, Stats, Sync, Trim,
+            Read, ReadChain, Scan, SetCursor, Stats, Sync, Trim,
         };
         const ALL: [Option<Opcode>; OPCODES_END as usize] = {
             let all = [
@@ -152,6 +157,7 @@ impl Opcode {
                 GetCursor,
                 Cursors,
                 DropCursor,
+                ReadChain,
             ];
             let mut table = [None; OPCODES_END as usize];
             let mut at = 0;
@@ -179,6 +185,7 @@ impl Opcode {
                 | Opcode::GetCursor
                 | Opcode::Cursors
                 | Opcode::DropCursor
+                | Opcode::ReadChain
         )
     }
 }
@@ -500,6 +507,10 @@ pub const BATCH_HEADER_BYTES: usize = 4;
 pub const PAIR_HEADER_BYTES: usize = 16;
 pub const EVENT_HEADER_BYTES: usize = 16;
 pub const CATALOG_HEADER_BYTES: usize = 8;
+/// Of the head of a chain.
+pub const HEAD_BYTES: usize = 32;
+/// Bit of an opened object's `aux`: its events are linked.
+pub const ATTRIBUTE_CHAINED: u64 = 1 << 16;
 pub const CURSOR_HEADER_BYTES: usize = 16;
 /// Where a cursor stands that is not there.
 pub const CURSOR_ABSENT: u64 = u64::MAX;
@@ -534,83 +545,6 @@ pub fn durability_of(flags: u8) -> Option<Durability> {
 #[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
 pub const fn low_u32(word: u64) -> u32 {
     word as u32
-}
-
-/// The u64 words of a `Stats` reply, in order. New words are appended; none ever changes its meaning.
-pub mod stats {
-    pub const TURNS: usize = 0;
-    pub const REQUESTS: usize = 1;
-    pub const WRITES: usize = 2;
-    pub const READS: usize = 3;
-    pub const BACK_PRESSURE: usize = 4;
-    pub const SESSIONS: usize = 5;
-    pub const WAITING_READS: usize = 6;
-    pub const SHARDS: usize = 7;
-    pub const SHARDS_FENCED: usize = 8;
-    pub const RECORDS: usize = 9;
-    pub const RECORD_BYTES: usize = 10;
-    pub const FRAMES: usize = 11;
-    pub const FRAME_BYTES: usize = 12;
-    pub const WATERMARKS: usize = 13;
-    pub const SEGMENTS_FREE: usize = 14;
-    pub const KEYS: usize = 15;
-    pub const EVENTS: usize = 16;
-    pub const MEMORY_BYTES: usize = 17;
-    pub const BUFFERS_FREE: usize = 18;
-    pub const SLEEPS: usize = 19;
-    pub const SEGMENTS_RECLAIMED: usize = 20;
-    pub const COPIED_BYTES: usize = 21;
-    pub const LIVE_BYTES: usize = 22;
-    /// 1: the words below are what the drive said within the last 20 s. 0: they are not known. The same from each reactor.
-    pub const DRIVE_HEALTH_KNOWN: usize = 23;
-    /// Bit by bit as byte 0 of the NVMe SMART log.
-    pub const DRIVE_CRITICAL_WARNING: usize = 24;
-    pub const DRIVE_TEMPERATURE_KELVIN: usize = 25;
-    pub const DRIVE_SPARE_PERCENT: usize = 26;
-    pub const DRIVE_USED_PERCENT: usize = 27;
-    pub const DRIVE_MEDIA_ERRORS: usize = 28;
-    /// The words that tell of the drive, and not of a reactor.
-    pub const DRIVE: [usize; 6] = [
-        DRIVE_HEALTH_KNOWN,
-        DRIVE_CRITICAL_WARNING,
-        DRIVE_TEMPERATURE_KELVIN,
-        DRIVE_SPARE_PERCENT,
-        DRIVE_USED_PERCENT,
-        DRIVE_MEDIA_ERRORS,
-    ];
-
-    /// Name and unit of every word.
-    pub const NAMES: [&str; 29] = [
-        "turns",
-        "requests",
-        "writes",
-        "reads",
-        "back_pressure",
-        "sessions",
-        "waiting_reads",
-        "shards",
-        "shards_fenced",
-        "records",
-        "record_bytes",
-        "frames",
-        "frame_bytes",
-        "watermarks",
-        "segments_free",
-        "keys",
-        "events",
-        "memory_bytes",
-        "buffers_free",
-        "sleeps",
-        "segments_reclaimed",
-        "copied_bytes",
-        "live_bytes",
-        "drive_health_known",
-        "drive_critical_warning",
-        "drive_temperature_kelvin",
-        "drive_spare_percent",
-        "drive_used_percent",
-        "drive_media_errors",
-    ];
 }
 
 /// A size or offset as this machine counts; `types` asserts that it has 64 bits.

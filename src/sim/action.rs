@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::ring::client::{CursorMove, Object, Once, Request, Write};
-use crate::ring::protocol::{CURSOR_ABSENT, shard_of_key, shard_of_stream};
+use crate::ring::protocol::{CURSOR_ABSENT, HEAD_BYTES, shard_of_key, shard_of_stream};
 use crate::types::{ObjectId, ShardId};
+use crate::wal::record::LINKS_BYTES;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -39,6 +40,12 @@ pub enum Action {
     DropCursor {
         stream: Object,
         name: &'static str,
+    },
+    /// Of a chained stream.
+    ReadChain {
+        stream: Object,
+        from: u64,
+        reply_bytes_max: usize,
     },
     GetCursor {
         stream: Object,
@@ -77,6 +84,11 @@ pub fn once_key(once: Once) -> Vec<u8> {
     [once.producer.to_le_bytes(), once.sequence.to_le_bytes()].concat()
 }
 
+/// The key of an append without the heads that link it.
+fn without_links(key: &[u8]) -> &[u8] {
+    &key[..key.len().checked_sub(LINKS_BYTES).unwrap_or(key.len())]
+}
+
 impl Action {
     /// What makes it happen once.
     pub fn once(&self) -> Option<Once> {
@@ -94,6 +106,7 @@ impl Action {
             | Action::SetCursor { stream, .. }
             | Action::DropCursor { stream, .. }
             | Action::GetCursor { stream, .. }
+            | Action::ReadChain { stream, .. }
             | Action::Read { stream, .. } => Some(*stream),
             Action::Sync { .. } => None,
         }
@@ -156,6 +169,7 @@ impl Action {
             | Action::SetCursor { stream, .. }
             | Action::DropCursor { stream, .. }
             | Action::GetCursor { stream, .. }
+            | Action::ReadChain { stream, .. }
             | Action::Read { stream, .. } => Some(shard_of_stream(stream.id.0, shards)),
             Action::Scan { shard, .. } => Some(*shard),
             Action::Sync { .. } => None,
@@ -170,10 +184,11 @@ impl Action {
                 Action::Delete { key: own, .. } => own == key && value.is_empty(),
                 Action::Append { once: Some(once), .. } => {
                     // Its events may be trimmed and gone.
-                    key == once_key(*once) && (value.is_empty() || self.payload() == value)
+                    without_links(key) == once_key(*once) && (value.is_empty() || self.payload() == value)
                 }
                 Action::SetCursor { name, .. } | Action::DropCursor { name, .. } => key == name.as_bytes(),
-                Action::Append { .. } => key.is_empty() && self.payload() == value,
+                Action::Trim { .. } => key.is_empty() && (value.is_empty() || value.len() == HEAD_BYTES),
+                Action::Append { .. } => without_links(key).is_empty() && self.payload() == value,
                 _ => key.is_empty() && value.is_empty(),
             }
     }
@@ -228,6 +243,9 @@ impl Action {
                 reply_bytes_max: *reply_bytes_max,
                 relaxed: *relaxed,
             }),
+            Action::ReadChain { stream, from, reply_bytes_max } => {
+                submit(&Request::ReadChain { stream: *stream, from: *from, reply_bytes_max: *reply_bytes_max })
+            }
             Action::SetCursor { stream, name, offset, how } => {
                 submit(&Request::SetCursor { stream: *stream, name, offset: *offset, how: *how })
             }

@@ -17,6 +17,11 @@ use crate::sim::random::Random;
 use crate::sim::report::{Count, Counts};
 use crate::types::{Durability, ObjectId, ObjectKind};
 
+/// Whether an object of this name is a chained stream.
+pub fn is_chained(name: &str) -> bool {
+    name.starts_with("chained")
+}
+
 /// Number of the request that opens an object: never one of the oracle's.
 const OPENING: u64 = u64::MAX;
 
@@ -113,7 +118,10 @@ impl Modelled {
     pub fn open(&mut self, name: &str, kind: ObjectKind, durability: Durability) -> Verdict {
         self.opening = Some(Object { id: ObjectId(0), kind, durability });
         self.submitted[0] += 1;
-        let request = Request::Open { name, kind, create: Some(durability) };
+        let request = match name {
+            name if is_chained(name) => Request::OpenChained { name, durability },
+            name => Request::Open { name, kind, create: Some(durability) },
+        };
         self.client.submit(OPENING, &request).map_err(|error| error.to_string())
     }
 

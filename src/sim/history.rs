@@ -22,13 +22,15 @@ const PATIENCE_NS: u64 = 600_000_000_000;
 const TURNS_MAX: u64 = 30_000;
 
 /// The objects of every history; a seed uses some of them.
-const OBJECTS: [(&str, ObjectKind, Durability); 6] = [
+const OBJECTS: [(&str, ObjectKind, Durability); 8] = [
     ("space in memory", ObjectKind::Space, Durability::Memory),
     ("buffered space", ObjectKind::Space, Durability::Buffered),
     ("strict space", ObjectKind::Space, Durability::Strict),
     ("stream in memory", ObjectKind::Stream, Durability::Memory),
     ("buffered stream", ObjectKind::Stream, Durability::Buffered),
     ("strict stream", ObjectKind::Stream, Durability::Strict),
+    ("chained stream", ObjectKind::Stream, Durability::Strict),
+    ("chained buffered stream", ObjectKind::Stream, Durability::Buffered),
 ];
 
 pub struct History {
@@ -186,6 +188,9 @@ impl History {
         self.ask(0, &Rc::new(read(next)))?;
         if first > 0 {
             self.ask(0, &Rc::new(read(first - 1)))?;
+        }
+        if self.oracle.is_chained(stream) {
+            self.ask(0, &Rc::new(Action::ReadChain { stream, from: first, reply_bytes_max: all }))?;
         }
         self.settle_all()
     }

@@ -1,6 +1,7 @@
 //! The oracle: what may be answered and what must be recovered. It sees what clients asked and were told, never the
 //! store. Versions and LSNs in the answers give the order in which the daemon took the writes.
 
+mod chain;
 mod cursor;
 mod evidence;
 mod meaning;

@@ -72,6 +72,11 @@ fn producers_that_nobody_remembers_are_found() {
 }
 
 #[test]
+fn events_that_changed_places_are_found() {
+    finds(Planted::SwapEvents, 1..=60, "the chain breaks at offset");
+}
+
+#[test]
 fn one_seed_is_one_history() {
     for seed in [3, 11, 17] {
         let first = run(seed, &Options::default()).expect("it passes");

@@ -134,6 +134,10 @@ impl Workload {
                 let events = (0..1 + self.random.below(4)).map(|_| self.small_value()).collect();
                 Action::Append { stream, events, batch: true, once: None, how }
             }
+            60..75 if oracle.is_chained(stream) => {
+                let from = self.random.between(first / 2, next);
+                Action::ReadChain { stream, from, reply_bytes_max: self.random.pick(&[40, 60_000, 60_000]) }
+            }
             60..90 => {
                 let from = if self.random.chance(500) { next } else { self.random.between(first / 2, next) };
                 let wait = Duration::from_nanos(self.random.pick(&[0, 0, 1_000, 400_000]));

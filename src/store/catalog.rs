@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ring::protocol::NAME_BYTES_MAX;
+use crate::ring::protocol::{ATTRIBUTE_CHAINED, NAME_BYTES_MAX};
 use crate::types::{Durability, Lsn, ObjectId, ObjectKind};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,17 +10,25 @@ pub struct Object {
     pub id: ObjectId,
     pub kind: ObjectKind,
     pub durability: Durability,
+    /// A stream whose events are linked by hashes.
+    pub chained: bool,
     pub name: Box<[u8]>,
     /// The record in the log of shard 0 that made it; `Lsn::NONE` where that record is lost.
     pub lsn: Lsn,
 }
 
 impl Object {
-    /// Kind and durability as one word of a record or completion.
+    /// Kind, durability and flags as one word of a record or completion.
     #[must_use]
     pub fn attributes(&self) -> u64 {
-        self.kind as u64 | (self.durability as u64) << 8
+        self.kind as u64 | (self.durability as u64) << 8 | if self.chained { ATTRIBUTE_CHAINED } else { 0 }
     }
+}
+
+/// Whether such a word says that the events are linked.
+#[must_use]
+pub fn is_chained(word: u64) -> bool {
+    word & ATTRIBUTE_CHAINED != 0
 }
 
 /// Kind and durability out of such a word; `None` when either does not exist.
@@ -69,7 +77,7 @@ impl Catalog {
         for id in (1..=last).map(ObjectId) {
             let kind = used.get(&id).copied().unwrap_or(ObjectKind::Space);
             let name = format!("lost-{id}").into_bytes().into_boxed_slice();
-            let lost = Object { id, kind, durability: Durability::Strict, name, lsn: Lsn::NONE };
+            let lost = Object { id, kind, durability: Durability::Strict, chained: false, name, lsn: Lsn::NONE };
             catalog.objects.push(by_id.remove(&id).unwrap_or(lost));
         }
         catalog
@@ -108,6 +116,7 @@ mod tests {
             id: ObjectId(id),
             kind: ObjectKind::Space,
             durability: Durability::Buffered,
+            chained: false,
             name: name.as_bytes().into(),
             lsn: Lsn(u64::from(id)),
         };

@@ -1,5 +1,6 @@
 //! Streams: events in the order of their offsets, kept in chunks so that no append ever moves them.
 
+mod chain;
 mod cursors;
 mod producers;
 mod replay;
@@ -18,6 +19,7 @@ use crate::wal::Wal;
 use crate::wal::pool::Writer;
 use crate::wal::record::{self, Kind};
 
+use chain::Chain;
 use cursors::Cursors;
 use producers::Producers;
 
@@ -56,6 +58,7 @@ struct Stream {
     logged_bytes: u64,
     producers: Option<Box<Producers>>,
     cursors: Option<Box<Cursors>>,
+    chain: Option<Chain>,
     /// During a replay: events before this offset do not count; and there may be holes.
     trimmed: u64,
     sparse: bool,
@@ -405,10 +408,12 @@ impl Store {
             return Outcome::version(Status::Ok, first, mode.visible_after(context.wal, lsn));
         }
         let mode = Mode { logged: mode.logged || stream.logged, ..mode };
-        if let Some(refused) = mode.refused(context, 0, 0, Writer::Privileged) {
+        let head = stream.head_before(&self.heap, before);
+        let value: &[u8] = head.as_ref().map_or(&[], |head| head);
+        if let Some(refused) = mode.refused(context, 0, value.len(), Writer::Privileged) {
             return refused;
         }
-        let (lsn, after) = mode.log(context, Kind::Trim, before, &[], &[]);
+        let (lsn, after) = mode.log(context, Kind::Trim, before, &[], value);
         self.streams.trim(mode.object, before, lsn);
         let completion = Completion { version: before, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }

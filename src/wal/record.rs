@@ -66,6 +66,20 @@ pub struct Record<'a> {
     pub value: &'a [u8],
 }
 
+/// Bytes of a key that link a record of a chained stream: the head before its first event, and that after its last.
+pub const LINKS_BYTES: usize = 64;
+
+impl<'a> Record<'a> {
+    /// The heads before and after the events of a linked append.
+    #[must_use]
+    pub fn links(&self) -> Option<(&'a [u8; 32], &'a [u8; 32])> {
+        let appends = matches!(self.kind, Kind::Append | Kind::AppendBatch | Kind::AppendOnce);
+        let at = self.key.len().checked_sub(LINKS_BYTES).filter(|_| appends)?;
+        let (before, after) = self.key[at..].split_at(32);
+        Some((before.try_into().ok()?, after.try_into().ok()?))
+    }
+}
+
 /// The checksum seed that binds a record to its namespace and shard.
 #[must_use]
 pub fn crc_seed(namespace: &[u8; 16], shard: ShardId) -> u32 {

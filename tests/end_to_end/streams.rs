@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Instant;
 
+use forebay::ring::client::Write;
+
 use crate::commands::{refused, run};
 use crate::daemon::{Daemon, PATIENCE, Place};
 
@@ -87,4 +89,33 @@ fn a_cursor_stays_where_it_was_put() {
     }
     tail.kill().expect("it is ours");
     tail.wait().expect("it is ours");
+}
+
+#[test]
+fn a_chain_is_proven_across_a_kill_and_a_trim() {
+    let (place, mut daemon) = started("streams-chain");
+    run(&place, &["append", "s", "--create", "--chained", "one", "two", "three"]);
+    run(&place, &["append", "s", "four", "--producer", "5", "--sequence", "1"]);
+    let before = run(&place, &["verify", "--stream", "s"]);
+    assert!(before.starts_with("ok    4 events from offset 0 on, head "), "{before}");
+    daemon.kill();
+    let mut daemon = restarted(&place);
+    assert_eq!(run(&place, &["verify", "--stream", "s"]), before);
+    run(&place, &["trim", "s", "2"]);
+    let (_, head) = before.split_once("head ").expect("seen above");
+    assert!(run(&place, &["verify", "--stream", "s"]).ends_with(head));
+    run(&place, &["trim", "s", "4"]);
+    assert!(run(&place, &["verify", "--stream", "s"]).ends_with(head), "what is all trimmed goes on where it was");
+    let mut client = daemon.connect(&place);
+    let stream = client.open_stream("s", None).expect("it is there");
+    let (offset, told) = client.append_chained(stream, None, &[b"five"], Write::default()).expect("it is chained");
+    let verified = client.verify_stream(stream).expect("it holds");
+    assert_eq!((offset, told), (4, Some(verified.head)));
+    assert_eq!(client.read(stream, 4, None).expect("it is there"), [(4, b"five".to_vec())]);
+    drop(client);
+    daemon.kill();
+    let _daemon = restarted(&place);
+    assert!(run(&place, &["verify", "--stream", "s"]).starts_with("ok    1 events from offset 4 on"));
+    run(&place, &["append", "plain", "--create", "event"]);
+    assert!(refused(&place, &["verify", "--stream", "plain"]).contains("--chained"));
 }

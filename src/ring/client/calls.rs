@@ -30,10 +30,15 @@ impl Client {
     }
 
     fn open(&mut self, name: &str, kind: ObjectKind, create: Option<Durability>) -> Result<Object, ClientError> {
+        self.open_by(name, &Request::Open { name, kind, create }).map(|(object, _)| object)
+    }
+
+    /// Opens by such a request. Gives the attributes of the object too.
+    pub(super) fn open_by(&mut self, name: &str, request: &Request<'_>) -> Result<(Object, u64), ClientError> {
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
             return Err(ClientError::BadName);
         }
-        let answer = match self.call(&Request::Open { name, kind, create })?.0.ok() {
+        let answer = match self.call(request)?.0.ok() {
             Err(ClientError::Status(Status::BadRequest)) => return Err(ClientError::BadName),
             // A name has no size but the one above.
             Err(ClientError::Status(Status::TooLarge)) => return Err(ClientError::TooManyObjects),
@@ -41,11 +46,12 @@ impl Client {
         };
         let [kind, durability, ..] = answer.aux.to_le_bytes();
         let broken = || ClientError::Broken("an opened object has no kind, durability or number".into());
-        Ok(Object {
+        let object = Object {
             id: ObjectId(u32::try_from(answer.version).map_err(|_| broken())?),
             kind: ObjectKind::from_wire(kind).ok_or_else(broken)?,
             durability: Durability::from_wire(durability).ok_or_else(broken)?,
-        })
+        };
+        Ok((object, answer.aux))
     }
 
     /// All spaces and streams, in the order of their creation.

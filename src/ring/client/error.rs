@@ -37,6 +37,12 @@ pub enum ClientError {
     CursorMoved {
         present: Option<u64>,
     },
+    /// The stream's events are not linked by hashes.
+    NotChained,
+    /// The first event that does not lead to the head which the stream states after it.
+    ChainBroken {
+        offset: u64,
+    },
     /// The stream has as many cursors as the daemon's `limits.cursors_max` allows.
     TooManyCursors,
     /// The name of a space, stream or cursor that none can have.
@@ -70,22 +76,18 @@ pub enum ClientError {
     Io(io::Error),
 }
 
-impl fmt::Display for ClientError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl ClientError {
+    /// What only streams answer.
+    fn fmt_stream(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ClientError::Status(status) => {
-                f.write_str(status.text())?;
-                remedy_of(*status).map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
+            ClientError::NotChained => {
+                f.write_str("the stream's events are not chained; only one that was created so (--chained) can be verified")
             }
-            ClientError::VersionMismatch { present: 0 } => {
-                f.write_str("the key is absent, where a version of it was expected; read it and decide again")
-            }
-            ClientError::VersionMismatch { present } => {
-                write!(f, "the key has version {present}, not the expected one; read it and decide again")
-            }
-            ClientError::Trimmed { first } => {
-                write!(f, "the stream begins at offset {first}, what was before is trimmed; read from there")
-            }
+            ClientError::ChainBroken { offset } => write!(
+                f,
+                "the chain breaks at offset {offset}: its event, place or predecessor is not what was appended; compare \
+                 with a copy, and look at the drive (`forebay verify`)"
+            ),
             ClientError::CursorTrimmed { cursor, first } => write!(
                 f,
                 "the cursor stands at offset {cursor}, and the stream begins at {first}: what was between is trimmed; set \
@@ -109,6 +111,33 @@ impl fmt::Display for ClientError {
                 "the producer's next sequence number is {next}; lower ones are appended already, send what follows from \
                  {next} on"
             ),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::Status(status) => {
+                f.write_str(status.text())?;
+                remedy_of(*status).map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
+            }
+            ClientError::VersionMismatch { present: 0 } => {
+                f.write_str("the key is absent, where a version of it was expected; read it and decide again")
+            }
+            ClientError::VersionMismatch { present } => {
+                write!(f, "the key has version {present}, not the expected one; read it and decide again")
+            }
+            ClientError::Trimmed { first } => {
+                write!(f, "the stream begins at offset {first}, what was before is trimmed; read from there")
+            }
+            ClientError::NotChained
+            | ClientError::ChainBroken { .. }
+            | ClientError::TooManyCursors
+            | ClientError::CursorTrimmed { .. }
+            | ClientError::CursorMoved { .. }
+            | ClientError::OutOfSequence { .. } => self.fmt_stream(f),
             ClientError::BadName => write!(
                 f,
                 "this is no name; choose one of 1 to {NAME_BYTES_MAX} bytes of UTF-8 without control characters"

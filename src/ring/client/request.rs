@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::ring::protocol::{
-    BATCH_HEADER_BYTES, CURSOR_ABSENT, KEY_BYTES_MAX, Opcode, Status, Submission, VALUE_BYTES_MAX, flag, shard_of_key,
-    shard_of_stream,
+    BATCH_HEADER_BYTES, CURSOR_ABSENT, HEAD_BYTES, KEY_BYTES_MAX, Opcode, Status, Submission, VALUE_BYTES_MAX, flag,
+    shard_of_key, shard_of_stream,
 };
 use crate::types::{Durability, ObjectId, ObjectKind, ShardId};
 
@@ -67,6 +67,10 @@ pub enum Request<'a> {
     AppendBatch { stream: Object, events: &'a [&'a [u8]], how: Write },
     /// As `AppendBatch`, but a retry with the same `once` appends nothing and is answered as before.
     AppendOnce { stream: Object, once: Once, events: &'a [&'a [u8]], how: Write },
+    /// As `AppendBatch` or `AppendOnce` to a chained stream; the reply is the head after the last event.
+    AppendChained { stream: Object, once: Option<Once>, events: &'a [&'a [u8]], how: Write },
+    /// Events of a chained stream with its heads. See `ChainCheck` for the reply.
+    ReadChain { stream: Object, from: u64, reply_bytes_max: usize },
     /// Events from an offset on; `wait` at most so long for the first. See `events` for the reply.
     Read { stream: Object, from: u64, wait: Duration, reply_bytes_max: usize, relaxed: bool },
     /// Pairs of one shard, ordered by key; with `prefix`, `begin` is the prefix and `end` the key to begin after
@@ -97,6 +101,8 @@ pub enum Request<'a> {
     DropCursor { stream: Object, name: &'a str },
     /// Finds a space or stream by name; creates it with a default durability where `create` says so.
     Open { name: &'a str, kind: ObjectKind, create: Option<Durability> },
+    /// Finds a chained stream by name, or makes it.
+    OpenChained { name: &'a str, durability: Durability },
     /// The objects beyond a number.
     Catalog { after: ObjectId, reply_bytes_max: usize },
 }
@@ -174,6 +180,12 @@ impl<'a> Plan<'a> {
                 submission.arg0 = kind as u64 | durability << 8 | u64::from(create.is_some()) << 16;
                 Ok(None)
             }
+            Request::OpenChained { name, durability } => {
+                submission.opcode = Opcode::Open as u8;
+                self.key = name.as_bytes();
+                submission.arg0 = ObjectKind::Stream as u64 | (durability as u64) << 8 | 1 << 16 | 1 << 24;
+                Ok(None)
+            }
             Request::Catalog { after, reply_bytes_max } => {
                 submission.opcode = Opcode::Catalog as u8;
                 submission.arg0 = u64::from(after.0);
@@ -214,6 +226,20 @@ impl<'a> Plan<'a> {
             Request::AppendBatch { stream, events, how } => {
                 self.payload = Payload::Batch(events);
                 Ok(Some(self.streamed(Opcode::AppendBatch, stream, how, shards)))
+            }
+            Request::AppendChained { stream, once, events, how } => {
+                self.payload = Payload::Batch(events);
+                let opcode = if once.is_some() { Opcode::AppendOnce } else { Opcode::AppendBatch };
+                let shard = self.streamed(opcode, stream, how, shards);
+                self.submission.reply_bytes_max = wire_bytes(HEAD_BYTES)?;
+                if let Some(once) = once {
+                    (self.submission.arg0, self.submission.arg1) = (once.producer, once.sequence);
+                }
+                Ok(Some(shard))
+            }
+            Request::ReadChain { stream, from, reply_bytes_max } => {
+                (submission.arg0, submission.reply_bytes_max) = (from, wire_bytes(reply_bytes_max)?);
+                Ok(Some(self.streamed(Opcode::ReadChain, stream, Write::default(), shards)))
             }
             Request::AppendOnce { stream, once, events, how } => {
                 self.payload = Payload::Batch(events);

@@ -70,6 +70,7 @@ impl Oracle {
     fn match_log(&self, shard: ShardId, found: &FoundLog, issued: &mut Vec<Rc<Action>>) -> Verdict {
         let log = &self.logs[shard.index()];
         found.holds_once()?;
+        found.holds_chains()?;
         let (mut version, mut matched) = (0, 0);
         for record in &found.records {
             let known = self.objects.iter().find(|known| known.object.id == record.object);

@@ -9,7 +9,7 @@ use crate::bytes::{get_u64, index, len_u32};
 use crate::ring::protocol::{PRODUCER_WINDOW, Status};
 use crate::store::heap::Heap;
 use crate::store::stream::{Stream, Streams, check_batch};
-use crate::store::{Context, Mode, Outcome, Request, Store};
+use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
 use crate::types::{Durability, Lsn};
 use crate::wal::record::{Kind, Record};
 
@@ -267,11 +267,13 @@ impl Streams {
 
 impl Store {
     /// Appends a batch unless its producer did so before. It is always logged.
-    pub(in crate::store) fn append_once(
+    pub(in crate::store) fn append_once<R: Reply>(
         &mut self,
         context: &mut Context<'_>,
         request: &Request<'_>,
         mode: Mode,
+        chained: bool,
+        reply: &mut R,
     ) -> Outcome {
         let (producer, sequence) = (request.submission.arg0, request.submission.arg1);
         let mode = Mode { logged: true, ..mode };
@@ -288,7 +290,10 @@ impl Store {
         let producers = self.streams.stream(mode.object).producers();
         match producers.place(producer, sequence) {
             Place::Next => {}
-            Place::Taken(Appended { offset, lsn }) => return already(context, mode, offset, lsn),
+            Place::Taken(Appended { offset, lsn }) => {
+                let outcome = already(context, mode, offset, lsn);
+                return self.tell_head(outcome, request, mode, reply);
+            }
             Place::Elsewhere(next, lsn) => {
                 return Outcome::version(Status::OutOfSequence, next, mode.visible_after(context.wal, lsn));
             }
@@ -298,7 +303,11 @@ impl Store {
             return self.no_memory(Status::NoMemory);
         }
         let key = key_of(producer, sequence);
-        let outcome = self.append_events(context, Kind::AppendOnce, &key, request.value, mode);
+        let outcome = if chained {
+            self.append_linked(context, Kind::AppendOnce, &key, request.value, mode, reply)
+        } else {
+            self.append_events(context, Kind::AppendOnce, &key, request.value, mode)
+        };
         match outcome {
             Outcome::Answer { completion, .. } if completion.status == Status::Ok as u16 => {
                 let appended = Appended { offset: completion.version, lsn: Lsn(completion.lsn) };

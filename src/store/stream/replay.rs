@@ -4,6 +4,7 @@
 use crate::bytes::len_u32;
 use crate::ring::protocol::Status;
 use crate::store::heap::{Cell, Heap};
+use crate::store::stream::chain::{Head, Links, keep_linked};
 use crate::store::stream::{CHUNK_BYTES, CHUNK_EVENTS, Event, Stream, Streams, keep};
 use crate::types::{Lsn, ObjectId};
 use crate::wal::record::{Record, encoded_bytes};
@@ -58,8 +59,14 @@ impl Streams {
         events: impl Iterator<Item = &'e [u8]>,
     ) -> Result<(), Status> {
         let mut placed = false;
-        for (offset, event) in (record.version..).zip(events) {
-            placed |= self.place(heap, record, offset, event)?;
+        let (mut links, mut end) = (Links::of(record), record.version);
+        for event in events {
+            placed |= self.place(heap, record, end, event, links.before())?;
+            links.follow(end, event);
+            end += 1;
+        }
+        if end > record.version {
+            self.stream(record.object).state_head(record.links().map(|(_, after)| after), end);
         }
         let bytes = if placed { encoded_bytes(record.key.len(), record.value.len()) as u64 } else { 0 };
         self.logged_bytes += bytes;
@@ -69,7 +76,14 @@ impl Streams {
         Ok(())
     }
 
-    fn place(&mut self, heap: &mut Heap, record: &Record<'_>, offset: u64, event: &[u8]) -> Result<bool, Status> {
+    fn place(
+        &mut self,
+        heap: &mut Heap,
+        record: &Record<'_>,
+        offset: u64,
+        event: &[u8],
+        before: Option<&Head>,
+    ) -> Result<bool, Status> {
         let stream = self.stream(record.object);
         if offset < stream.trimmed {
             return Ok(false);
@@ -82,7 +96,11 @@ impl Streams {
             return Err(Status::NoMemory);
         }
         if missing {
-            let (cell, bytes) = (keep(heap, event)?, len_u32(event.len()));
+            let cell = match before {
+                Some(before) => keep_linked(heap, event, before)?,
+                None => keep(heap, event)?,
+            };
+            let bytes = len_u32(event.len());
             *self.stream(record.object).get_mut(offset) = Event { cell, lsn: record.lsn, bytes };
         } else {
             self.stream(record.object).get_mut(offset).lsn = record.lsn;
