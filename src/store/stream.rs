@@ -205,6 +205,7 @@ impl Streams {
     }
 
     /// Appends one event, at the stream's next offset.
+    #[inline(always)]
     fn append(&mut self, heap: &mut Heap, object: ObjectId, event: &[u8]) -> Result<(), Status> {
         let cell = keep(heap, event)?;
         let stream = self.stream(object);
@@ -268,6 +269,7 @@ impl Streams {
 
 impl Streams {
     /// The last `count` events were logged with this LSN, in a record of so many bytes.
+    #[inline]
     fn stamp(&mut self, object: ObjectId, count: u64, lsn: Lsn, record_bytes: usize) {
         self.logged_bytes += record_bytes as u64;
         let stream = self.stream(object);
@@ -308,7 +310,7 @@ impl Store {
     }
 
     /// Appends what was checked. `key` is what the record says beside the events.
-    #[inline]
+    #[inline(always)]
     fn append_events(
         &mut self,
         context: &mut Context<'_>,

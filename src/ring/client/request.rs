@@ -136,6 +136,8 @@ const STATS_BYTES_MAX: u32 = 4_096;
 impl<'a> Plan<'a> {
     /// # Errors
     /// `Status` for what no daemon would take.
+    // Its many arms would crowd what `submit` does otherwise.
+    #[inline(never)]
     pub fn new(request: &Request<'a>, shards: u32, reactors: u32) -> Result<Plan<'a>, ClientError> {
         let mut plan = Plan { reactor: 0, submission: Submission::default(), key: &[], payload: Payload::Bytes(&[]) };
         let shard = plan.fill(request, shards)?;

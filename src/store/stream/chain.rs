@@ -194,6 +194,7 @@ impl Store {
     }
 
     /// Events with the heads between them.
+    #[inline(never)]
     pub(in crate::store) fn read_chain<R: Reply>(
         &mut self,
         context: &mut Context<'_>,

@@ -93,6 +93,7 @@ impl Streams {
 }
 
 impl Store {
+    #[inline(never)]
     pub(in crate::store) fn set_cursor(
         &mut self,
         context: &mut Context<'_>,
@@ -130,6 +131,7 @@ impl Store {
         Outcome::Answer { completion: Completion { version: offset, lsn: lsn.0, ..Completion::default() }, after }
     }
 
+    #[inline(never)]
     pub(in crate::store) fn get_cursor(
         &mut self,
         context: &mut Context<'_>,
@@ -152,6 +154,7 @@ impl Store {
         Outcome::Answer { completion, after }
     }
 
+    #[inline(never)]
     pub(in crate::store) fn cursors<R: Reply>(
         &mut self,
         context: &mut Context<'_>,
@@ -179,6 +182,7 @@ impl Store {
         Outcome::Answer { completion, after }
     }
 
+    #[inline(never)]
     pub(in crate::store) fn drop_cursor(
         &mut self,
         context: &mut Context<'_>,

@@ -267,6 +267,7 @@ impl Streams {
 
 impl Store {
     /// Appends a batch unless its producer did so before. It is always logged.
+    #[inline(never)]
     pub(in crate::store) fn append_once<R: Reply>(
         &mut self,
         context: &mut Context<'_>,
