@@ -32,7 +32,7 @@ mod spdk {
     const HEADERS: &str =
         "#include <spdk/env.h>\n#include <spdk/log.h>\n#include <spdk/nvme.h>\n#include <spdk/version.h>\n";
 
-    const FUNCTIONS: [&str; 29] = [
+    const FUNCTIONS: [&str; 30] = [
         "spdk_env_init",
         "spdk_env_opts_init",
         "spdk_free",
@@ -53,6 +53,7 @@ mod spdk {
         "spdk_nvme_ctrlr_process_admin_completions",
         "spdk_nvme_ctrlr_register_timeout_callback",
         "spdk_nvme_detach",
+        "spdk_nvme_ns_cmd_dataset_management",
         "spdk_nvme_ns_cmd_flush",
         "spdk_nvme_ns_cmd_read",
         "spdk_nvme_ns_cmd_write",

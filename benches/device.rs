@@ -127,7 +127,7 @@ fn uring(args: &Args, depth: usize, task_run: TaskRun, transfer: Transfer) -> Re
     let file = File::options().read(true).write(true).custom_flags(direct).open(&args.path)?;
     let region = DmaRegion::allocate(depth * BLOCK_BYTES as usize, Pages::Ordinary)?;
     let span = region.span();
-    let options = UringOptions { iopoll: false, task_run, span: Some(&span) };
+    let options = UringOptions { iopoll: false, task_run, span: Some(&span), held: None };
     let ring = std::cell::RefCell::new(Uring::<()>::new(file.try_clone()?, 64, &options)?);
     let buffers = std::cell::RefCell::new(region.split(BLOCK_BYTES as usize));
     let start = |number: usize| {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use forebay::appliance::Appliance;
-use forebay::appliance::prepare::{FormatOptions, format_device, format_memory};
+use forebay::appliance::prepare::{FormatOptions, SegmentSize, format_device, format_memory};
 use forebay::config::{ByteSize, Config, Spin};
 use forebay::device::memory::MemoryDisk;
 use forebay::device::open::{OpenDevice, OpenOptions, open};
@@ -141,7 +141,12 @@ fn in_memory(cores: [core_affinity::CoreId; 2], directory: &Path, cases: &mut Ve
 /// The raw floor and ours, on files side by side.
 fn strict_on_file(cores: [core_affinity::CoreId; 2], directory: &Path, cases: &mut Vec<Case>) -> Result<(), Failure> {
     let path = directory.join("device");
-    let options = FormatOptions { capacity_bytes: Some(1 << 30), segment_bytes: 64 << 20, shards: 4, force: true };
+    let options = FormatOptions {
+        capacity_bytes: Some(1 << 30),
+        segment_size: SegmentSize::Bytes(64 << 20),
+        shards: 4,
+        force: true,
+    };
     format_device(&path, &options, &mut |_, _| {})?;
     {
         let (sync, dsync) = raw_durable_writes(cores, &path)?;

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use depth::{Plan, Taken};
 use forebay::appliance::block_reader;
-use forebay::appliance::prepare::{FormatOptions, format_device};
+use forebay::appliance::prepare::{FormatOptions, SegmentSize, format_device};
 use forebay::appliance::recover::{self, Settings};
 use forebay::buffer::Pool;
 use forebay::device::OperationKind;
@@ -31,7 +31,7 @@ use forebay::ring::client::{Client, Object, Request, Write};
 use forebay::ring::protocol::Status;
 use forebay::ring::segment::Shape;
 use forebay::ring::server::{Rights, SessionId, pair_in_process};
-use forebay::types::{Durability, ObjectId, ObjectKind, ShardId};
+use forebay::types::{Compression, Durability, ObjectId, ObjectKind, ShardId};
 use forebay::wal::flight::{Flight, Owner};
 use forebay::wal::planted::Planted;
 use forebay::wal::superblock::Superblock;
@@ -141,6 +141,8 @@ fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
             keys_max: 10_000,
             producers_max: 1_024,
             cursors_max: 1_024,
+            cache_bytes_max: 16 << 20,
+            cache_chunk_bytes: 256 << 10,
         },
         planted: Planted::None,
     };
@@ -187,7 +189,8 @@ fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
 }
 
 fn append(name: &Path, depth: usize, ops: usize) -> Result<Figures, Failure> {
-    let options = FormatOptions { capacity_bytes: None, segment_bytes: 16 << 20, shards: 1, force: true };
+    let options =
+        FormatOptions { capacity_bytes: None, segment_size: SegmentSize::Bytes(16 << 20), shards: 1, force: true };
     format_device(name, &options, &mut |_, _| {})?;
     let opened = opened(name)?;
     let bench = std::cell::RefCell::new(appliance(&opened)?);
@@ -201,9 +204,14 @@ fn append(name: &Path, depth: usize, ops: usize) -> Result<Figures, Failure> {
         }
     };
     let kind = ObjectKind::Stream;
-    let create = Request::Open { kind, name: "events", create: Some(Durability::Strict) };
+    let create = Request::Open { kind, name: "events", create: Some(Durability::Strict.into()) };
     bench.borrow_mut().client.submit(0, &create).map_err(|error| format!("{error:?}"))?;
-    let stream = Object { id: ObjectId(u32::try_from(answer().version)?), kind, durability: Durability::Strict };
+    let stream = Object {
+        id: ObjectId(u32::try_from(answer().version)?),
+        kind,
+        durability: Durability::Strict,
+        compression: Compression::None,
+    };
     let start = |_| {
         let append = Request::Append { stream, event: &EVENT, how: Write::default() };
         bench.borrow_mut().client.submit(0, &append).expect("the ring takes as many as are under way");

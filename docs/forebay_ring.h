@@ -25,6 +25,10 @@
 #define FB_ATTRIBUTE_CHAINED         65536
 #define FB_CURSOR_HEADER_BYTES       16
 #define FB_CURSOR_ABSENT             UINT64_C(0xffffffffffffffff)
+#define FB_PLAIN_HEADER_BYTES        1
+#define FB_COMPRESSED_HEADER_BYTES   5
+#define FB_COMMIT_HEADER_BYTES       12
+#define FB_COMMIT_ENTRIES_MAX        1024
 #define FB_AUX_MORE                  UINT64_C(0x100000000)
 #define FB_NOTICE_WAKE               1
 
@@ -108,6 +112,17 @@
 #define FB_CQE_LSN                   32
 #define FB_CQE_SEQUENCE              56
 
+/* commit entry */
+#define FB_COMMIT_OBJECT             0
+#define FB_COMMIT_VALUE_BYTES        4
+#define FB_COMMIT_KEY_BYTES          8
+#define FB_COMMIT_KIND               10
+
+/* commit kinds */
+#define FB_COMMIT_READ               0
+#define FB_COMMIT_PUT                1
+#define FB_COMMIT_DELETE             2
+
 /* opcodes */
 #define FB_OP_NOOP                   0
 #define FB_OP_PUT                    1
@@ -122,6 +137,7 @@
 #define FB_OP_OPEN                   10
 #define FB_OP_CATALOG                11
 #define FB_OP_STATS                  12
+#define FB_OP_COMMIT                 13
 #define FB_OP_APPEND_ONCE            15
 #define FB_OP_SET_CURSOR             16
 #define FB_OP_GET_CURSOR             17
@@ -145,6 +161,11 @@
 #define FB_KIND_SPACE                1
 #define FB_KIND_STREAM               2
 
+/* compressions */
+#define FB_COMPRESSION_NONE          0
+#define FB_COMPRESSION_LZ4           1
+#define FB_COMPRESSION_ZSTD          2
+
 /* statuses */
 #define FB_STATUS_OK                 0
 #define FB_STATUS_NOT_FOUND          1
@@ -163,9 +184,13 @@
 #define FB_STATUS_BUSY               14
 #define FB_STATUS_STOPPING           15
 #define FB_STATUS_DENIED             16
+#define FB_STATUS_CONFLICT           17
+#define FB_STATUS_TRANSACTION_TOO_LARGE 18
+#define FB_STATUS_CROSS_SHARD        19
 #define FB_STATUS_OUT_OF_SEQUENCE    20
 #define FB_STATUS_CURSOR_TRIMMED     21
 #define FB_STATUS_CURSOR_MOVED       22
+#define FB_STATUS_UNREADABLE         30
 
 /* end reasons */
 #define FB_END_STOPPING              1

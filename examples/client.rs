@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use forebay::ring::client::{Client, ClientError, ConnectOptions, Request, SubmitError, Write};
+use forebay::ring::client::{Client, ClientError, ConnectOptions, Request, Retry, SubmitError, Write};
 use forebay::types::Durability;
 
 fn main() -> Result<(), ClientError> {
@@ -21,6 +21,15 @@ fn main() -> Result<(), ClientError> {
     if let Some((version, value)) = client.get(orders, b"4711")? {
         println!("order 4711: {} (version {version})", String::from_utf8_lossy(&value));
     }
+
+    // All of it at once or nothing, as if nobody else were there: tried again when somebody wrote what it read.
+    let (paid, _) = client.transaction(&Retry::default(), |transaction| {
+        let paid =
+            transaction.get(orders, b"count")?.and_then(|count| count.try_into().ok()).map_or(0, u64::from_le_bytes);
+        transaction.put(orders, b"count", &(paid + 1).to_le_bytes());
+        Ok::<_, ClientError>(paid + 1)
+    })?;
+    println!("{paid} orders were paid");
 
     // A stream holds events in the order of their offsets. Many appends in flight share a write of the drive.
     let events = client.open_stream("events", Some(Durability::Buffered))?;

@@ -13,6 +13,7 @@ pub mod resume;
 mod scratch;
 mod sizes;
 mod threads;
+mod watchdog;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use forebay_sys::dma::Pages;
 
-use crate::config::Config;
+use crate::config::{Config, Memory};
 use crate::device::Tier;
 use crate::device::any::AnyDevice;
 use crate::device::blocks::BlockReader;
@@ -39,6 +40,7 @@ use crate::wal::survey::{self, Survey};
 use recover::{Begun, Settings};
 use resume::Origin;
 use threads::Threads;
+use watchdog::{Watchdog, Watched};
 
 /// Buffers of one reader of recovery: four of 1 MiB.
 const READ_BYTES: usize = 4 << 20;
@@ -67,6 +69,8 @@ pub struct Appliance {
     listener: Option<Listener>,
     /// None where the drive has nothing to say.
     health: Option<health::Watch>,
+    /// None before there is a listener.
+    watchdog: Option<Watchdog>,
     drive: Arc<DriveGauges>,
     origin: Origin,
     pub started: Started,
@@ -103,6 +107,7 @@ impl Appliance {
         notes.extend(own::note(&superblock, device));
         let config = &fitted(config, device, &mut notes);
         notes.extend(fewer_note(config, reactors, shards));
+        tell_memory(config, shards)?;
         let sizes = sizes::Sizes::of(config, shards, reactors);
         sizes.check()?;
         if let Some(cause) = config.segment_too_small(superblock.layout.segment_bytes) {
@@ -120,7 +125,7 @@ impl Appliance {
         files.enlarge(&superblock, sizes.pool_bytes(), &mut flights)?;
         let mut started = Started {
             tier: device.tier(),
-            durability: device.durability(),
+            durability: format!("{}; {}", device.durability(), device.deallocation()),
             notes,
             epoch: superblock.epoch,
             records: states.iter().map(|state| state.recovered.records).sum(),
@@ -133,23 +138,35 @@ impl Appliance {
         started.epoch = epoch;
         drop(blocks);
         let drive = Arc::<DriveGauges>::default();
+        started.notes.extend(Watched::of(device, config.device.timeout.into()).note());
         let threads = Threads::start(config, device, &sizes, reactors, shards, &catalog, &drive, &mut started.notes)?;
         let health = health::Watch::start(device, &drive)?;
-        let mailboxes = threads.mailboxes();
         let origin = Origin { superblock: Superblock { epoch, ..superblock }, wwid: device.wwid(), sizes, settings };
-        let mut appliance = Appliance { threads, files, listener: None, health, drive, origin, started };
-        match Listener::start(listener_options(config, socket, &superblock, reactors, orders), mailboxes) {
-            Ok(listener) => appliance.listener = Some(listener),
-            Err(error) => {
-                appliance.stop()?;
-                return Err(error);
-            }
+        let mut appliance =
+            Appliance { threads, files, listener: None, health, watchdog: None, drive, origin, started };
+        let listens = listener_options(config, socket, &superblock, reactors, orders);
+        if let Err(error) = appliance.listen(config, device, listens) {
+            appliance.stop()?;
+            return Err(error);
         }
         Ok(appliance)
     }
 
+    fn listen(&mut self, config: &Config, device: &OpenDevice, options: ListenerOptions) -> Result<()> {
+        self.listener = Some(Listener::start(options, self.threads.mailboxes())?);
+        self.watch(config, device)
+    }
+
+    /// Has somebody look whether the reactors and this device answer.
+    fn watch(&mut self, config: &Config, device: &OpenDevice) -> Result<()> {
+        let Some(listener) = &self.listener else { return Ok(()) };
+        let watched = Watched::of(device, config.device.timeout.into());
+        self.watchdog = Some(Watchdog::start(self.threads.addresses(), watched, listener.hang_up())?);
+        Ok(())
+    }
+
     /// Lets no more clients in, writes everything out, ends the reactors, and removes the flight recorders that are not
-    /// needed any more. Blocks until all is durable.
+    /// needed any more. Blocks until all is durable, or the device was given up: `device.timeout` and a little more.
     ///
     /// # Errors
     /// When a shard stopped writing before the end: not all that was acknowledged is on the drive then. When a
@@ -180,17 +197,28 @@ fn fewer_note(config: &Config, reactors: u32, shards: u32) -> Option<String> {
     (reactors < asked).then(|| format!("{reactors} reactors instead of {asked}: there are {shards} shards"))
 }
 
+/// Says what all limits come to, and how that fits the machine, before any of it is taken.
+fn tell_memory(config: &Config, shards: u32) -> Result<()> {
+    tracing::info!("{}", config.memory_needed(shards));
+    for warning in config.memory_warnings(shards, Memory::of_this_machine())? {
+        tracing::warn!("{warning}");
+    }
+    Ok(())
+}
+
 /// How a configuration wants its device opened.
 #[must_use]
 pub fn open_options(config: &Config) -> OpenOptions {
     let default = OpenOptions::default();
     let shards = config.format.shards;
     let reactors = config.reactors.count().min(shards);
-    let pools = crate::bytes::index(config.frame_buffer_bytes(shards, reactors));
+    let pools = config.frame_buffer_bytes(shards, reactors) + config.read_buffer_bytes(reactors);
+    let pools = crate::bytes::index(pools);
     let readers = (shards as usize + 1) * READ_BYTES;
     OpenOptions {
         tier: config.device.tier,
         durability: config.device.durability,
+        deallocate: config.device.deallocate,
         hugepages: config.device.hugepages,
         buffer_bytes: default.buffer_bytes.max(pools + readers),
         ..default

@@ -9,8 +9,11 @@ mod context;
 mod cursor;
 mod delete;
 mod doctor;
+mod dump;
+mod export;
 mod format;
 mod get;
+mod import;
 mod inspect;
 mod load;
 mod progress;
@@ -60,6 +63,8 @@ enum Command {
     Trim(trim::Args),
     Cursor(cursor::Args),
     Sync(sync::Args),
+    Export(export::Args),
+    Import(import::Args),
     Stats(stats::Args),
     Sim(sim::Args),
     Inspect(inspect::Args),
@@ -98,6 +103,8 @@ fn run(command: Command, mut context: Context) -> Result<(), Failure> {
         Command::Trim(args) => trim::run(args, &mut context)?,
         Command::Cursor(args) => cursor::run(args, &mut context)?,
         Command::Sync(args) => sync::run(args, &mut context)?,
+        Command::Export(args) => export::run(args, &mut context)?,
+        Command::Import(args) => import::run(args, &mut context)?,
         Command::Sim(args) => sim::run(&args, &mut context)?,
         Command::Stats(args) => stats::run(args, &mut context)?,
         Command::Inspect(args) => inspect::run(&args, &mut context)?,

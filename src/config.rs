@@ -5,6 +5,7 @@
 
 mod check;
 mod file;
+mod machine;
 mod memory;
 mod socket;
 mod units;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use check::Problem;
+pub use machine::{Memory, shown};
 pub use memory::MemoryPart;
 pub use socket::{default_for_client, default_for_daemon};
 pub use units::{ByteSize, Nanos, Spin};
@@ -53,6 +55,12 @@ pub struct Device {
     /// How a write is made durable. "auto": the fastest that the drive says it honours. "flush": a write, then a flush for
     /// all writes that have ended, for drives whose FUA lies or is slow.
     pub durability: DriveDurability,
+    /// Tell the drive of log space that is given up, so that it need not move it about. Only by the tiers `passthrough`
+    /// and `spdk`, where the drive can be told.
+    pub deallocate: bool,
+    /// A device that leaves an operation unanswered for longer is given up: its shards stop writing, and writers get an
+    /// error. Longer than the kernel's own time-out, after which a command fails by itself (NVMe: 30 s). 1s to 60m.
+    pub timeout: Nanos,
 }
 
 /// What `format` lays down. Fixed for the life of the data.
@@ -61,8 +69,8 @@ pub struct Device {
 pub struct Format {
     /// The size of a file that `format` creates; a block device is used whole. Default: as large as the file is.
     pub capacity: Option<ByteSize>,
-    /// The unit in which log space is given out and taken back. 1MiB to 1GiB.
-    pub segment_bytes: ByteSize,
+    /// The unit in which log space is given out and taken back. 1MiB to 1GiB. Default: as suits the device, at most 64MiB.
+    pub segment_bytes: Option<ByteSize>,
     /// Independent logs; the most reactors that can share the work. 1 to 1,024.
     pub shards: u32,
 }
@@ -114,7 +122,8 @@ pub struct Limits {
     pub key_bytes_max: ByteSize,
     /// 1B to 16MiB.
     pub value_bytes_max: ByteSize,
-    /// For the keys, values, events and index of all shards together. At least 2MiB a shard.
+    /// For the keys, index and events of all shards together, and for as many values as there is room for besides: the
+    /// others are on the drive. At least 2MiB a shard.
     pub memory_bytes_max: ByteSize,
     /// Keys of all spaces together.
     pub keys_max: u64,
@@ -188,13 +197,20 @@ pub enum Level {
 
 impl Default for Device {
     fn default() -> Self {
-        Device { path: None, hugepages: true, tier: TierChoice::Auto, durability: DriveDurability::Auto }
+        Device {
+            path: None,
+            hugepages: true,
+            tier: TierChoice::Auto,
+            durability: DriveDurability::Auto,
+            deallocate: true,
+            timeout: Nanos::millis(60_000),
+        }
     }
 }
 
 impl Default for Format {
     fn default() -> Self {
-        Format { capacity: None, segment_bytes: ByteSize::mib(64), shards: 4 }
+        Format { capacity: None, segment_bytes: None, shards: 4 }
     }
 }
 

@@ -7,6 +7,7 @@ pub mod controller_name;
 pub mod drive;
 pub mod flush;
 pub mod health;
+pub mod hwmon;
 pub mod identity;
 pub mod memory;
 pub mod nvme;
@@ -21,6 +22,7 @@ mod scratch;
 #[cfg(feature = "spdk")]
 pub mod spdk;
 pub mod uring;
+pub mod watched;
 
 use crate::buffer::Buffer;
 use crate::types::DeviceAddress;
@@ -86,16 +88,19 @@ pub struct Geometry {
     /// Operations that may be under way at once.
     pub operations_max: u32,
     pub tier: Tier,
+    /// The most that one `Deallocate` names, in whole blocks. 0: the drive cannot, or is not to be told.
+    pub deallocate_bytes_max: u32,
 }
 
-/// One operation. `buffer[..bytes]` is written to, or filled from, `address`.
+/// One operation. `buffer[..bytes]` is written to, or filled from, `address`. `Deallocate` transfers nothing of it: the
+/// device may use one block of the buffer for itself.
 #[derive(Debug)]
 pub struct Operation {
     /// Comes back with the completion; the device does not look at it.
     pub tag: u64,
     pub kind: OperationKind,
     pub address: DeviceAddress,
-    /// A multiple of the block size; at most the buffer's length.
+    /// A multiple of the block size; at most the buffer's length, but for `Deallocate`.
     pub bytes: u32,
     pub buffer: Buffer,
 }
@@ -104,9 +109,12 @@ impl Operation {
     /// What every device refuses before it reaches the drive: no bytes, not whole blocks, beyond the buffer or the device.
     fn check(&self, capacity_bytes: u64) -> Result<(), DeviceError> {
         let whole = self.bytes.is_multiple_of(BLOCK_BYTES) && self.address.0.is_multiple_of(u64::from(BLOCK_BYTES));
-        let fits = self.bytes > 0 && self.bytes as usize <= self.buffer.len();
+        let fits = match self.kind {
+            OperationKind::Read | OperationKind::WriteDurable => self.bytes as usize <= self.buffer.len(),
+            OperationKind::Deallocate => self.buffer.len() >= BLOCK_BYTES as usize,
+        };
         let inside = self.address.0.checked_add(u64::from(self.bytes)).is_some_and(|end| end <= capacity_bytes);
-        if whole && fits && inside { Ok(()) } else { Err(DeviceError::INVALID) }
+        if whole && fits && inside && self.bytes > 0 { Ok(()) } else { Err(DeviceError::INVALID) }
     }
 
     /// Parts it from its buffer.
@@ -138,6 +146,9 @@ pub enum OperationKind {
     Read,
     /// Durable on the drive, through any volatile write cache, when it completes.
     WriteDurable,
+    /// These blocks carry nothing: until they are written again they read as what they held, or as anything else. Only
+    /// where `Geometry::deallocate_bytes_max` is not 0.
+    Deallocate,
 }
 
 /// An operation that ended, with its buffer.

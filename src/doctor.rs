@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use forebay_sys::uring::{TaskRun, Uring, UringOptions};
 
-use crate::config::Config;
+use crate::config::{Config, Memory, shown};
 use crate::device::controller_name::Name;
 use crate::device::occupant::what_is_on;
 use crate::device::open::{OpenOptions, node, open};
@@ -70,30 +70,19 @@ pub fn checks(path: Option<&Path>) -> Vec<Check> {
 /// What a configuration asks of this machine.
 #[must_use]
 pub fn configured(config: &Config) -> Vec<Check> {
-    let available = text("/proc/meminfo").and_then(|text| meminfo_bytes(&text, "MemAvailable"));
     let mounts = text("/proc/mounts").unwrap_or_default();
-    vec![memory(config, available), flight(config, &mounts)]
+    vec![memory(config, Memory::of_this_machine()), flight(config, &mounts)]
 }
 
-fn memory(config: &Config, available: Option<u64>) -> Check {
-    let parts = config.memory_parts(config.format.shards);
-    let need: u64 = parts.iter().map(|part| part.bytes).sum();
-    let list: Vec<String> = parts.iter().map(|part| format!("{} MiB {}", part.bytes >> 20, part.name)).collect();
-    let found = format!("{} MiB needed at most ({})", need >> 20, list.join(", "));
-    match available {
-        Some(available) if need > available => {
-            Check::new("memory", State::Warning, format!("{found}, only {} MiB available", available >> 20))
-                .remedy("lower limits.memory_bytes_max, limits.sessions_max or rings.arena_bytes")
-        }
-        Some(available) => Check::new("memory", State::Ok, format!("{found}, {} MiB available", available >> 20)),
-        None => Check::new("memory", State::Ok, found),
+fn memory(config: &Config, memory: Memory) -> Check {
+    let (name, shards) = ("memory", config.format.shards);
+    let available = memory.available_bytes.map_or(String::new(), |bytes| format!("; {} available", shown(bytes)));
+    let found = format!("{}{available}", config.memory_needed(shards));
+    match config.memory_warnings(shards, memory) {
+        Err(error) => Check::new(name, State::Broken, format!("{found}: {error}")),
+        Ok(warnings) if warnings.is_empty() => Check::new(name, State::Ok, found),
+        Ok(warnings) => Check::new(name, State::Warning, found).remedy(warnings.join("; ")),
     }
-}
-
-/// A line of /proc/meminfo in bytes.
-fn meminfo_bytes(meminfo: &str, name: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 fn flight(config: &Config, mounts: &str) -> Check {
@@ -150,7 +139,7 @@ fn memlock() -> Check {
 }
 
 fn io_uring() -> Check {
-    let options = UringOptions { iopoll: false, task_run: TaskRun::Cooperative, span: None };
+    let options = UringOptions { iopoll: false, task_run: TaskRun::Cooperative, span: None, held: None };
     let ring = fs::File::open("/dev/null").and_then(|file| Uring::<()>::new(file, 1, &options));
     let Err(error) = ring else { return Check::new("io_uring", State::Ok, "works") };
     let remedy = match text("/proc/sys/kernel/io_uring_disabled").as_deref() {
@@ -197,7 +186,13 @@ fn tier(path: &Path) -> Check {
     match open(path, &OpenOptions { read_only: true, lock_wait: Duration::ZERO, ..OpenOptions::default() }) {
         Err(error) => Check::new("device", State::Broken, error.to_string()),
         Ok(device) => {
-            let mut found = format!("{}: {}; {}", device.label(), device.tier().name(), device.durability());
+            let mut found = format!(
+                "{}: {}; {}; {}",
+                device.label(),
+                device.tier().name(),
+                device.durability(),
+                device.deallocation()
+            );
             for note in device.notes() {
                 found += &format!("; {note}");
             }
@@ -262,9 +257,10 @@ mod tests {
     #[test]
     fn a_configuration_is_held_against_the_machine() {
         let mut config = Config::default();
-        assert_eq!(memory(&config, Some(1 << 20)).state, State::Warning);
-        assert_eq!(memory(&config, Some(1 << 50)).state, State::Ok);
-        assert_eq!(meminfo_bytes("MemTotal: 9 kB\nMemAvailable:    2048 kB\n", "MemAvailable"), Some(2 << 20));
+        let with = |available_bytes| Memory { available_bytes: Some(available_bytes), hugepage_bytes: 0 };
+        assert_eq!(memory(&config, with(1 << 20)).state, State::Broken);
+        assert_eq!(memory(&config, with(1 << 30)).state, State::Warning);
+        assert_eq!(memory(&config, with(1 << 50)).state, State::Ok);
         let mounts = "/dev/x1 / ext4 rw 0 0\ntmpfs /dev tmpfs rw 0 0";
         config.flight.directory = "/dev".into();
         assert_eq!(flight(&config, mounts).state, State::Ok);

@@ -21,6 +21,11 @@ impl Metrics {
         self.words[at] += amount;
     }
 
+    #[must_use]
+    pub fn get(&self, at: usize) -> u64 {
+        self.words[at]
+    }
+
     pub fn set(&mut self, at: usize, value: u64) {
         self.words[at] = value;
     }

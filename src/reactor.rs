@@ -3,11 +3,14 @@
 //! the simulator runs the very same code.
 
 mod control;
+mod deallocation;
+mod fetch;
 mod idle;
 mod intake;
 mod reclaim;
 mod resume;
 mod shard;
+mod stall;
 #[cfg(test)]
 mod tests;
 mod waits;
@@ -19,22 +22,27 @@ use forebay_sys::net::WakeSet;
 
 use crate::buffer::Pool;
 use crate::bytes::index;
-use crate::device::Device;
+use crate::device::watched::Watched;
+use crate::device::{Completion as DeviceCompletion, Device};
 use crate::metrics::{DriveGauges, Metrics};
 use crate::ring::protocol::{Completion, EndReason, Opcode, Status, Submission, stats};
 use crate::ring::server::{Mailbox, ReplyRoom, Rights, SessionId, SessionRing};
 use crate::store::catalog::Catalog;
 use crate::store::catalog::Object;
-use crate::store::{Context, Outcome, Reply, Request};
+use crate::store::{Context, Fetched, Outcome, Reply, Request};
 use crate::timing::{self, Layer};
 use crate::types::Lsn;
 use crate::wal::Wal;
 
 use control::SyncTable;
+use deallocation::Deallocation;
+use fetch::Fetches;
 pub use idle::run;
 pub use resume::Log;
 use shard::Pending;
 pub use shard::Shard;
+use stall::Stall;
+pub use stall::{Pulse, STALL_NS};
 use waits::Waiting;
 
 /// Where the time comes from: the machine's clock, or the simulator's.
@@ -52,6 +60,8 @@ pub struct Limits {
     pub objects_max: usize,
     pub key_bytes_max: usize,
     pub value_bytes_max: usize,
+    /// A device that leaves an operation out for longer is given up.
+    pub device_timeout_ns: u64,
 }
 
 /// Memory of trimmed events that a shard gives back in one turn: as 4,096 events without bytes.
@@ -72,13 +82,14 @@ pub enum Order {
 pub struct Address {
     pub sessions: Arc<Mailbox>,
     pub orders: ArrayQueue<Order>,
+    pub pulse: Pulse,
 }
 
 impl Address {
     /// # Errors
     /// What the kernel answers when an eventfd cannot be had.
     pub fn new() -> std::io::Result<Address> {
-        Ok(Address { sessions: Arc::new(Mailbox::new()?), orders: ArrayQueue::new(256) })
+        Ok(Address { sessions: Arc::new(Mailbox::new()?), orders: ArrayQueue::new(256), pulse: Pulse::default() })
     }
 
     /// Gives an order and wakes the reactor. Any thread may; it does not block.
@@ -140,7 +151,8 @@ pub struct Reactor<D, C> {
     place: Place,
     limits: Limits,
     clock: C,
-    device: D,
+    device: Watched<D>,
+    stall: Stall,
     pool: Pool,
     catalog: Catalog,
     shards: Vec<Shard>,
@@ -151,6 +163,8 @@ pub struct Reactor<D, C> {
     /// By slot: how many of `waiting` are its.
     waiting_of: Vec<usize>,
     syncs: SyncTable,
+    fetches: Fetches,
+    deallocation: Deallocation,
     /// The payload of the request at hand, copied out of the client's memory. Never grows.
     payload: Vec<u8>,
     /// The first one to be served in the next turn.
@@ -188,7 +202,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             place,
             limits,
             clock,
-            device,
+            device: Watched::new(device, pool.count_all()),
+            stall: Stall::default(),
             pool,
             catalog,
             shards,
@@ -197,6 +212,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             waiting: Vec::with_capacity(limits.waiting_reads_max),
             waiting_of: Vec::new(),
             syncs: SyncTable::default(),
+            fetches: Fetches::new(limits.value_bytes_max),
+            deallocation: Deallocation::default(),
             payload: Vec::with_capacity(intake::payload_bytes_max(&limits)),
             first_slot: 0,
             moved_bytes: 0,
@@ -215,9 +232,12 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     /// One turn: from the clients' rings to the drive, and back. Does not block. Says whether anything happened.
     pub fn turn(&mut self) -> bool {
         let now_ns = self.clock.now_ns();
+        self.place.own().pulse.beat(now_ns);
+        self.device.set_now(now_ns);
         let mailed = self.take_mail();
         let taken = self.take_requests(now_ns);
         let handed = self.seal(now_ns);
+        self.submit_fetches(now_ns);
         self.device.kick();
         let completed = self.complete(now_ns);
         let woken = self.wake_waiting_reads(now_ns);
@@ -234,11 +254,20 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     }
 
     /// What comes of a request, and the place of the shard whose durability its answer may wait for.
-    fn dispatch(&mut self, slot: usize, opcode: Opcode, submission: &Submission, now_ns: u64) -> (Outcome, usize) {
+    /// `fetched`: a value that it had to wait for.
+    fn dispatch(
+        &mut self,
+        slot: usize,
+        opcode: Opcode,
+        submission: &Submission,
+        fetched: Option<Fetched<'_>>,
+        now_ns: u64,
+    ) -> (Outcome, usize) {
         let status = |status| (Outcome::status(status), 0);
         let appends = matches!(opcode, Opcode::Append | Opcode::AppendBatch | Opcode::AppendOnce);
-        let writes = appends
-            || matches!(opcode, Opcode::Put | Opcode::Delete | Opcode::Trim | Opcode::SetCursor | Opcode::DropCursor);
+        let on_cursor = matches!(opcode, Opcode::SetCursor | Opcode::DropCursor);
+        let on_space = matches!(opcode, Opcode::Put | Opcode::Delete | Opcode::Commit);
+        let writes = appends || on_cursor || on_space || opcode == Opcode::Trim;
         if writes && self.sessions[slot].as_ref().is_some_and(|session| session.rights() == Rights::ReadOnly) {
             return status(Status::Denied);
         }
@@ -254,25 +283,39 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             _ => {}
         }
         let Some(at) = self.route(opcode, submission) else { return status(Status::WrongReactor) };
-        let mut outcome = self.apply(at, slot, opcode, submission, now_ns);
+        let mut outcome = self.apply(at, slot, opcode, submission, fetched, now_ns);
         if outcome == Outcome::status(Status::UnknownObject) && self.take_mail() {
             // The object may have been made by another reactor a moment ago.
-            outcome = self.apply(at, slot, opcode, submission, now_ns);
+            outcome = self.apply(at, slot, opcode, submission, fetched, now_ns);
         }
         // A request that waits, or stays where it is, comes here again.
-        if let Outcome::Answer { .. } = outcome {
+        if let Outcome::Answer { completion, .. } = &outcome {
             self.metrics.add(if writes { stats::WRITES } else { stats::READS }, 1);
             self.progressed |= appends || opcode == Opcode::Trim;
+            if opcode == Opcode::Commit {
+                self.metrics.add(stats::COMMITS, u64::from(completion.status == Status::Ok as u16));
+                self.metrics.add(stats::CONFLICTS, u64::from(completion.status == Status::Conflict as u16));
+            }
         }
         (outcome, at)
     }
 
-    fn apply(&mut self, at: usize, slot: usize, opcode: Opcode, submission: &Submission, now_ns: u64) -> Outcome {
+    fn apply(
+        &mut self,
+        at: usize,
+        slot: usize,
+        opcode: Opcode,
+        submission: &Submission,
+        fetched: Option<Fetched<'_>>,
+        now_ns: u64,
+    ) -> Outcome {
         let Some(session) = &self.sessions[slot] else { return Outcome::Later };
         let (key, value) = self.payload.split_at(usize::from(submission.key_bytes));
         let request = Request { submission, opcode, key, value };
         let shard = &mut self.shards[at];
-        let mut context = Context { catalog: &self.catalog, wal: &mut shard.wal, pool: &mut self.pool, now_ns };
+        let (catalog, wal, pool) = (&self.catalog, &mut shard.wal, &mut self.pool);
+        let shards = self.place.shards;
+        let mut context = Context { catalog, shards, wal, pool, now_ns, fetched, ahead: &mut self.fetches.wanted };
         let mut reply = SessionReply::new(session, submission);
         let _layer = timing::enter(Layer::Store);
         let outcome = shard.store.apply(&mut context, &request, &mut reply);
@@ -310,16 +353,20 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     fn complete(&mut self, now_ns: u64) -> bool {
         let mut completed = false;
         while let Some(completion) = self.device.poll() {
+            completed = true;
+            if Fetches::is_tag(completion.operation.tag) {
+                self.fetched(completion, now_ns);
+                continue;
+            }
             let shard = Wal::shard_of_tag(completion.operation.tag);
             let at = index(u64::from(shard.0 / self.place.count()));
-            let shard = &mut self.shards[at];
             if Wal::is_reclaim_tag(completion.operation.tag) {
-                shard.reclaim.complete(&mut shard.wal, &mut self.pool, completion);
+                self.complete_reclaim(at, completion);
             } else {
-                shard.wal.complete(&mut self.pool, completion, now_ns);
+                self.shards[at].wal.complete(&mut self.pool, completion, now_ns);
             }
-            completed = true;
         }
+        self.watch_device(now_ns);
         for at in 0..self.shards.len() {
             self.progressed |= completed;
             while let Some(pending) = self.shards[at].take_ready() {
@@ -335,10 +382,25 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         completed
     }
 
+    #[cold]
+    fn complete_reclaim(&mut self, at: usize, completion: DeviceCompletion) {
+        let Shard { wal, reclaim, .. } = &mut self.shards[at];
+        if Wal::is_deallocation_tag(completion.operation.tag) {
+            self.deallocation.complete(wal, &mut self.pool, completion);
+        } else if let Some(segment) = reclaim.complete(wal, &mut self.pool, completion) {
+            self.deallocation.take(wal, at, segment);
+        }
+    }
+
     /// Trimmed events give their memory back, and old segments are given up: a bounded part of it a turn. Says whether
     /// there was any.
     fn reclaim(&mut self, now_ns: u64) -> bool {
         let mut any = false;
+        if let Some(at) = self.deallocation.due()
+            && self.phase == Phase::Serving
+        {
+            any |= self.deallocation.turn(&mut self.shards[at].wal, &mut self.pool, &mut self.device);
+        }
         let low = self.shards.first().is_some_and(|shard| shard.wal.segments().is_low());
         if low && !self.low {
             // What is to be given up may be theirs, and they may sleep.
@@ -389,8 +451,7 @@ impl<'a> SessionReply<'a> {
 
 impl Reply for SessionReply<'_> {
     fn push(&mut self, parts: &[&[u8]]) -> bool {
-        let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        if bytes > self.room.bytes_max as usize - self.bytes {
+        if !self.fits(parts.iter().map(|part| part.len()).sum()) {
             return false;
         }
         for part in parts {
@@ -404,6 +465,10 @@ impl Reply for SessionReply<'_> {
 
     fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    fn fits(&self, bytes: usize) -> bool {
+        bytes <= self.room.bytes_max as usize - self.bytes
     }
 }
 

@@ -20,10 +20,11 @@ mod workload;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::bytes::index;
 use crate::error::Error;
 use crate::wal::planted::Planted;
 
-use device::Drive;
+use device::{Drive, Kind};
 use history::History;
 use machine::Machine;
 use profile::{Plot, Profile};
@@ -97,13 +98,19 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, Box<Failure>> {
 
 fn build(seed: u64, options: &Options, counts: &Counts) -> crate::error::Result<History> {
     let mut random = Random::new(seed);
-    let profile = Profile::choose(&mut random, options.steps);
+    let mut profile = Profile::choose(&mut random, options.steps);
+    // Not drawn, so that the other seeds keep their histories.
+    if profile.plot == Plot::Mixed && seed % 8 == 3 {
+        profile.hang();
+    }
     if options.verbose {
         eprintln!("{profile:#?}");
     }
     // Not drawn, so that the other seeds keep their histories.
     let volatile = profile.plot == Plot::Mixed && seed.is_multiple_of(4);
-    let drive = Drive::new(profile.capacity_bytes, profile.rates, volatile, random.fork(), counts.clone());
+    let deallocate_bytes_max = [0, 20 << 10, u32::MAX][index(seed % 3)];
+    let kind = Kind { volatile, deallocate_bytes_max };
+    let drive = Drive::new(profile.capacity_bytes, profile.rates, kind, random.fork(), counts.clone());
     let machine = Machine::new(profile, drive, options.planted, counts.clone())?;
     Ok(History::new(machine, random, counts.clone(), options.verbose))
 }

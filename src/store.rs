@@ -1,21 +1,26 @@
 //! The store of one shard: what its log means, in memory. Requests become records; reads are answered.
 
+mod cache;
 pub mod catalog;
 mod heap;
+mod order;
 mod space;
 mod stream;
 mod table;
+mod transaction;
 
 use crate::buffer::Pool;
-use crate::ring::protocol::{Completion, Opcode, Status, Submission, durability_of, flag};
-use crate::types::{Durability, Lsn, ObjectId, ObjectKind};
+use crate::ring::protocol::{Completion, Opcode, Status, Submission, commit, durability_of, flag};
+use crate::types::{DeviceAddress, Durability, Lsn, ObjectId, ObjectKind};
 use crate::wal::pool::Writer;
 use crate::wal::record::{Kind, Record};
 use crate::wal::{Room, Wal};
 
+pub use cache::CHUNK_BYTES as CACHE_CHUNK_BYTES;
+use cache::Cache;
 use catalog::Catalog;
-use heap::Heap;
-use space::Spaces;
+use heap::{Cell, Heap};
+use space::{Said, Spaces};
 use stream::Streams;
 
 /// Bounds of one shard's store; from the configuration.
@@ -30,6 +35,10 @@ pub struct Limits {
     pub producers_max: usize,
     /// Cursors of a stream.
     pub cursors_max: usize,
+    /// Of that memory: for values that are on the drive too.
+    pub cache_bytes_max: usize,
+    /// The unit in which the cache forgets.
+    pub cache_chunk_bytes: usize,
 }
 
 /// Where a reply's bytes go: the client's memory, write-only.
@@ -38,6 +47,8 @@ pub trait Reply {
     fn push(&mut self, parts: &[&[u8]]) -> bool;
     /// Bytes appended so far.
     fn bytes(&self) -> usize;
+    /// Whether so many more bytes fit.
+    fn fits(&self, bytes: usize) -> bool;
 }
 
 /// What came of a request.
@@ -51,6 +62,31 @@ pub enum Outcome {
     Wait,
     /// Taken; the answer comes by another way (a sync).
     Deferred,
+    /// A value has to be read from the drive first.
+    Fetch(Want),
+}
+
+/// A value that is on the drive and not in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// Of its key in the index.
+    pub slot: u32,
+    /// Where its record begins.
+    pub place: DeviceAddress,
+    pub object: ObjectId,
+    pub version: u64,
+    pub key_bytes: u16,
+    pub value_bytes: u32,
+    /// The record is a commit.
+    pub in_commit: bool,
+}
+
+/// A value that was read from the drive.
+#[derive(Clone, Copy)]
+pub struct Fetched<'a> {
+    pub slot: u32,
+    pub version: u64,
+    pub value: &'a [u8],
 }
 
 impl Outcome {
@@ -88,9 +124,15 @@ impl Request<'_> {
 /// The stages that a request goes through after the store.
 pub struct Context<'a> {
     pub catalog: &'a Catalog,
+    /// Of the namespace.
+    pub shards: u32,
     pub wal: &'a mut Wal,
     pub pool: &'a mut Pool,
     pub now_ns: u64,
+    /// What this request had to wait for.
+    pub fetched: Option<Fetched<'a>>,
+    /// What a scan wants next, beside what it waits for: as much as there is room for.
+    pub ahead: &'a mut Vec<Want>,
 }
 
 /// How a write of one object is logged and acknowledged.
@@ -148,6 +190,8 @@ pub struct Store {
     heap: Heap,
     spaces: Spaces,
     streams: Streams,
+    /// What a commit has to be able to take; empty between two.
+    reserved: Vec<Cell>,
     /// The next version: the epoch in the high bits, so that a version that was lost never comes back.
     next_version: u64,
 }
@@ -158,11 +202,13 @@ const VERSION_COUNTER_BITS: u32 = 40;
 impl Store {
     #[must_use]
     pub fn new(limits: Limits) -> Store {
+        let cache_bytes_max = limits.cache_bytes_max.max(limits.value_bytes_max + 2 * limits.cache_chunk_bytes);
         Store {
             limits,
             heap: Heap::new(limits.memory_bytes_max),
-            spaces: Spaces::new(limits.keys_max),
+            spaces: Spaces::new(limits.keys_max, Cache::new(limits.cache_chunk_bytes, cache_bytes_max)),
             streams: Streams::default(),
+            reserved: Vec::with_capacity(commit::ENTRIES_MAX),
             next_version: 1,
         }
     }
@@ -173,17 +219,18 @@ impl Store {
         self.next_version = self.next_version.max(epoch << VERSION_COUNTER_BITS).max(1);
     }
 
-    /// Takes a record of the recovered log.
+    /// Takes a record of the recovered log, which stands at `place`.
     ///
     /// # Errors
-    /// `NoMemory` when the memory budget is smaller than what was stored.
-    pub fn replay(&mut self, record: &Record<'_>) -> Result<(), Status> {
-        if matches!(record.kind, Kind::Put | Kind::Delete) {
+    /// `NoMemory` when the memory budget is smaller than what has to be in memory.
+    pub fn replay(&mut self, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
+        if matches!(record.kind, Kind::Put | Kind::Delete | Kind::Commit) {
             self.next_version = self.next_version.max(record.version.saturating_add(1));
         }
         match record.kind {
             Kind::Put => {
-                self.spaces.put(&mut self.heap, record.object, record.key, record.value, record.version, record.lsn)
+                let said = Said { version: record.version, lsn: record.lsn, place, in_commit: false };
+                self.spaces.replay(&mut self.heap, record.object, record.key, record.value, said)
             }
             Kind::Delete => {
                 self.spaces.remove(&mut self.heap, record.object, record.key, record.lsn);
@@ -201,6 +248,7 @@ impl Store {
                 self.streams.replay_head(record);
                 Ok(())
             }
+            Kind::Commit => self.replay_commit(record, place),
             Kind::Create | Kind::Reclaim => Ok(()),
         }
     }
@@ -208,6 +256,9 @@ impl Store {
     /// Answers a request on a space or stream, or turns it into a record.
     #[inline]
     pub fn apply<R: Reply>(&mut self, context: &mut Context<'_>, request: &Request<'_>, reply: &mut R) -> Outcome {
+        if request.opcode == Opcode::Commit {
+            return self.commit(context, request);
+        }
         let id = ObjectId(request.submission.object);
         let Some(object) = context.catalog.get(id) else { return Outcome::status(Status::UnknownObject) };
         if request.opcode.is_on_stream() != (object.kind == ObjectKind::Stream) {
@@ -238,7 +289,7 @@ impl Store {
             Opcode::DropCursor => self.drop_cursor(context, request, mode),
             Opcode::Read => self.read(context, request, mode, reply),
             Opcode::Trim => self.trim(context, request, mode),
-            Opcode::Noop | Opcode::Sync | Opcode::Open | Opcode::Catalog | Opcode::Stats => {
+            Opcode::Noop | Opcode::Sync | Opcode::Open | Opcode::Catalog | Opcode::Stats | Opcode::Commit => {
                 Outcome::status(Status::BadRequest)
             }
         }
@@ -250,9 +301,10 @@ impl Store {
         version
     }
 
-    /// What a write that found no memory is told: to come again, while trimmed events give theirs back.
-    fn no_memory(&self, status: Status) -> Outcome {
-        if self.streams.is_reclaiming() { Outcome::Later } else { Outcome::status(status) }
+    /// What a write that found no memory is told: to come again, while trimmed events or cached values give theirs back.
+    fn no_memory(&mut self, wal: &Wal, status: Status) -> Outcome {
+        let given = self.spaces.shrink(&mut self.heap, wal.readable_lsn());
+        if given || self.streams.is_reclaiming() { Outcome::Later } else { Outcome::status(status) }
     }
 
     /// Gives the memory of trimmed events back, of about `budget_bytes`. Says whether there was any.
@@ -260,14 +312,53 @@ impl Store {
         self.streams.reclaim(&mut self.heap, budget_bytes)
     }
 
-    /// What a record of the log still says, as the record to say it again with.
-    #[must_use]
-    pub fn kept<'r>(&self, record: &Record<'r>, end_lsn: Lsn) -> Option<Record<'r>> {
-        if self.counts(record, end_lsn) {
-            return Some(*record);
+    /// A record stands at another place now, and is durable there when the log is up to `lsn`. Until then its value is in
+    /// memory.
+    pub fn moved(&mut self, record: &Record<'_>, place: DeviceAddress, lsn: Lsn, durable: Lsn) {
+        let Record { object, key, value, .. } = *record;
+        match record.kind {
+            Kind::Put => self.moved_put(record, object, key, value, place, lsn, durable),
+            Kind::Commit => {
+                for entry in commit::entries(value) {
+                    if let commit::What::Put(value) = entry.what {
+                        self.moved_put(record, entry.object, entry.key, value, place, lsn, durable);
+                    }
+                }
+            }
+            _ => {}
         }
-        let producer = record.kind == Kind::AppendOnce && self.streams.remembers(record, end_lsn);
-        producer.then_some(Record { value: &[], ..*record })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a put, and where it stands")]
+    fn moved_put(
+        &mut self,
+        record: &Record<'_>,
+        object: ObjectId,
+        key: &[u8],
+        value: &[u8],
+        place: DeviceAddress,
+        lsn: Lsn,
+        durable: Lsn,
+    ) {
+        let put = Record { kind: Kind::Put, object, key, value, ..*record };
+        self.spaces.moved(&mut self.heap, &put, place, lsn, durable);
+    }
+
+    /// A value that was read ahead.
+    pub fn keep(&mut self, fetched: &Fetched<'_>, durable: Lsn) {
+        self.spaces.keep(&mut self.heap, fetched, durable);
+    }
+
+    /// The value of a key in a commit that was read back; `None` when the key holds another one by now.
+    #[must_use]
+    pub fn find_in_commit<'a>(&self, want: &Want, commit: &'a [u8]) -> Option<&'a [u8]> {
+        let key = self.spaces.key_of(&self.heap, want.slot, want.version)?;
+        let puts = commit::entries(commit).filter(|entry| entry.object == want.object && entry.key == key);
+        // Of several writes of one key the last one counts.
+        match puts.last()?.what {
+            commit::What::Put(value) => Some(value),
+            commit::What::Read(_) | commit::What::Delete => None,
+        }
     }
 
     /// Whether a record of the log still says something: what replaces it, or makes up for it, must not stand in the
@@ -275,10 +366,9 @@ impl Store {
     /// a copy of behind it is said already: a daemon that is killed again and again comes further each time.
     fn counts(&self, record: &Record<'_>, end_lsn: Lsn) -> bool {
         match record.kind {
-            Kind::Put => {
-                let held = self.spaces.holds(&self.heap, record.object, record.key, record.version);
-                held.is_some_and(|lsn| lsn < end_lsn)
-            }
+            Kind::Put => self.holds(record.object, record.key, record.version, end_lsn),
+            // Some of its writes may; see `kept`.
+            Kind::Commit => true,
             Kind::Append => self.streams.keeps(record.object, record.version, 1, end_lsn),
             Kind::AppendBatch | Kind::AppendOnce => {
                 let events = stream::events(record.value).count() as u64;
@@ -290,6 +380,11 @@ impl Store {
             // No put of the key stands before the oldest segment, and those in it do not count.
             Kind::Delete | Kind::Reclaim => false,
         }
+    }
+
+    /// Whether a put of this version is what a key holds, and the log says it before `end_lsn` only.
+    fn holds(&self, object: ObjectId, key: &[u8], version: u64, end_lsn: Lsn) -> bool {
+        self.spaces.holds(&self.heap, object, key, version).is_some_and(|lsn| lsn < end_lsn)
     }
 
     /// What the records that count take in the log when they stand close together, about.
@@ -310,6 +405,12 @@ impl Store {
     #[must_use]
     pub fn events(&self) -> u64 {
         self.streams.len()
+    }
+
+    /// Memory of values that are on the drive too.
+    #[must_use]
+    pub fn cache_bytes(&self) -> u64 {
+        self.spaces.cache_bytes()
     }
 
     /// Memory that keys and values take from the system.

@@ -44,6 +44,9 @@ impl ObjectId {
 pub struct DeviceAddress(pub u64);
 
 impl DeviceAddress {
+    /// No place: what begins a device is never a record.
+    pub const NONE: DeviceAddress = DeviceAddress(0);
+
     #[must_use]
     pub fn plus(self, bytes: u64) -> DeviceAddress {
         DeviceAddress(self.0 + bytes)
@@ -106,6 +109,49 @@ impl std::str::FromStr for Durability {
             .into_iter()
             .find(|d| d.name() == text)
             .ok_or_else(|| format!("unknown durability {text:?}; use memory, buffered or strict"))
+    }
+}
+
+/// How clients compress the values of a space. The daemon stores what it is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Compression {
+    /// Values are stored as they are.
+    #[default]
+    None = 0,
+    Lz4 = 1,
+    Zstd = 2,
+}
+
+impl Compression {
+    #[must_use]
+    pub fn from_wire(value: u8) -> Option<Compression> {
+        match value {
+            0 => Some(Compression::None),
+            1 => Some(Compression::Lz4),
+            2 => Some(Compression::Zstd),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Compression::None => "none",
+            Compression::Lz4 => "lz4",
+            Compression::Zstd => "zstd",
+        }
+    }
+}
+
+impl std::str::FromStr for Compression {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Compression::None, Compression::Lz4, Compression::Zstd]
+            .into_iter()
+            .find(|compression| compression.name() == text)
+            .ok_or_else(|| format!("unknown compression {text:?}; use none, lz4 or zstd"))
     }
 }
 

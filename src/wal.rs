@@ -28,7 +28,7 @@ use crate::buffer::Buffer;
 use crate::bytes::{index, len_u32};
 use crate::device::{DeviceError, Operation};
 use crate::timing::FrameStamp;
-use crate::types::{Lsn, SegmentIndex, ShardId};
+use crate::types::{DeviceAddress, Lsn, SegmentIndex, ShardId};
 
 use flight::Flight;
 use layout::Layout;
@@ -67,6 +67,8 @@ pub enum Fence {
     Device(DeviceError),
     /// At a start: the log has no room for what the flight recorder holds.
     ReplayNoSpace,
+    /// The device has had an operation for longer than `device.timeout`, and may end it still.
+    Stalled,
     /// The drive is taken away from the daemon, to be given back.
     Aside,
     /// At a start: a record of the flight recorder is larger than a frame is now.
@@ -77,6 +79,7 @@ impl std::fmt::Display for Fence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Fence::Device(error) => write!(f, "a write failed: {error}"),
+            Fence::Stalled => f.write_str("the device did not answer within device.timeout"),
             Fence::Aside => f.write_str("the drive is being taken back"),
             Fence::ReplayNoSpace => f.write_str(
                 "the log has no room for what the flight recorder holds: read what is there and put it into a larger \
@@ -175,6 +178,9 @@ pub struct Counters {
     pub segments_reclaimed: u64,
     /// Of `record_bytes`: what was appended again.
     pub copied_bytes: u64,
+    /// What the drive was told that it carries nothing, and how often it would not hear of it.
+    pub deallocated_bytes: u64,
+    pub deallocate_failures: u64,
 }
 
 /// The log of one shard. Owned by its reactor.
@@ -190,6 +196,8 @@ pub struct Wal {
     /// A durable record says that segments of the chain before this number are given up.
     kept_from: u64,
     next_lsn: Lsn,
+    /// Where the record appended last begins.
+    last_place: DeviceAddress,
     durable_lsn: Lsn,
     /// The highest durable LSN stated in a frame that is durable itself.
     stated_lsn: Lsn,
@@ -215,6 +223,8 @@ pub struct Wal {
 /// The low bits of an operation's tag: a frame's number, the header of a prepared segment, or a part of reclaim.
 const TAG_HEADER: u64 = 1 << 47;
 const TAG_RECLAIM: u64 = 1 << 46;
+/// Beside `TAG_RECLAIM`.
+const TAG_DEALLOCATION: u64 = 1 << 45;
 const TAG_MASK: u64 = (1 << 48) - 1;
 
 impl Wal {
@@ -243,6 +253,7 @@ impl Wal {
             segments,
             kept_from: tail.kept_from,
             next_lsn: tail.next_lsn,
+            last_place: DeviceAddress::NONE,
             durable_lsn: Lsn(tail.next_lsn.0 - 1),
             stated_lsn: tail.stated_lsn,
             previous_crc: tail.previous_crc,
@@ -279,6 +290,35 @@ impl Wal {
         Lsn(self.next_lsn.0 - 1)
     }
 
+    /// Where the first part of the record appended last begins on the drive.
+    #[must_use]
+    pub fn last_place(&self) -> DeviceAddress {
+        self.last_place
+    }
+
+    /// Records up to this one can be read back from the drive.
+    #[must_use]
+    pub fn readable_lsn(&self) -> Lsn {
+        if self.planted.is(Planted::ForgetTooEarly) { Lsn(u64::MAX) } else { self.durable_lsn }
+    }
+
+    #[must_use]
+    pub fn planted(&self) -> Planted {
+        self.planted
+    }
+
+    /// The record of this shard at the front of `bytes`, which were read back from the drive, and what it takes.
+    #[must_use]
+    pub fn decode<'b>(&self, bytes: &'b [u8]) -> Option<(record::Record<'b>, usize)> {
+        record::decode(bytes, self.seed)
+    }
+
+    /// Bytes from a place to the end of its segment.
+    #[must_use]
+    pub fn segment_bytes_left(&self, place: DeviceAddress) -> usize {
+        self.identity.layout.segment_bytes_left(place)
+    }
+
     /// Times of the last frame that became durable.
     #[must_use]
     pub fn landed(&self) -> FrameStamp {
@@ -288,6 +328,12 @@ impl Wal {
     #[must_use]
     pub fn fenced(&self) -> Option<Fence> {
         self.fenced
+    }
+
+    /// Whether what is not durable now never answers anybody.
+    #[must_use]
+    pub fn is_hopeless(&self) -> bool {
+        self.fenced.is_some() && !(self.planted.is(Planted::WaitForStalled) && self.fenced == Some(Fence::Stalled))
     }
 
     /// Frames that are sealed and not yet durable.
@@ -325,10 +371,22 @@ impl Wal {
         tag & TAG_RECLAIM != 0 && tag & TAG_HEADER == 0
     }
 
+    /// Whether an operation of reclaim tells the drive that a segment carries nothing.
+    #[must_use]
+    pub fn is_deallocation_tag(tag: u64) -> bool {
+        tag & TAG_DEALLOCATION != 0
+    }
+
     /// The shard that an operation's tag names.
     #[must_use]
     pub fn shard_of_tag(tag: u64) -> ShardId {
         ShardId(len_u32(index(tag >> 48)))
+    }
+
+    /// Whether this bug is planted: see `planted`.
+    #[must_use]
+    pub fn is_planted(&self, bug: Planted) -> bool {
+        self.planted.is(bug)
     }
 
     /// Whether nothing waits for the device.

@@ -1,5 +1,5 @@
 //! The reactor allocates nothing in steady state: its turns run under a counting allocator while a client on another
-//! thread puts, gets, compares, appends, trims and waits for the drive.
+//! thread puts, gets, compares, commits, appends, trims and waits for the drive.
 #![cfg(feature = "server")]
 
 #[path = "small/mod.rs"]
@@ -12,7 +12,7 @@ use forebay::appliance::recover;
 use forebay::buffer::Pool;
 use forebay::device::memory::{MemoryDevice, MemoryDisk};
 use forebay::reactor::{self, Clock, Phase, Reactor};
-use forebay::ring::client::{Client, Object, Request, SubmitError, Write};
+use forebay::ring::client::{Client, Entry, Object, Request, SubmitError, What, Write};
 use forebay::ring::protocol::Status;
 use forebay::ring::server::{Rights, SessionId, pair_in_process};
 use forebay::types::{DeviceAddress, Durability, ShardId};
@@ -80,18 +80,20 @@ enum Kind {
     Read,
     Scan,
     StrictPut,
+    Commit,
     Sync,
 }
 
-use Kind::{AppendAndTrim, BatchAndTrim, CompareAndSet, Get, Put, Read, Scan, StrictPut, Sync};
+use Kind::{AppendAndTrim, BatchAndTrim, Commit, CompareAndSet, Get, Put, Read, Scan, StrictPut, Sync};
 
 /// What is measured, and how many operations of it.
-const KINDS: [(Kind, u64); 9] = [
+const KINDS: [(Kind, u64); 10] = [
     (Put, 100_000),
     (Get, 100_000),
     (CompareAndSet, 100_000),
     (AppendAndTrim, 100_000),
     (StrictPut, 100_000),
+    (Commit, 100_000),
     (BatchAndTrim, 10_000),
     (Read, 10_000),
     (Scan, 10_000),
@@ -141,6 +143,8 @@ impl Load {
         let how = Write::default();
         let (space, stream, wait) = (self.buffered, self.stream, Duration::ZERO);
         let if_version = Some(self.versions[at]);
+        let entry = |what| Entry { object: space.id, key: &key, what };
+        let commit = [entry(What::Put(&[7; 200])), entry(What::Put(value))];
         let batch: [&[u8]; 3] = [b"one", b"", b"three"];
         let trims = number % 4 == 3;
         let before = self.appended.saturating_sub(100);
@@ -148,6 +152,7 @@ impl Load {
             Put => Request::Put { space, key: &key, value, how },
             CompareAndSet => Request::Put { space, key: &key, value, how: Write { if_version, ..how } },
             StrictPut => Request::Put { space: self.strict, key: &key, value, how },
+            Commit => Request::Commit { entries: &commit, durability: None, relaxed: false },
             Get => Request::Get { space, key: &key, relaxed: false, value_bytes_max: 1_000 },
             AppendAndTrim | BatchAndTrim if trims => Request::Trim { stream, before },
             AppendAndTrim => Request::Append { stream, event: value, how },

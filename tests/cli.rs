@@ -85,13 +85,15 @@ fn what_is_not_understood_is_exit_code_2() {
             "unknown durability \"firm\"; use memory, buffered or strict",
         ),
         (&["put", "s", "k", "v", "--create=firm"], "unknown durability \"firm\""),
+        (&["put", "s", "k", "v", "--compression", "lz4"], "required arguments were not provided: --create"),
+        (&["put", "s", "k", "v", "--create", "--compression", "rar"], "unknown compression \"rar\"; use none, lz4"),
         (&["get", "s", "k", "--jso"], "a similar argument exists: '--json'"),
         (&["trim", "s", "many"], "invalid value 'many' for '<BEFORE>'"),
         (&["scan", "s", "--prefix", "a", "--end", "b"], "cannot be used with"),
         (&["append", "s"], "<EVENTS>"),
         (&["get", "--hex", "s", "zz"], "\"zz\" is not hexadecimal; write pairs of digits"),
         (&["sim", "--seeds", "0"], "invalid value '0' for '--seeds <COUNT>': 0 is not in 1.."),
-        (&["format", "/nonexistent", "--capacity", "1MiB"], "--capacity is 1MiB, too small for 3 segments of 64MiB"),
+        (&["format", "/nonexistent", "--capacity", "1MiB"], "--capacity is 1MiB, too small for 3 segments of 2MiB"),
         (&["format", "/nonexistent", "--shards", "0"], "--shards is 0; use a value from 1 to 1024"),
         (&["format", "/nonexistent", "--segment-bytes", "2GiB"], "--segment-bytes is 2GiB; use a value from 1MiB"),
         (&["serve", "--reactors", "0"], "--reactors is 0; use a value from 1"),
@@ -182,7 +184,7 @@ fn doctor_prints_a_finding_a_line() {
     let of = |what: &str| findings.iter().find(|finding| finding["what"] == what).unwrap_or_else(|| panic!("{what}"));
     let found = |what: &str| of(what)["found"].as_str().unwrap_or_default().to_owned();
     assert!(found("device").contains("file (") || found("device").contains("O_DIRECT"), "{text}");
-    assert!(found("memory").contains("MiB needed at most"), "{text}");
+    assert!(found("memory").contains("this configuration needs at most"), "{text}");
     assert_eq!(output.status.code(), Some(0), "{text}");
     let missing = run(&["doctor", "--device", "/nonexistent/device"]);
     assert_eq!(missing.status.code(), Some(1));

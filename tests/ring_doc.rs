@@ -7,7 +7,7 @@ mod tests {
     use std::fmt::Write as _;
 
     use forebay::ring::protocol::*;
-    use forebay::types::{Durability, ObjectKind};
+    use forebay::types::{Compression, Durability, ObjectKind};
 
     const DOCUMENT: &str = include_str!("../docs/ring.md");
     const HEADER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/forebay_ring.h");
@@ -55,6 +55,10 @@ mod tests {
                 ("ATTRIBUTE_CHAINED", ATTRIBUTE_CHAINED),
                 ("CURSOR_HEADER_BYTES", CURSOR_HEADER_BYTES as u64),
                 ("CURSOR_ABSENT", CURSOR_ABSENT),
+                ("PLAIN_HEADER_BYTES", PLAIN_HEADER_BYTES as u64),
+                ("COMPRESSED_HEADER_BYTES", COMPRESSED_HEADER_BYTES as u64),
+                ("COMMIT_HEADER_BYTES", commit::HEADER_BYTES as u64),
+                ("COMMIT_ENTRIES_MAX", commit::ENTRIES_MAX as u64),
                 ("AUX_MORE", AUX_MORE),
                 ("NOTICE_WAKE", notice::WAKE.into()),
             ],
@@ -153,6 +157,21 @@ mod tests {
         vec![
             submission_table(),
             completion_table(),
+            table(
+                "commit entry",
+                "COMMIT_",
+                &[
+                    ("object", commit::OBJECT as u64),
+                    ("value_bytes", commit::VALUE_BYTES as u64),
+                    ("key_bytes", commit::KEY_BYTES as u64),
+                    ("kind", commit::KIND as u64),
+                ],
+            ),
+            table(
+                "commit kinds",
+                "COMMIT_",
+                &[("READ", commit::READ.into()), ("PUT", commit::PUT.into()), ("DELETE", commit::DELETE.into())],
+            ),
             named("opcodes", "OP_", (0..=u8::MAX).filter_map(|value| Some((Opcode::from_wire(value)?, value.into())))),
             table(
                 "flags",
@@ -171,6 +190,11 @@ mod tests {
                 (0..=u8::MAX).filter_map(|v| Some((Durability::from_wire(v)?, v.into()))),
             ),
             named("kinds", "KIND_", (0..=u8::MAX).filter_map(|v| Some((ObjectKind::from_wire(v)?, v.into())))),
+            named(
+                "compressions",
+                "COMPRESSION_",
+                (0..=u8::MAX).filter_map(|v| Some((Compression::from_wire(v)?, v.into()))),
+            ),
             named("statuses", "STATUS_", (0..=u16::MAX).filter_map(|v| Some((Status::from_wire(v)?, v.into())))),
             named("end reasons", "END_", (0..=1_000).filter_map(|v| Some((EndReason::from_wire(v)?, v.into())))),
         ]

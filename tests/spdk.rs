@@ -6,10 +6,11 @@ mod target;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use forebay::appliance::embedded::Embedded;
-use forebay::appliance::prepare::{FormatOptions, format_device};
+use forebay::appliance::prepare::{FormatOptions, SegmentSize, format_device};
 use forebay::buffer::Pool;
 use forebay::config::Config;
 use forebay::device::any::AnyDevice;
@@ -26,6 +27,7 @@ const OPTIONS: OpenOptions = OpenOptions {
     read_only: false,
     tier: TierChoice::Auto,
     durability: DriveDurability::Auto,
+    deallocate: true,
     lock_wait: Duration::ZERO,
     buffer_bytes: 128 << 20,
     hugepages: false,
@@ -132,6 +134,44 @@ fn a_write_is_durable_only_when_its_flush_is() {
 }
 
 #[test]
+fn what_is_deallocated_is_gone_and_its_neighbours_are_not() {
+    let Some(target) = Target::start("deallocate") else { return };
+    for name in names(&target, FAULTY) {
+        let opened = open(&name, &OPTIONS).unwrap();
+        assert_eq!(opened.geometry().deallocate_bytes_max, u32::MAX - 4095);
+        let (mut pool, mut device) = (pool(&opened), opened.device(None).unwrap());
+        for address in [0, 8192, 1 << 20] {
+            let written = run(&mut device, operation(&mut pool, OperationKind::WriteDurable, address, 7));
+            pool.give(written.operation.buffer);
+        }
+        // Longer than its buffer, which is not touched: all from the second block on, but the last.
+        let told = Operation { bytes: 1 << 20, address: DeviceAddress(4096), ..deallocation(&mut pool) };
+        let told = run(&mut device, told);
+        assert_eq!((told.result, device.in_flight()), (Ok(()), 0));
+        pool.give(told.operation.buffer);
+        for (address, expected) in [(0, [7, 0]), (8192, [0, 0]), (1 << 20, [0, 7])] {
+            let read = run(&mut device, operation(&mut pool, OperationKind::Read, address, 1));
+            let found = [0, 4096].map(|at| read.operation.buffer[at]);
+            assert_eq!((read.result, found), (Ok(()), expected), "{name:?} at {address}");
+            pool.give(read.operation.buffer);
+        }
+        target.inject("unmap", "failure", 1);
+        let refused = run(&mut device, deallocation(&mut pool));
+        assert!(matches!(refused.result, Err(DeviceError::Nvme(_))), "{:?}", refused.result);
+        let written = run(&mut device, operation(&mut pool, OperationKind::WriteDurable, 0, 3));
+        assert_eq!(written.result, Ok(()), "and that is no write's fault");
+        let options = OpenOptions { deallocate: false, ..OPTIONS };
+        drop(device);
+        drop(opened);
+        assert_eq!(open(&name, &options).unwrap().geometry().deallocate_bytes_max, 0);
+    }
+}
+
+fn deallocation(pool: &mut Pool) -> Operation {
+    operation(pool, OperationKind::Deallocate, 0, 9)
+}
+
+#[test]
 fn a_killed_target_vanishes_within_the_timeout() {
     for over in [0, 1] {
         let Some(mut target) = Target::start("vanish") else { return };
@@ -164,13 +204,16 @@ impl Place {
     }
 
     fn config(&self) -> Config {
+        Config::parse(&self.text(), Path::new("test.toml")).expect("the configuration is valid")
+    }
+
+    fn text(&self) -> String {
         let flights = self.0.display();
-        let text = format!(
+        format!(
             "device.hugepages = false\nformat.segment_bytes = \"1MiB\"\nreactors.count = 2\nreactors.spin = \"50us\"\n\
              wal.frame_bytes_max = \"64KiB\"\nlimits.value_bytes_max = \"256KiB\"\nlimits.memory_bytes_max = \"64MiB\"\n\
              limits.keys_max = 10000\nflight.directory = \"{flights}\"\n"
-        );
-        Config::parse(&text, Path::new("test.toml")).expect("the configuration is valid")
+        )
     }
 }
 
@@ -181,7 +224,8 @@ impl Drop for Place {
 }
 
 fn format(name: &Path) -> Result<(), String> {
-    let options = FormatOptions { capacity_bytes: None, segment_bytes: 1 << 20, shards: 4, force: false };
+    let options =
+        FormatOptions { capacity_bytes: None, segment_size: SegmentSize::Bytes(1 << 20), shards: 4, force: false };
     format_device(name, &options, &mut |_, _| {}).map(drop).map_err(|error| error.to_string())
 }
 
@@ -240,6 +284,72 @@ fn clients_of_an_appliance_get_an_error_when_the_target_dies() {
     drop(client);
     drop(embedded);
     assert!(begun.elapsed() < HANG, "stopped after {:?}", begun.elapsed());
+}
+
+/// `forebay serve`. Killed with SIGKILL when it is dropped.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(place: &Place, name: &Path) -> (Daemon, Client) {
+        let (config, socket) = (place.0.join("config.toml"), place.0.join("socket"));
+        fs::write(&config, place.text()).expect("the place is writable");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+        command.arg("serve").arg("--config").arg(config).arg("--device").arg(name).arg("--socket").arg(&socket);
+        let mut daemon = Daemon(command.stdin(Stdio::null()).spawn().expect("the program starts"));
+        let begun = Instant::now();
+        loop {
+            if let Ok(client) = Client::connect(&socket, &ConnectOptions::default()) {
+                return (daemon, client);
+            }
+            let ended = daemon.0.try_wait().expect("the child is ours");
+            assert!(ended.is_none() && begun.elapsed() < HANG, "the daemon does not listen: {ended:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// tests/end_to_end/kill.rs has more writers and kills, on any device; here it is the target that sees its host vanish.
+#[test]
+fn what_was_acknowledged_survives_kill_9_of_the_daemon() {
+    let Some(target) = Target::start("kill-9") else { return };
+    let place = Place::new("kill-9");
+    let [vfio_user, tcp] = [names(&target, PLAIN)[0].clone(), names(&target, FAULTY)[1].clone()];
+    for name in [vfio_user, tcp] {
+        format(&name).unwrap();
+        let mut acknowledged = 0_u32;
+        for life in 0..5_u64 {
+            let (daemon, mut client) = Daemon::start(&place, &name);
+            let space = client.open_space("space", Some(Durability::Strict)).unwrap();
+            let mut found = |key: u32| client.get(space, &key.to_le_bytes()).unwrap().map(|(_, value)| value);
+            let value = |key: u32| vec![key.to_le_bytes()[0]; 500];
+            for key in 0..acknowledged {
+                assert_eq!(found(key), Some(value(key)), "acknowledged before life {life}");
+            }
+            // The one that nobody answered may be there.
+            acknowledged += u32::from(found(acknowledged) == Some(value(acknowledged)));
+            assert_eq!(found(acknowledged), None, "nobody asked for it");
+            let mut put = |key: u32| client.put(space, &key.to_le_bytes(), &value(key), Write::default());
+            put(acknowledged).expect("the daemon lives");
+            acknowledged += 1;
+            let begun = Instant::now();
+            let killer = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(40 + 23 * life));
+                drop(daemon);
+            });
+            while put(acknowledged).is_ok() {
+                acknowledged += 1;
+            }
+            assert!(begun.elapsed() < HANG, "life {life}");
+            killer.join().unwrap();
+        }
+    }
 }
 
 #[test]

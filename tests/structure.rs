@@ -52,7 +52,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("reactor::tests", &["appliance", "reactor", "buffer", "device", "ring", "store", "sys", "wal"]),
     ("load::fake", &["ring", "sys"]),
     // Of the log only what a size has to hold: one rule for the smallest device.
-    ("config", &["ring::protocol", "wal::layout"]),
+    ("config", &["buffer", "ring::protocol", "wal::layout"]),
     ("metrics", &["ring::protocol"]),
     // Everyone who is on the way of a request tells it so.
     ("timing", &[]),

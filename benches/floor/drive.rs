@@ -64,10 +64,8 @@ pub fn measure(opened: &OpenDevice, kind: OperationKind, depth: usize, run: Dura
 
 /// What fio finds on the same file or block device and core. None where there is no fio, or it refuses the device.
 pub fn fio(path: &Path, kind: OperationKind, depth: usize, core: usize, run: Duration) -> Option<Figures> {
-    let (rw, sync) = match kind {
-        OperationKind::Read => ("--rw=randread", "--sync=none"),
-        OperationKind::WriteDurable => ("--rw=randwrite", "--sync=dsync"),
-    };
+    let reads = kind == OperationKind::Read;
+    let (rw, sync) = if reads { ("--rw=randread", "--sync=none") } else { ("--rw=randwrite", "--sync=dsync") };
     let engine = if depth == 1 { "--ioengine=psync" } else { "--ioengine=io_uring" };
     let output = Command::new("fio")
         .args(["--name=floor", rw, sync, engine, "--bs=4k", "--direct=1", "--overwrite=1", "--time_based"])
@@ -77,7 +75,7 @@ pub fn fio(path: &Path, kind: OperationKind, depth: usize, core: usize, run: Dur
         .output()
         .ok()?;
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
-    let job = &json["jobs"][0][if kind == OperationKind::Read { "read" } else { "write" }];
+    let job = &json["jobs"][0][if reads { "read" } else { "write" }];
     let p50_us = job["clat_ns"]["percentile"]["50.000000"].as_f64()? / 1e3;
     Some(Figures { p50_us, per_second: job["iops"].as_f64()? })
 }

@@ -4,8 +4,8 @@ use forebay::buffer::Pool;
 use forebay::reactor::Shard;
 use forebay::ring::protocol::{Opcode, Submission};
 use forebay::store::catalog::{Catalog, Object};
-use forebay::store::{Context, Outcome, Reply, Request};
-use forebay::types::{Durability, Lsn, ObjectId, ObjectKind};
+use forebay::store::{Context, Outcome, Reply, Request, Want};
+use forebay::types::{Compression, Durability, Lsn, ObjectId, ObjectKind};
 
 use super::{Failure, KEYS, VALUE, key, parts};
 
@@ -19,6 +19,10 @@ impl Reply for NoReply {
     fn bytes(&self) -> usize {
         0
     }
+
+    fn fits(&self, _: usize) -> bool {
+        false
+    }
 }
 
 /// A store with a space of durability `memory`, whose puts are not logged.
@@ -26,6 +30,7 @@ pub struct Bare {
     shard: Shard,
     pool: Pool,
     catalog: Catalog,
+    ahead: Vec<Want>,
 }
 
 impl Bare {
@@ -33,8 +38,16 @@ impl Bare {
         let (_, pool, mut catalog, mut shards) = parts(64 << 20)?;
         let name = b"bare".to_vec().into();
         let (kind, durability) = (ObjectKind::Space, Durability::Memory);
-        catalog.insert(Object { id: ObjectId(1), kind, durability, chained: false, name, lsn: Lsn::NONE });
-        let mut bare = Bare { shard: shards.pop().ok_or("no shard")?, pool, catalog };
+        catalog.insert(Object {
+            id: ObjectId(1),
+            kind,
+            durability,
+            compression: Compression::None,
+            chained: false,
+            name,
+            lsn: Lsn::NONE,
+        });
+        let mut bare = Bare { shard: shards.pop().ok_or("no shard")?, pool, catalog, ahead: Vec::new() };
         for number in 0..KEYS {
             bare.put(number)?;
         }
@@ -46,7 +59,15 @@ impl Bare {
         let submission = Submission { object: 1, key_bytes: 16, value_bytes: 100, ..Submission::default() };
         let request = Request { submission: &submission, opcode: Opcode::Put, key: &key, value: &VALUE };
         let wal = &mut self.shard.wal;
-        let mut context = Context { catalog: &self.catalog, wal, pool: &mut self.pool, now_ns: 0 };
+        let mut context = Context {
+            catalog: &self.catalog,
+            shards: 1,
+            wal,
+            pool: &mut self.pool,
+            now_ns: 0,
+            fetched: None,
+            ahead: &mut self.ahead,
+        };
         match self.shard.store.apply(&mut context, &request, &mut NoReply) {
             Outcome::Answer { completion, .. } if completion.status == 0 => Ok(()),
             outcome => Err(format!("the store answered {outcome:?}").into()),

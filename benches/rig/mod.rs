@@ -14,7 +14,7 @@ use forebay::ring::client::{Answer, Client, Object, Request, Write};
 use forebay::ring::segment::Shape;
 use forebay::ring::server::{Rights, SessionId, pair_in_process};
 use forebay::store::{self, catalog::Catalog};
-use forebay::types::{DeviceAddress, Durability, ObjectId, ObjectKind, ShardId};
+use forebay::types::{Compression, DeviceAddress, Durability, ObjectId, ObjectKind, ShardId};
 use forebay::wal::blocks::Blocks;
 use forebay::wal::flight::{self, Flight, Owner};
 use forebay::wal::planted::Planted;
@@ -58,6 +58,8 @@ const SETTINGS: Settings = Settings {
         keys_max: 10_000,
         producers_max: 1_024,
         cursors_max: 1_024,
+        cache_bytes_max: 16 << 20,
+        cache_chunk_bytes: 256 << 10,
     },
     planted: Planted::None,
 };
@@ -94,7 +96,8 @@ pub fn parts(capacity_bytes: u64) -> Result<(MemoryDisk, Pool, Catalog, Vec<Shar
 pub struct Rig<C> {
     pub reactor: Reactor<MemoryDevice, C>,
     pub client: Client,
-    reply: Vec<u8>,
+    /// To the last request.
+    pub reply: Vec<u8>,
 }
 
 impl<C: Clock> Rig<C> {
@@ -108,6 +111,7 @@ impl<C: Clock> Rig<C> {
             objects_max: 16,
             key_bytes_max: 1_024,
             value_bytes_max: 256 << 10,
+            device_timeout_ns: 60_000_000_000,
         };
         let mut reactor = Reactor::new(place, limits, clock, MemoryDevice::new(&disk, 16), pool, catalog, shards);
         let (parts, rings) = pair_in_process(SessionId(1), Rights::ReadWrite, SHAPE)?;
@@ -132,8 +136,9 @@ impl<C: Clock> Rig<C> {
     /// A space with every key in it.
     pub fn space(&mut self, name: &str, durability: Durability) -> Result<Object, Failure> {
         let kind = ObjectKind::Space;
-        let answer = self.call(&Request::Open { name, kind, create: Some(durability) })?;
-        let space = Object { id: ObjectId(u32::try_from(answer.version)?), kind, durability };
+        let answer = self.call(&Request::Open { name, kind, create: Some(durability.into()) })?;
+        let space =
+            Object { id: ObjectId(u32::try_from(answer.version)?), kind, durability, compression: Compression::None };
         for number in 0..KEYS {
             self.call(&put(space, &key(number)))?;
         }

@@ -167,6 +167,81 @@ is "the original is what it was" 1 "\$($forebay inspect /dev/nvme0n1 | grep -c '
 END
 }
 
+# The drive is told of segments that are given up: behind some header that says free there are zeros, which this drive
+# answers for what was deallocated; and after a kill everything is there.
+guest_deallocation() {
+    in_guest "deallocation" --size 48 <<END
+$prelude
+$forebay format /dev/nvme0n2 --segment-bytes 1MiB --shards 1
+cat >/run/forebay.toml <<TOML
+device.path = "/dev/nvme0n2"
+device.tier = "passthrough"
+rings.socket = "/run/forebay.sock"
+wal.frame_bytes_max = "64KiB"
+limits.value_bytes_max = "256KiB"
+limits.memory_bytes_max = "64MiB"
+TOML
+printf '[over]\nrw=randwrite\nspace=data\ndurability=strict\nkeys=100\nvalue_size=16k\niodepth=8\nnumber_ios=6000\nverify=crc32c\n' >/run/over.fio
+start() {
+    rm -f /run/forebay.sock
+    $forebay --config /run/forebay.toml serve 2>/run/log & pid=\$!
+    for i in \$(seq 300); do [ -S /run/forebay.sock ] && break; sleep 0.1; done
+}
+counter() { $forebay --socket /run/forebay.sock stats | awk -v name="\$1" '\$1 == name { print \$2 }'; }
+zeroed() {
+    local segment at
+    for segment in \$(seq 0 46); do
+        at=\$((262144 + segment * 1048576))
+        if [ "\$(od -An -tu4 -j\$((at + 44)) -N4 /dev/nvme0n2 | tr -d ' ')" = 2 ] &&
+            [ "\$(dd if=/dev/nvme0n2 bs=4096 skip=\$((at / 4096 + 1)) count=255 status=none | tr -d '\0' | wc -c)" = 0 ]; then
+            echo yes
+        fi
+    done
+}
+start
+is "the start says so" 1 "\$(grep -c 'deallocates what is given up' /run/log)"
+is "a load over the same keys" 1 "\$($forebay --socket /run/forebay.sock load /run/over.fio | grep -c ' 0 wrong')"
+is "the drive was told" yes "\$([ "\$(counter deallocated_bytes)" -gt 1000000 ] && echo yes)"
+is "and did not refuse" 0 "\$(counter deallocate_failures)"
+kill -9 \$pid && wait \$pid
+is "behind a header that says free there is nothing" yes "\$(zeroed | sort -u)"
+start
+is "all is there after a kill" 100 "\$($forebay --socket /run/forebay.sock scan data --keys-only | wc -l)"
+kill \$pid && wait \$pid
+is "and verified" 0 "\$($forebay verify /dev/nvme0n2 >/dev/null 2>&1; echo \$?)"
+echo 'device.deallocate = false' >>/run/forebay.toml
+start
+is "switched off" 1 "\$(grep -c 'deallocates nothing' /run/log)"
+kill \$pid && wait \$pid
+END
+END
+}
+
+# Who may not ask the drive of its health sees its temperature, and is told why there is no more.
+guest_health() {
+    in_guest "health" <<END
+$prelude
+ls /sys/class/nvme/nvme0/hwmon*/temp1_input /sys/class/nvme/nvme0/device/hwmon/hwmon*/temp1_input 2>/dev/null | grep -q . ||
+    { echo "no monitor here" && exit; }
+mkdir /run/user && chown nobody /run/user /dev/nvme0n2 /dev/ng0n2
+as() { setpriv --reuid nobody --clear-groups "\$@"; }
+start() { \$as $forebay serve --device /dev/nvme0n2 --socket /run/user/socket 2>/run/log & pid=\$!; }
+told() { for i in \$(seq 300); do $forebay --socket /run/user/socket stats 2>/dev/null | grep -E "\$1" && return; sleep 0.1; done; }
+$forebay format /dev/nvme0n2 --segment-bytes 16MiB || exit
+celsius=\$((\$(cat /sys/class/nvme/nvme0/hwmon*/temp1_input /sys/class/nvme/nvme0/device/hwmon/hwmon*/temp1_input 2>/dev/null | head -n 1) / 1000))
+as='setpriv --reuid nobody --clear-groups'; start
+is "the temperature, for everybody" 1 "\$(told "^drive temperature +(\$celsius|\$((celsius + 1))) C" | wc -l)"
+is "the rest, and who may ask" 1 "\$(told '^drive spare +not known: the kernel lets only root ask' | wc -l)"
+is "the log says so once" 1 "\$(grep -c 'only the temperature is known (Permission denied' /run/log)"
+is "doctor says it too" 1 "\$(as $forebay doctor | grep -c '/dev/nvme0n2: .* C (its monitor)')"
+kill \$pid && wait \$pid
+as=''; start
+is "root sees all of it" 1 "\$(told '^drive spare +[0-9]+ %' | wc -l)"
+kill \$pid && wait \$pid
+END
+    if grep -qx 'no monitor here' "$scratch/output"; then skip 5 "health: the guest's kernel has no CONFIG_NVME_HWMON"; fi
+}
+
 # The kill test on the guest's drive, by every tier, without and with polled queues. A kill is not a power cut: what a
 # tier completes counts, and so does what it recovers.
 guest_tiers() {
@@ -203,5 +278,5 @@ else
     else
         skip 8 "tiers in a guest: no binaries; cargo build --release && cargo test --no-run"
     fi
-    if [ -x "$forebay" ]; then guest_forebay && guest_own_drive; else skip 3 "forebay in a guest: no binary at $forebay; cargo build --release"; fi
+    if [ -x "$forebay" ]; then guest_forebay && guest_own_drive && guest_deallocation && guest_health; else skip 4 "forebay in a guest: no binary at $forebay; cargo build --release"; fi
 fi

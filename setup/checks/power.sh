@@ -7,7 +7,7 @@ power_cuts() {
     "$setup/testbed/powercuts" --cuts "${FOREBAY_CUTS:-20}" >"$scratch/cuts" 2>&1 </dev/null || code=$?
     cp "$scratch/cuts" "$scratch/output"
     same "power cuts: exit code" 0 "$code"
-    for way in 'FUA: passthrough, interrupts' 'FUA: block, interrupts' 'flush: blocking, interrupts' 'cache off: block, IOPOLL'; do
+    for way in 'FUA: passthrough, interrupts' 'FUA: block, interrupts' 'flush: passthrough, interrupts' 'flush: blocking, interrupts' 'cache off: block, IOPOLL'; do
         expect 0 "^ok +$way: .*cuts: [1-9]" "power cuts, $way" cat "$scratch/cuts"
     done
     expect 0 '^FAILED +lie' "power cuts: a drive that lies is found out" cat "$scratch/cuts"
@@ -16,9 +16,9 @@ power_cuts() {
 }
 
 if why=$(guest_missing nbdkit=nbdkit nvme=nvme-cli); then
-    skip 7 "power cuts: $why"
+    skip 8 "power cuts: $why"
 elif ! ls "$setup"/../target/debug/deps/end_to_end-* >/dev/null 2>&1; then
-    skip 7 "power cuts: no test program; cargo test --no-run"
+    skip 8 "power cuts: no test program; cargo test --no-run"
 else
     power_cuts
 fi

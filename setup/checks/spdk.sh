@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # setup/test sets it
 # The tier spdk on a controller that vfio-pci has, in a guest: format, load with verify, kill -9 and recovery, verify.
-# FOREBAY_SPDK names a binary with the feature spdk, by default target/spdk/release/forebay of this tree. The kill test
-# comes from target/spdk/debug.
+# FOREBAY_SPDK names a binary with the feature spdk, by default target/spdk/release/forebay of this tree; FOREBAY_SPDK_TESTS
+# the kill test's program with it, by default the newest of target/spdk/debug.
 
 spdk=${FOREBAY_SPDK:-$setup/../target/spdk/release/forebay}
 build="cargo build --release --features spdk --target-dir target/spdk (vendor/README.md)"
@@ -10,6 +10,7 @@ build="cargo build --release --features spdk --target-dir target/spdk (vendor/RE
 # spdk_tests: the kill test's program with the feature spdk, the newest; nothing when there is none.
 spdk_tests() {
     local file newest=''
+    if [ -n "${FOREBAY_SPDK_TESTS:-}" ]; then realpath "$FOREBAY_SPDK_TESTS" && return; fi
     for file in "$(dirname "$spdk")"/../debug/deps/end_to_end-*; do
         if [ -x "$file" ] && [[ $file != *.d ]] && { [ -z "$newest" ] || [ "$file" -nt "$newest" ]; }; then newest=$file; fi
     done
@@ -19,7 +20,7 @@ spdk_tests() {
 spdk_in_guest() {
     local tests
     tests=$(spdk_tests)
-    in_guest "spdk" --iommu --memory 3072 --size 256 --timeout 400 <<END
+    in_guest "spdk" --iommu --memory 3072 --size 256 --timeout 600 <<END
 $prelude
 cd $setup
 said() { grep -cE "\$1" /run/said || { cat /run/said >&2; false; }; }
@@ -70,7 +71,7 @@ is "stop" 0 \$?
 $spdk verify \$d
 is "verify" 0 \$?
 if [ -n "$tests" ]; then
-    FOREBAY_TEST_DEVICE=\$d FOREBAY_KILLS=2 FOREBAY_SEED=2 timeout 200 $tests --exact --nocapture kill::what_was_acknowledged_survives_kill_9
+    FOREBAY_TEST_DEVICE=\$d FOREBAY_KILLS=${FOREBAY_KILLS:-6} timeout 300 $tests --exact --nocapture kill::what_was_acknowledged_survives_kill_9
     is "kill test" 0 \$?
 fi
 END

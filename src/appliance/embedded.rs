@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::appliance::prepare::{FormatOptions, format_device};
+use crate::appliance::prepare::{FormatOptions, SegmentSize, format_device};
 use crate::appliance::scratch::Scratch;
 use crate::appliance::{Appliance, Started, open_options};
 use crate::config::Config;
@@ -86,7 +86,7 @@ impl Embedded {
         let scratch = Scratch::plan(config, log_bytes, &std::env::temp_dir())?;
         let options = FormatOptions {
             capacity_bytes: Some(scratch.capacity_bytes),
-            segment_bytes: scratch.segment_bytes,
+            segment_size: SegmentSize::Bytes(scratch.segment_bytes),
             shards: config.format.shards,
             force: false,
         };

@@ -6,10 +6,11 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::device::health::{Health, warnings_in};
+use crate::device::health::{Reading, warnings_in};
 use crate::device::open::OpenDevice;
 use crate::error::Result;
 use crate::metrics::DriveGauges;
+use crate::ring::protocol::stats;
 
 /// How often the drive is asked. Its own log changes more slowly.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -58,13 +59,15 @@ impl Drop for Watch {
 struct Seen {
     critical_warning: u8,
     unknown: bool,
+    partly: bool,
 }
 
 impl Seen {
     /// Takes an answer over into the gauges. Gives the lines that a person should see: each change once.
-    fn take(&mut self, answer: io::Result<Health>, gauges: &DriveGauges) -> Vec<String> {
-        let health = match answer {
-            Ok(health) => health,
+    fn take(&mut self, answer: io::Result<Reading>, gauges: &DriveGauges) -> Vec<String> {
+        let (health, partly) = match answer {
+            Ok(Reading::Whole(health)) => (health, None),
+            Ok(Reading::Temperature(health, why)) => (health, Some(why)),
             Err(error) => {
                 gauges.set(Default::default());
                 let told = std::mem::replace(&mut self.unknown, true);
@@ -73,7 +76,7 @@ impl Seen {
             }
         };
         gauges.set([
-            1,
+            if partly.is_some() { stats::DRIVE_TEMPERATURE_KNOWN } else { stats::DRIVE_ALL_KNOWN },
             health.critical_warning.into(),
             health.temperature_kelvin.into(),
             health.spare_percent.into(),
@@ -85,13 +88,18 @@ impl Seen {
         let came = warnings_in(health.critical_warning & !before).map(|words| format!("the drive warns: {words}"));
         let went =
             warnings_in(before & !health.critical_warning).map(|words| format!("the drive warns no more: {words}"));
-        came.chain(went).collect()
+        let told = std::mem::replace(&mut self.partly, partly.is_some());
+        let partly = partly.filter(|_| !told).map(|why| {
+            format!("of the drive's health only the temperature is known ({why}); `forebay doctor`, run as root, shows the rest")
+        });
+        came.chain(went).chain(partly).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::health::Health;
 
     fn told(gauges: &DriveGauges) -> Vec<u64> {
         gauges.get().map(|(_, value)| value).collect()
@@ -102,7 +110,7 @@ mod tests {
         let (mut seen, gauges) = (Seen::default(), DriveGauges::default());
         let mut take = |critical_warning: u8| {
             let health = Health { critical_warning, temperature_kelvin: 300, spare_percent: 90, ..Health::default() };
-            seen.take(Ok(health), &gauges)
+            seen.take(Ok(Reading::Whole(health)), &gauges)
         };
         assert_eq!(take(0), [""; 0]);
         assert_eq!(take(0b100), ["the drive warns: reliability is degraded"]);
@@ -110,6 +118,12 @@ mod tests {
         let both = ["the drive warns: the media is read-only", "the drive warns no more: reliability is degraded"];
         assert_eq!(take(0b1000), both);
         assert_eq!(told(&gauges), [1, 0b1000, 300, 90, 0, 0]);
+        let hot = Health { critical_warning: 0b10, temperature_kelvin: 350, ..Health::default() };
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let lines = seen.take(Ok(Reading::Temperature(hot, denied())), &gauges);
+        assert!(lines[0].contains("temperature") && lines[2].contains("permission denied"), "{lines:?}");
+        assert_eq!(seen.take(Ok(Reading::Temperature(hot, denied())), &gauges), [""; 0]);
+        assert_eq!(told(&gauges), [2, 0b10, 350, 0, 0, 0]);
         let refused = || Err(io::Error::from(io::ErrorKind::PermissionDenied));
         assert!(seen.take(refused(), &gauges)[0].contains("is not known"));
         assert_eq!(seen.take(refused(), &gauges), [""; 0]);

@@ -19,12 +19,31 @@ use crate::wal::format;
 use crate::wal::layout::{Layout, PARTITION_TABLE_BYTES};
 use crate::wal::superblock::Superblock;
 
+/// How large the segments of a new namespace are to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentSize {
+    Bytes(u64),
+    /// What suits the device, and at least this power of two: see `Layout::segment_bytes_for`.
+    Suiting {
+        bytes_min: u64,
+    },
+}
+
+impl SegmentSize {
+    fn on(self, device_bytes: u64, shards: u32) -> u64 {
+        match self {
+            SegmentSize::Bytes(bytes) => bytes,
+            SegmentSize::Suiting { bytes_min } => Layout::segment_bytes_for(device_bytes, shards, bytes_min),
+        }
+    }
+}
+
 /// What a new namespace is to look like.
 #[derive(Clone, Copy, Debug)]
 pub struct FormatOptions {
     /// The size of a file to create or overwrite; `None`: the device or file as large as it is.
     pub capacity_bytes: Option<u64>,
-    pub segment_bytes: u64,
+    pub segment_size: SegmentSize,
     pub shards: u32,
     /// Overwrite what is there.
     pub force: bool,
@@ -71,13 +90,13 @@ pub fn format_device(path: &Path, options: &FormatOptions, progress: &mut dyn Fn
         refuse_occupied(&device.label(), found)?;
     }
     let device_bytes = device.geometry().capacity_bytes;
-    let layout = Layout::plan(device_bytes, options.segment_bytes, options.shards)?;
+    let (segment_bytes, shards) = (options.segment_size.on(device_bytes, options.shards), options.shards);
+    let layout = Layout::plan(device_bytes, segment_bytes, shards)?;
     let namespace = *uuid::Uuid::new_v4().as_bytes();
     if let Some(lba_bytes) = device.lba_bytes().filter(|lba_bytes| partition_table::fits(*lba_bytes)) {
         let capacity_bytes = layout.capacity_bytes;
         claim(&mut blocks, capacity_bytes, lba_bytes, namespace).map_err(|error| error.context(device.label()))?;
     }
-    let (segment_bytes, shards) = (options.segment_bytes, options.shards);
     let superblock = format::format(&mut blocks, device_bytes, segment_bytes, shards, namespace, device.drive())
         .map_err(|error| error.context(device.label()))?;
     Ok(Formatted { superblock, label: device.label(), controllers: device.controllers().to_vec() })
@@ -91,7 +110,7 @@ fn create_file(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
     // Refuse before zeroing what would not do anyway.
-    Layout::plan(capacity_bytes, options.segment_bytes, options.shards)?;
+    Layout::plan(capacity_bytes, options.segment_size.on(capacity_bytes, options.shards), options.shards)?;
     if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
         return Err(Error::new(format!("{} is not a file", path.display()))
             .remedy("leave out --capacity: a block device is used whole"));

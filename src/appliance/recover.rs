@@ -6,9 +6,10 @@ use std::sync::Arc;
 use crate::appliance::epoch;
 use crate::error::{Error, Result};
 use crate::reactor::{Log, Shard};
+use crate::ring::protocol::commit::entries;
 use crate::store::catalog::{Catalog, Object, attributes, is_chained};
 use crate::store::{self, Store};
-use crate::types::{ObjectId, ObjectKind, ShardId};
+use crate::types::{DeviceAddress, ObjectId, ObjectKind, ShardId};
 use crate::wal::blocks::Blocks;
 use crate::wal::flight::{Contents, Flight};
 use crate::wal::planted::{self, Planted};
@@ -59,23 +60,27 @@ pub fn read_shard<B: Blocks>(
     let mut used = BTreeMap::new();
     let mut refused = None;
     let mut walker = Walker::new(blocks, superblock, shard, &survey.chains[shard.index()]);
-    let mut sink = |record: &Record<'_>| {
+    let mut sink = |record: &Record<'_>, place: DeviceAddress| {
         if record.kind == Kind::Create
-            && let Some((kind, durability)) = attributes(record.version)
+            && let Some((kind, durability, compression)) = attributes(record.version)
         {
             let (id, name, lsn) = (record.object, record.key.into(), record.lsn);
             let chained = is_chained(record.version);
-            objects.push(Object { id, kind, durability, chained, name, lsn });
+            objects.push(Object { id, kind, durability, compression, chained, name, lsn });
         }
-        if !matches!(record.kind, Kind::Create | Kind::Reclaim) {
-            let space = matches!(record.kind, Kind::Put | Kind::Delete);
-            used.insert(record.object, if space { ObjectKind::Space } else { ObjectKind::Stream });
+        match record.kind {
+            Kind::Create | Kind::Reclaim => {}
+            Kind::Commit => used.extend(entries(record.value).map(|entry| (entry.object, ObjectKind::Space))),
+            Kind::Put | Kind::Delete => _ = used.insert(record.object, ObjectKind::Space),
+            Kind::Append | Kind::AppendBatch | Kind::AppendOnce | Kind::Trim | Kind::Cursor => {
+                _ = used.insert(record.object, ObjectKind::Stream);
+            }
         }
         let forgotten = record.kind == Kind::AppendOnce && settings.planted.is(Planted::ForgetProducers);
         let record = &if forgotten { Record { kind: Kind::AppendBatch, ..*record } } else { *record };
         let swapped = settings.planted.is(Planted::SwapEvents).then(|| planted::swapped(record)).flatten();
         let record = &swapped.as_ref().map_or(*record, |value| Record { value, ..*record });
-        if let Err(status) = store.replay(record) {
+        if let Err(status) = store.replay(record, place) {
             refused.get_or_insert((record.lsn, status));
         }
     };

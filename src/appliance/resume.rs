@@ -79,6 +79,7 @@ impl Appliance {
         let opened = open(path, &open_options(config))?;
         let resumed = self.recover(&opened, &held, begun, progress).map_err(|error| error.context(opened.name()))?;
         self.health = health::Watch::start(&opened, &self.drive)?;
+        self.watch(config, &opened)?;
         *device = Some(opened);
         Ok(resumed)
     }
@@ -219,7 +220,7 @@ pub fn read_log<B: Blocks>(
 ) -> Result<Recovered> {
     let flight = flight.filter(|_| !planted.is(Planted::ReturnUnproven));
     let mut walker = Walker::new(blocks, superblock, shard, &survey.chains[shard.index()]);
-    recovery::recover(&mut walker, flight, planted, &mut |_| {}, progress)
+    recovery::recover(&mut walker, flight, planted, &mut |_, _| {}, progress)
         .map_err(|damage| Error::new(damage.to_string()).remedy(recover::LOOK_FIRST))
 }
 

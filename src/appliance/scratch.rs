@@ -52,7 +52,8 @@ impl Scratch {
 
 /// At most what the configuration says, and enough for a record of the largest value.
 fn segment_bytes(config: &Config) -> u64 {
-    config.format.segment_bytes.0.min(SEGMENT_BYTES.max(config.segment_bytes_min()))
+    let suiting = SEGMENT_BYTES.max(config.segment_bytes_min());
+    config.format.segment_bytes.map_or(suiting, |bytes| bytes.0.min(suiting))
 }
 
 /// Every shard holds one segment that it writes in, one that is prepared and one that is kept for deletes. The ends of
@@ -71,9 +72,9 @@ mod tests {
     fn segments_are_small_and_hold_the_largest_value() {
         let mut config = Config::default();
         assert_eq!(segment_bytes(&config), SEGMENT_BYTES);
-        config.format.segment_bytes = ByteSize::mib(4);
+        config.format.segment_bytes = Some(ByteSize::mib(4));
         assert_eq!(segment_bytes(&config), 4 << 20, "the configuration may want smaller ones");
-        config.format.segment_bytes = ByteSize::mib(64);
+        config.format.segment_bytes = Some(ByteSize::mib(64));
         config.wal.frame_bytes_max = ByteSize::mib(16);
         assert!(segment_bytes(&config) >= 2 * config.wal.frame_bytes_max.0);
         config.wal.frame_bytes_max = ByteSize::mib(1);

@@ -1,5 +1,6 @@
 //! What the configuration means in buffers and bytes, for one reactor and one shard.
 
+use crate::buffer::{SMALL_BYTES, SMALL_COUNT};
 use crate::bytes::index;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -26,9 +27,14 @@ impl Sizes {
         Sizes { frame_bytes, buffers, shards, shard_memory_bytes, value_bytes_max }
     }
 
-    /// DMA memory of one reactor; a shard's flight recorder holds as much, for it may have all of it in flight.
+    /// Frame buffers of one reactor; a shard's flight recorder holds as much, for it may have all of it in flight.
     pub fn pool_bytes(&self) -> usize {
         self.buffers * self.frame_bytes
+    }
+
+    /// The same, with the buffers for values that are read from the drive.
+    pub fn dma_bytes(&self) -> usize {
+        self.pool_bytes() + SMALL_COUNT * SMALL_BYTES
     }
 
     /// # Errors
@@ -58,6 +64,8 @@ impl Sizes {
             key_bytes_max: index(config.limits.key_bytes_max.0),
             value_bytes_max: self.value_bytes_max,
             memory_bytes_max: self.shard_memory_bytes,
+            cache_bytes_max: index(self.shard_memory_bytes),
+            cache_chunk_bytes: store::CACHE_CHUNK_BYTES,
             // Keys do not spread evenly over shards.
             keys_max: index(config.limits.keys_max / u64::from(self.shards) * 5 / 4 + 1_024),
             producers_max: config.limits.producers_max as usize,
@@ -72,6 +80,7 @@ impl Sizes {
             objects_max: config.limits.objects_max as usize,
             key_bytes_max: index(config.limits.key_bytes_max.0),
             value_bytes_max: self.value_bytes_max,
+            device_timeout_ns: config.device.timeout.0,
         }
     }
 }

@@ -10,7 +10,7 @@ use forebay_sys::net::WakeSet;
 
 use super::resume::deal;
 use super::{Fenced, panic, sizes};
-use crate::buffer::Pool;
+use crate::buffer::{Pool, SMALL_COUNT};
 use crate::bytes::len_u32;
 use crate::config::{Config, Spin};
 use crate::device::Device;
@@ -84,8 +84,8 @@ impl Threads {
         let mut threads = Vec::new();
         for (number, own) in deal(shards, addresses.len()).into_iter().enumerate() {
             let pages = if config.device.hugepages { Pages::HugeOrOrdinary } else { Pages::Ordinary };
-            let region = opened.region(sizes.pool_bytes(), pages).map_err(|error| {
-                Error::new(format!("{} B of buffers for a reactor: {error}", sizes.pool_bytes()))
+            let region = opened.region(sizes.dma_bytes(), pages).map_err(|error| {
+                Error::new(format!("{} B of buffers for a reactor: {error}", sizes.dma_bytes()))
                     .remedy("lower wal.frames_in_flight_max or limits.value_bytes_max")
             })?;
             if number == 0
@@ -96,7 +96,7 @@ impl Threads {
             }
             let span = region.span();
             let device = device(opened, number, &span, notes)?;
-            let pool = Pool::new(region, sizes.frame_bytes);
+            let pool = Pool::with_small(region, sizes.frame_bytes, SMALL_COUNT);
             let wakes = WakeSet::new()?;
             wakes.add(addresses[number].sessions.bell())?;
             let (reactor, reactors, drive) = (len_u32(number), addresses.clone(), drive.clone());
@@ -112,6 +112,11 @@ impl Threads {
     #[must_use]
     pub fn mailboxes(&self) -> Vec<Arc<Mailbox>> {
         self.addresses.iter().map(|address| address.sessions.clone()).collect()
+    }
+
+    #[must_use]
+    pub fn addresses(&self) -> Arc<[Address]> {
+        self.addresses.clone()
     }
 
     #[must_use]
@@ -191,7 +196,13 @@ impl Thread {
             let _ends = panic::EndsProcess;
             turn_until_stopped(&mut reactor, spin_ns, &visitors);
             let landed = reactor.shards().iter().filter(|shard| shard.has_landed());
-            Ended { landed: landed.map(|shard| shard.wal.shard()).collect(), fenced: reactor.fenced() }
+            let ended = Ended { landed: landed.map(|shard| shard.wal.shard()).collect(), fenced: reactor.fenced() };
+            reactor.rest();
+            if reactor.is_stuck() {
+                // Dropping the device would wait for ever, and giving its memory back would let it write into another's.
+                std::mem::forget(reactor);
+            }
+            ended
         })?;
         Ok(Thread { handle, visits, span })
     }

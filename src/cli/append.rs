@@ -64,7 +64,7 @@ impl Appended {
         events: &[Vec<u8>],
         how: Write,
     ) -> Result<(), Failure> {
-        events.iter().try_for_each(|event| check_value(client, event))?;
+        events.iter().try_for_each(|event| check_value(client, stream, event))?;
         let slices: Vec<&[u8]> = events.iter().map(Vec::as_slice).collect();
         self.first = Some(client.append_batch_once(stream, once, &slices, how)?);
         self.events += slices.len() as u64;
@@ -72,7 +72,7 @@ impl Appended {
     }
 
     fn batch(&mut self, client: &mut Client, stream: Object, events: &[Vec<u8>], how: Write) -> Result<(), Failure> {
-        events.iter().try_for_each(|event| check_value(client, event))?;
+        events.iter().try_for_each(|event| check_value(client, stream, event))?;
         let slices: Vec<&[u8]> = events.iter().map(Vec::as_slice).collect();
         let first = match slices.as_slice() {
             [] => return Ok(()),

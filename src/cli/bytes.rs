@@ -16,19 +16,23 @@ use super::context::{Failure, Output};
 /// An argument's bytes: as they are, or what the hexadecimal digits say.
 pub fn decode(argument: OsString, hex: bool) -> Result<Vec<u8>, Failure> {
     let bytes = argument.into_vec();
-    if hex { from_hex(&bytes) } else { Ok(bytes) }
+    if !hex {
+        return Ok(bytes);
+    }
+    from_hex(&bytes).ok_or_else(|| {
+        let text = String::from_utf8_lossy(&bytes);
+        Failure::Usage(Error::new(format!("{text:?} is not hexadecimal")).remedy("write pairs of digits, as 00ff"))
+    })
 }
 
-fn from_hex(text: &[u8]) -> Result<Vec<u8>, Failure> {
+/// The bytes that pairs of digits say; `None` where they are none.
+pub fn from_hex(text: &[u8]) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let pair = |pair: &[u8]| match pair {
         [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
         _ => None,
     };
-    text.chunks(2).map(pair).collect::<Option<Vec<u8>>>().ok_or_else(|| {
-        let text = String::from_utf8_lossy(text);
-        Failure::Usage(Error::new(format!("{text:?} is not hexadecimal")).remedy("write pairs of digits, as 00ff"))
-    })
+    text.chunks(2).map(pair).collect()
 }
 
 pub fn to_hex(bytes: &[u8]) -> String {

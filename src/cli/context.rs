@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use forebay::config::{self, Config};
 use forebay::error::Error;
-use forebay::ring::client::{Client, ClientError, ConnectOptions, Object};
+use forebay::ring::client::{Client, ClientError, ConnectOptions, Creation, Object};
 use forebay::ring::protocol::Status;
 use forebay::types::Durability;
 
@@ -117,9 +117,13 @@ impl Context {
     }
 
     /// Connects and finds a space.
-    pub fn space(&self, name: &str, create: Option<Durability>) -> Result<(Client, Object), Failure> {
+    pub fn space(&self, name: &str, create: Option<Creation>) -> Result<(Client, Object), Failure> {
         let mut client = self.connect()?;
-        let space = client.open_space(name, create).map_err(|error| missing("space", name, error))?;
+        let opened = match create {
+            Some(creation) => client.create_space(name, creation),
+            None => client.open_space(name, None),
+        };
+        let space = opened.map_err(|error| missing("space", name, error))?;
         Ok((client, space))
     }
 
@@ -147,8 +151,8 @@ pub fn check_key(client: &Client, key: &[u8]) -> Result<(), Failure> {
 }
 
 /// Refuses a value or event that the daemon would not take, and says why.
-pub fn check_value(client: &Client, value: &[u8]) -> Result<(), Failure> {
-    check_bytes("the value", value.len(), client.value_bytes_max(), "limits.value_bytes_max")
+pub fn check_value(client: &Client, object: Object, value: &[u8]) -> Result<(), Failure> {
+    check_bytes("the value", value.len(), client.value_bytes_max_in(object), "limits.value_bytes_max")
 }
 
 fn check_bytes(what: &str, bytes: usize, bytes_max: usize, limit: &str) -> Result<(), Failure> {

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
-use forebay::appliance::prepare::{FormatOptions, Formatted, format_device};
+use forebay::appliance::prepare::{FormatOptions, Formatted, SegmentSize, format_device};
 use forebay::config::{ByteSize, Config};
-use forebay::wal::layout::{Layout, RECLAIM_SEGMENTS_PER_SHARD_MIN};
+use forebay::wal::layout::{
+    Layout, RECLAIM_SEGMENTS_PER_SHARD_MIN, SEGMENT_BYTES_CHOSEN_MAX, SEGMENTS_PER_SHARD_CHOSEN,
+};
 use forebay::wal::superblock::Superblock;
 use serde_json::json;
 
@@ -26,7 +28,8 @@ pub struct Args {
     /// Independent logs; the most reactors that can ever share the work.
     #[arg(long, value_name = "COUNT")]
     shards: Option<u32>,
-    /// The unit in which log space is given out, as 64MiB.
+    /// The unit in which log space is given out, as 64MiB. Default: the largest power of two up to 64MiB with which every
+    /// shard has 32 of them.
     #[arg(long, value_name = "SIZE")]
     segment_bytes: Option<ByteSize>,
     /// Format even what holds data. A mounted device is refused all the same.
@@ -47,7 +50,7 @@ impl Args {
         let format = &mut config.format;
         format.capacity = self.capacity.or(format.capacity);
         format.shards = self.shards.unwrap_or(format.shards);
-        format.segment_bytes = self.segment_bytes.unwrap_or(format.segment_bytes);
+        format.segment_bytes = self.segment_bytes.or(format.segment_bytes);
     }
 }
 
@@ -55,9 +58,11 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     args.apply(&mut context.config);
     context.check(&args.flags())?;
     let chosen = &context.config.format;
+    let bytes_min = context.config.segment_bytes_chosen_min();
+    let segment_size = chosen.segment_bytes.map_or(SegmentSize::Suiting { bytes_min }, |b| SegmentSize::Bytes(b.0));
     let options = FormatOptions {
         capacity_bytes: chosen.capacity.map(|capacity| capacity.0),
-        segment_bytes: chosen.segment_bytes.0,
+        segment_size,
         shards: chosen.shards,
         force: args.force,
     };
@@ -84,14 +89,32 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         return context.out.json(&json!({
             "device": args.device, "uuid": uuid.to_string(), "capacity_bytes": layout.capacity_bytes,
             "segments": layout.segments, "segment_bytes": layout.segment_bytes, "shards": layout.shards,
+            "segment_bytes_given": matches!(segment_size, SegmentSize::Bytes(_)),
             "serial": drive.map(|drive| drive.serial()), "drive_namespace": drive.map(|drive| drive.fields().1),
             "controllers": controllers,
         }));
     }
     context.out.line(format!(
-        "{label}: {} segments of {}, {} shards, {uuid}",
+        "{label}: {} segments of {}{}, {} shards, {uuid}",
         layout.segments,
         ByteSize(layout.segment_bytes),
+        why(segment_size, layout),
         layout.shards,
     ))
+}
+
+/// Why segments are as large as they are, where nobody said it.
+fn why(asked: SegmentSize, layout: &Layout) -> String {
+    match asked {
+        SegmentSize::Bytes(_) => String::new(),
+        SegmentSize::Suiting { bytes_min } if bytes_min == layout.segment_bytes => {
+            " (the least that the largest value and frame of the configuration allow)".into()
+        }
+        SegmentSize::Suiting { .. } if layout.segment_bytes == SEGMENT_BYTES_CHOSEN_MAX => {
+            " (the most that is chosen)".into()
+        }
+        SegmentSize::Suiting { .. } => {
+            format!(" (the largest with about {SEGMENTS_PER_SHARD_CHOSEN} a shard or more, to give up in small steps)")
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use forebay::appliance::offline::Offline;
 use forebay::error::Error;
 use forebay::store::catalog::attributes;
-use forebay::types::ShardId;
+use forebay::types::{Compression, Durability, ObjectKind, ShardId};
 use forebay::wal::frame;
 use forebay::wal::inspect::{self, Found, Summary};
 use forebay::wal::record::{self, Kind, Record};
@@ -154,8 +154,8 @@ fn one_frame(args: &Args, found: &Found<'_>, seed: u32, context: &mut Context) -
     }
     for record in found.records(seed) {
         let of_catalog = found.in_log && record.kind == Kind::Create;
-        if of_catalog && let Some((kind, durability)) = attributes(record.version) {
-            object(&record, kind.name(), durability.name(), context)?;
+        if of_catalog && let Some(attributes) = attributes(record.version) {
+            object(&record, attributes, context)?;
         }
         if args.records {
             one_record(found, &record, context)?;
@@ -164,14 +164,22 @@ fn one_frame(args: &Args, found: &Found<'_>, seed: u32, context: &mut Context) -
     Ok(())
 }
 
-fn object(record: &Record<'_>, kind: &str, durability: &str, context: &mut Context) -> Result<(), Failure> {
+fn object(
+    record: &Record<'_>,
+    (kind, durability, compression): (ObjectKind, Durability, Compression),
+    context: &mut Context,
+) -> Result<(), Failure> {
     let name = String::from_utf8_lossy(record.key);
+    let (kind, durability) = (kind.name(), durability.name());
     if context.json {
         let id = record.object.0;
-        let object = json!({ "what": "object", "id": id, "kind": kind, "name": name, "durability": durability });
+        let object = json!({ "what": "object", "id": id, "kind": kind, "name": name,
+            "durability": durability, "compression": compression.name() });
         return context.out.json(&object);
     }
-    context.out.line(format!("{kind} {name:?}: number {}, {durability}", record.object))
+    let compressed = if compression == Compression::None { "" } else { ", values compressed: " };
+    let codec = if compressed.is_empty() { "" } else { compression.name() };
+    context.out.line(format!("{kind} {name:?}: number {}, {durability}{compressed}{codec}", record.object))
 }
 
 fn one_record(found: &Found<'_>, record: &Record<'_>, context: &mut Context) -> Result<(), Failure> {

@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use forebay::ring::client::Write;
+use forebay::error::Error;
+use forebay::ring::client::{Creation, Write};
+use forebay::types::Compression;
 use serde_json::json;
 
 use super::bytes;
@@ -28,6 +30,10 @@ pub struct Args {
     /// Write only if the key has this version; 0: only if it is absent.
     #[arg(long, value_name = "VERSION")]
     if_version: Option<u64>,
+    /// With --create: how clients compress the values of the space: none, lz4 or zstd. Fixed for good; an error where
+    /// the space is there with another one.
+    #[arg(long, value_name = "CODEC", requires = "create")]
+    compression: Option<Compression>,
     #[command(flatten)]
     write: WriteArgs,
 }
@@ -39,9 +45,18 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         (None, Some(value)) if value == "-" => bytes::read_source(Path::new("-"))?,
         (None, value) => bytes::decode(value.unwrap_or_default(), args.hex)?,
     };
-    let (mut client, space) = context.space(&args.space, args.write.created_with(&context.config))?;
+    let created = args.write.created_with(&context.config);
+    let compression = args.compression.unwrap_or_default();
+    let (mut client, space) =
+        context.space(&args.space, created.map(|durability| Creation { durability, compression, chained: false }))?;
+    if args.compression.is_some_and(|wanted| wanted != space.compression) {
+        let has = space.compression.name();
+        return Err(Error::new(format!("the space {:?} is there with compression {has}", args.space))
+            .remedy("leave out --compression, or choose another space")
+            .into());
+    }
     check_key(&client, &key)?;
-    check_value(&client, &value)?;
+    check_value(&client, space, &value)?;
     let how = Write { durability: args.write.durability, if_version: args.if_version };
     let version = client.put(space, &key, &value, how)?;
     if context.json {

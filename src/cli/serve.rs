@@ -7,11 +7,12 @@ use std::sync::mpsc::{self, Receiver};
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use forebay::appliance::resume::Resumed;
 use forebay::appliance::{Appliance, Started, open_options};
-use forebay::config::{self, Config, Spin};
+use forebay::config::{self, Config, Memory, Spin, shown};
 use forebay::device::open::{OpenDevice, open};
 use forebay::error::Error;
 use forebay::ring::server::Ordered;
 use forebay::types::TierChoice;
+use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -201,13 +202,25 @@ fn start_log(level: config::Level) {
         .init();
 }
 
+/// The parts, their sum, and how that fits this machine. A machine on which it cannot start is an error.
 fn print_memory(context: &mut Context) -> Result<(), Failure> {
-    for part in context.config.memory_parts(context.config.format.shards) {
+    let (config, shards) = (&context.config, context.config.format.shards);
+    let memory = Memory::of_this_machine();
+    let (total, warnings) = (config.memory_bytes(shards), config.memory_warnings(shards, memory));
+    for part in config.memory_parts(shards) {
         if context.json {
-            context.out.json(&serde_json::json!({ "what": part.name, "bytes": part.bytes, "reason": part.reason }))?;
+            context.out.json(&json!({ "what": part.name, "bytes": part.bytes, "reason": part.reason }))?;
         } else {
-            context.out.line(format!("{:>8} MiB  {}: {}", part.bytes.div_ceil(1 << 20), part.name, part.reason))?;
+            context.out.line(format!("{:>9}  {}: {}", shown(part.bytes), part.name, part.reason))?;
         }
     }
-    Ok(())
+    if context.json {
+        return context.out.json(&json!({
+            "what": "total", "bytes": total, "available_bytes": memory.available_bytes,
+            "hugepage_bytes": memory.hugepage_bytes, "warnings": warnings?,
+        }));
+    }
+    let available = memory.available_bytes.map_or_else(|| "not known".to_owned(), shown);
+    context.out.line(format!("{:>9}  in all, at most; available: {available}", shown(total)))?;
+    warnings?.iter().try_for_each(|warning| context.out.line(format!("warning: {warning}")))
 }

@@ -8,8 +8,8 @@ use super::context::{Context, Failure};
 
 /// Print the counters of every reactor, and what the drive says of its health.
 ///
-/// One line a counter, one column a reactor. The lines of the drive have one column; they are not known where the daemon
-/// may not ask (the kernel lets only root), or the device is no NVMe drive.
+/// One line a counter, one column a reactor. The lines of the drive have one column. Where the daemon may not ask the drive
+/// (the kernel lets only root), only the temperature is known; nothing is of a device that is no NVMe drive.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
@@ -39,6 +39,11 @@ pub fn run(_args: Args, context: &mut Context) -> Result<(), Failure> {
 struct Drive {
     critical_warning: u8,
     temperature_celsius: i32,
+    /// Only the drive itself says it.
+    asked: Option<Asked>,
+}
+
+struct Asked {
     spare_percent: u64,
     used_percent: u64,
     media_errors: u64,
@@ -48,15 +53,16 @@ impl Drive {
     /// None: it is not known.
     fn of(counters: &[u64]) -> Option<Drive> {
         let word = |at: usize| counters.get(at).copied();
-        if word(stats::DRIVE_HEALTH_KNOWN)? == 0 {
-            return None;
-        }
-        Some(Drive {
-            critical_warning: u8::try_from(word(stats::DRIVE_CRITICAL_WARNING)?).ok()?,
-            temperature_celsius: celsius(u16::try_from(word(stats::DRIVE_TEMPERATURE_KELVIN)?).ok()?),
+        let known = word(stats::DRIVE_HEALTH_KNOWN).filter(|known| *known != 0)?;
+        let asked = Asked {
             spare_percent: word(stats::DRIVE_SPARE_PERCENT)?,
             used_percent: word(stats::DRIVE_USED_PERCENT)?,
             media_errors: word(stats::DRIVE_MEDIA_ERRORS)?,
+        };
+        Some(Drive {
+            critical_warning: u8::try_from(word(stats::DRIVE_CRITICAL_WARNING)?).ok()?,
+            temperature_celsius: celsius(u16::try_from(word(stats::DRIVE_TEMPERATURE_KELVIN)?).ok()?),
+            asked: (known == stats::DRIVE_ALL_KNOWN).then_some(asked),
         })
     }
 
@@ -65,24 +71,29 @@ impl Drive {
     }
 
     fn json(&self) -> Value {
+        let asked = self.asked.as_ref();
         json!({
             "critical_warning": self.critical_warning,
             "critical_warnings": self.warnings(),
             "temperature_celsius": self.temperature_celsius,
-            "spare_percent": self.spare_percent,
-            "used_percent": self.used_percent,
-            "media_errors": self.media_errors,
+            "spare_percent": asked.map(|asked| asked.spare_percent),
+            "used_percent": asked.map(|asked| asked.used_percent),
+            "media_errors": asked.map(|asked| asked.media_errors),
         })
     }
 
     fn lines(&self) -> Vec<String> {
         let warnings = if self.critical_warning == 0 { "none".to_owned() } else { self.warnings().join("; ") };
+        let said = |of: fn(&Asked) -> String| {
+            let why = "not known: the kernel lets only root ask the drive; `forebay doctor`, run as root, shows it";
+            self.asked.as_ref().map_or_else(|| why.to_owned(), of)
+        };
         [
             ("drive warnings", warnings),
             ("drive temperature", format!("{} C", self.temperature_celsius)),
-            ("drive spare", format!("{} %", self.spare_percent)),
-            ("drive used", format!("{} %", self.used_percent)),
-            ("drive media errors", self.media_errors.to_string()),
+            ("drive spare", said(|asked| format!("{} %", asked.spare_percent))),
+            ("drive used", said(|asked| format!("{} %", asked.used_percent))),
+            ("drive media errors", said(|asked| asked.media_errors.to_string())),
         ]
         .map(|(name, value)| format!("{name:<20} {value}"))
         .into()
@@ -109,5 +120,9 @@ mod tests {
         let json = drive.json();
         assert_eq!((json["temperature_celsius"].as_i64(), json["media_errors"].as_u64()), (Some(37), Some(12)));
         assert_eq!(json["critical_warnings"].as_array().map(Vec::len), Some(2));
+        let drive = Drive::of(&counters([2, 0b10, 310, 0, 0, 0])).unwrap();
+        let (lines, json) = (drive.lines(), drive.json());
+        assert!(lines[1].ends_with(" 37 C") && lines[2].contains("not known: the kernel lets only root"), "{lines:?}");
+        assert!(json["spare_percent"].is_null() && json["temperature_celsius"] == 37, "{json}");
     }
 }

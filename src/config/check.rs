@@ -61,16 +61,18 @@ impl Config {
 
     fn check_format(&self, problems: &mut Problems) {
         let format = &self.format;
-        problems.range("format.segment_bytes", format.segment_bytes, ByteSize::mib(1)..=ByteSize::gib(1));
-        problems.blocks("format.segment_bytes", format.segment_bytes);
+        if let Some(segment_bytes) = format.segment_bytes {
+            problems.range("format.segment_bytes", segment_bytes, ByteSize::mib(1)..=ByteSize::gib(1));
+            problems.blocks("format.segment_bytes", segment_bytes);
+        }
+        let segment_bytes = format.segment_bytes.unwrap_or(ByteSize(self.segment_bytes_chosen_min()));
         problems.range("format.shards", format.shards, 1..=SHARDS_MAX);
         if let Some(capacity) = format.capacity {
-            let least = Layout::device_bytes_min(format.segment_bytes.0, format.shards);
+            let least = Layout::device_bytes_min(segment_bytes.0, format.shards);
             problems.unless(capacity.0 >= least, "format.capacity", || {
                 format!(
-                    "is {capacity}, too small for {SEGMENTS_PER_SHARD_MIN} segments of {} for each of {} shards; use \
-                     at least {}MiB, fewer shards or smaller segments",
-                    format.segment_bytes,
+                    "is {capacity}, too small for {SEGMENTS_PER_SHARD_MIN} segments of {segment_bytes} for each of {} \
+                     shards; use at least {}MiB, fewer shards or smaller segments",
                     format.shards,
                     least.div_ceil(1 << 20)
                 )
@@ -103,12 +105,11 @@ impl Config {
         let wal = &self.wal;
         problems.range("wal.frame_bytes_max", wal.frame_bytes_max, BLOCK..=ByteSize::mib(16));
         problems.blocks("wal.frame_bytes_max", wal.frame_bytes_max);
-        problems.unless(wal.frame_bytes_max.0 <= self.format.segment_bytes.0 / 2, "wal.frame_bytes_max", || {
-            format!(
-                "is {}; use at most half of format.segment_bytes ({})",
-                wal.frame_bytes_max, self.format.segment_bytes
-            )
-        });
+        if let Some(segment_bytes) = self.format.segment_bytes {
+            problems.unless(wal.frame_bytes_max.0 <= segment_bytes.0 / 2, "wal.frame_bytes_max", || {
+                format!("is {}; use at most half of format.segment_bytes ({segment_bytes})", wal.frame_bytes_max)
+            });
+        }
         problems.range("wal.frames_in_flight_max", wal.frames_in_flight_max, 1..=256);
         problems.range("wal.watermark_interval", wal.watermark_interval, Nanos::millis(1)..=Nanos::millis(60_000));
         problems.range("wal.window_interval", wal.window_interval, Nanos::micros(10)..=Nanos::millis(60_000));
@@ -144,7 +145,8 @@ impl Config {
         problems.blocks("rings.arena_bytes", rings.arena_bytes);
         problems.blocks("rings.arena_bytes_max", rings.arena_bytes_max);
         problems.range("rings.arena_bytes_max", rings.arena_bytes_max, ByteSize::kib(64)..=ByteSize::gib(64));
-        let least = (self.limits.key_bytes_max.0 + self.limits.value_bytes_max.0).saturating_mul(2);
+        let largest = self.limits.key_bytes_max.0.saturating_add(self.limits.value_bytes_max.0);
+        let least = largest.saturating_mul(2).min(1 << 60);
         problems.unless(rings.arena_bytes.0 >= least, "rings.arena_bytes", || {
             format!(
                 "is {}; use at least {}, twice the largest key and value, or lower limits.value_bytes_max",
@@ -164,6 +166,7 @@ impl Config {
         let named = |path: &Option<std::path::PathBuf>| path.as_ref().is_none_or(|path| !path.as_os_str().is_empty());
         problems.unless(named(&self.device.path), "device.path", || "is empty; name a file or a block device".into());
         problems.unless(named(&self.rings.socket), "rings.socket", || "is empty; name a path or leave it out".into());
+        problems.range("device.timeout", self.device.timeout, Nanos::millis(1_000)..=Nanos::millis(3_600_000));
         let flight = &self.flight.directory;
         problems.unless(flight.as_os_str().is_empty() || flight.is_absolute(), "flight.directory", || {
             format!("is {}; use an absolute path, or \"\" for no flight recorder", flight.display())

@@ -1,6 +1,7 @@
 //! What a configuration needs in memory, known before anything is started.
 
 use super::{ByteSize, Config};
+use crate::buffer::{SMALL_BYTES, SMALL_COUNT};
 use crate::ring::protocol::segment;
 use crate::wal::layout::BLOCK_BYTES;
 
@@ -21,7 +22,9 @@ impl Config {
     /// Frames that a record of the largest value takes, its key and one for the end included.
     #[must_use]
     pub fn frames_per_record_max(&self) -> u64 {
-        self.limits.value_bytes_max.0.div_ceil(self.wal.frame_bytes_max.0 - FRAME_OVERHEAD_BYTES) + 2
+        // Also of a configuration that is still to be checked.
+        let carried = self.wal.frame_bytes_max.0.saturating_sub(FRAME_OVERHEAD_BYTES).max(1);
+        self.limits.value_bytes_max.0.div_ceil(carried).saturating_add(2)
     }
 
     /// Why a namespace with segments of this size cannot be served with these limits, and what to do; `None` where it
@@ -45,7 +48,15 @@ impl Config {
     /// The smallest segment that holds a record of the largest value.
     #[must_use]
     pub fn segment_bytes_min(&self) -> u64 {
-        self.frames_per_record_max() * self.wal.frame_bytes_max.0 + BLOCK_BYTES as u64
+        self.frames_per_record_max().saturating_mul(self.wal.frame_bytes_max.0).saturating_add(BLOCK_BYTES as u64)
+    }
+
+    /// The smallest segment that `format` chooses by itself: a power of two that holds a record of the largest value, and
+    /// two frames.
+    #[must_use]
+    pub fn segment_bytes_chosen_min(&self) -> u64 {
+        let needed = self.segment_bytes_min().max(self.wal.frame_bytes_max.0.saturating_mul(2));
+        needed.clamp(1 << 20, 1 << 40).next_power_of_two()
     }
 
     /// Frame buffers of one reactor: one large record and the header of a segment, and for every shard the frames in
@@ -60,6 +71,12 @@ impl Config {
     #[must_use]
     pub fn frame_buffer_bytes(&self, shards: u32, reactors: u32) -> u64 {
         u64::from(reactors) * self.buffers_per_reactor(shards, reactors) * self.wal.frame_bytes_max.0
+    }
+
+    /// Buffers of all reactors for values that are read from the drive.
+    #[must_use]
+    pub fn read_buffer_bytes(&self, reactors: u32) -> u64 {
+        u64::from(reactors) * (SMALL_COUNT * SMALL_BYTES) as u64
     }
 
     /// The most memory that an appliance with this configuration and so many shards uses, part by part. The shards
@@ -82,6 +99,11 @@ impl Config {
                 bytes: self.frame_buffer_bytes(shards, reactors),
             },
         ];
+        parts.push(MemoryPart {
+            name: "read buffers",
+            reason: format!("{reactors} reactors x {SMALL_COUNT} values that are read at once"),
+            bytes: self.read_buffer_bytes(reactors),
+        });
         if self.flight_recorder() {
             parts.push(MemoryPart {
                 name: "flight recorder",

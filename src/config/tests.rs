@@ -122,7 +122,8 @@ fn bounds_across_fields() {
             "[format]\nsegment_bytes = \"1MiB\"\n[wal]\nframe_bytes_max = \"1MiB\"",
             "at most half of format.segment_bytes",
         ),
-        ("[format]\ncapacity = \"64MiB\"", "use at least 769MiB, fewer shards"),
+        ("[format]\nsegment_bytes = \"64MiB\"\ncapacity = \"64MiB\"", "use at least 769MiB, fewer shards"),
+        ("[format]\ncapacity = \"16MiB\"", "too small for 3 segments of 2MiB for each of 4 shards; use at least 25MiB"),
         ("[rings]\nsq_entries = 2048", "use at least rings.sq_entries (2048)"),
         ("[rings]\nsq_entries = 100", "use a power of two, such as 128"),
         ("[rings]\narena_bytes = \"1MiB\"", "twice the largest key and value"),
@@ -142,14 +143,36 @@ fn the_least_capacity_is_one_that_can_be_laid_out() {
     for (shards, segment_mib) in [(1, 1), (4, 64), (16, 256), (1_024, 1)] {
         let mut config = Config::default();
         config.wal.frame_bytes_max = ByteSize::kib(64);
-        (config.format.shards, config.format.segment_bytes) = (shards, ByteSize::mib(segment_mib));
-        let least = Layout::device_bytes_min(config.format.segment_bytes.0, shards);
+        let segment_bytes = ByteSize::mib(segment_mib);
+        (config.format.shards, config.format.segment_bytes) = (shards, Some(segment_bytes));
+        let least = Layout::device_bytes_min(segment_bytes.0, shards);
         config.format.capacity = Some(ByteSize(least));
         config.check().unwrap();
-        Layout::plan(least, config.format.segment_bytes.0, shards).unwrap();
+        Layout::plan(least, segment_bytes.0, shards).unwrap();
         config.format.capacity = Some(ByteSize(least - 4_096));
         assert!(config.check().unwrap_err().to_string().contains("format.capacity"));
-        Layout::plan(least - 4_096, config.format.segment_bytes.0, shards).unwrap_err();
+        Layout::plan(least - 4_096, segment_bytes.0, shards).unwrap_err();
+    }
+}
+
+#[test]
+fn chosen_segments_are_served() {
+    let mut config = Config::default();
+    for (value_kib, frame_kib, least_mib) in [(1_024, 256, 2), (1, 4, 1), (16 << 10, 256, 32), (1, 16 << 10, 64)] {
+        config.limits.value_bytes_max = ByteSize::kib(value_kib);
+        config.wal.frame_bytes_max = ByteSize::kib(frame_kib);
+        let least = config.segment_bytes_chosen_min();
+        assert_eq!(least, least_mib << 20);
+        assert_eq!(config.segment_too_small(least), None);
+        config.format.segment_bytes = Some(ByteSize(least));
+        assert!(config.check().map_err(|error| error.to_string()).map_or_else(|e| !e.contains("frame"), |()| true));
+    }
+    // What is out of bounds is told of, and nothing overflows over it.
+    config.format.segment_bytes = None;
+    config.format.capacity = Some(ByteSize(u64::MAX));
+    for bytes in [0, 1, 160, u64::MAX] {
+        (config.wal.frame_bytes_max, config.limits.value_bytes_max) = (ByteSize(bytes), ByteSize(u64::MAX));
+        config.check().unwrap_err();
     }
 }
 

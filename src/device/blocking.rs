@@ -43,8 +43,10 @@ pub(super) fn transfer(
     operation: &mut Operation,
 ) -> Result<(), DeviceError> {
     operation.check(capacity_bytes)?;
-    if operation.kind == OperationKind::Read {
-        return carry_out(file, operation, ReadWriteFlags::empty());
+    match operation.kind {
+        OperationKind::Read => return carry_out(file, operation, ReadWriteFlags::empty()),
+        OperationKind::Deallocate => return Err(DeviceError::INVALID),
+        OperationKind::WriteDurable => {}
     }
     flush_failed.get().map_or(Ok(()), Err)?;
     let result = match durability {
@@ -62,7 +64,7 @@ fn carry_out(file: &File, operation: &mut Operation, flags: ReadWriteFlags) -> R
     let buffer = &mut operation.buffer[..operation.bytes as usize];
     let transferred = match operation.kind {
         OperationKind::Read => retry(|| file.read_at(buffer, at)),
-        OperationKind::WriteDurable => retry(|| Ok(pwritev2(file, &[IoSlice::new(buffer)], at, flags)?)),
+        _ => retry(|| Ok(pwritev2(file, &[IoSlice::new(buffer)], at, flags)?)),
     };
     match transferred {
         Ok(bytes) if bytes == operation.bytes as usize => Ok(()),

@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use forebay_sys::uring::nvme::NvmeCommand;
 
+use super::hwmon::{Hwmon, Temperature};
 use super::nvme;
 use crate::bytes::{get_u16, get_u64};
 
@@ -80,9 +81,27 @@ pub fn celsius(kelvin: u16) -> i32 {
     i32::from(kelvin) - ZERO_CELSIUS_KELVIN
 }
 
+/// The place of the temperature among the critical warnings.
+const WARNING_TEMPERATURE: u8 = 1 << 1;
+
+/// What came of asking a drive.
+pub enum Reading {
+    Whole(Health),
+    /// The drive may not be asked, and why; what the kernel shows to everybody.
+    Temperature(Health, io::Error),
+}
+
+impl Reading {
+    fn temperature(found: Temperature, why: io::Error) -> Reading {
+        let critical_warning = if found.alarm { WARNING_TEMPERATURE } else { 0 };
+        let health = Health { critical_warning, temperature_kelvin: found.kelvin, ..Health::default() };
+        Reading::Temperature(health, why)
+    }
+}
+
 /// Where a drive is asked while it serves. Holds it open.
 pub enum Source {
-    Kernel(File),
+    Kernel(File, Option<Hwmon>),
     #[cfg(feature = "spdk")]
     Spdk(Arc<forebay_sys::spdk::Controller>),
 }
@@ -92,11 +111,19 @@ impl Source {
     ///
     /// # Errors
     /// Only root may, the controller refuses, or it is gone.
-    pub fn read(&self) -> io::Result<Health> {
+    pub fn read(&self) -> io::Result<Reading> {
         match self {
-            Source::Kernel(device) => Health::read(device),
+            Source::Kernel(device, hwmon) => match Health::read(device) {
+                Ok(health) => Ok(Reading::Whole(health)),
+                Err(why) => match hwmon.as_ref().and_then(Hwmon::read) {
+                    Some(temperature) => Ok(Reading::temperature(temperature, why)),
+                    None => Err(why),
+                },
+            },
             #[cfg(feature = "spdk")]
-            Source::Spdk(controller) => Ok(Health::parse(&controller.smart_log(Duration::from_secs(10))?)),
+            Source::Spdk(controller) => {
+                Ok(Reading::Whole(Health::parse(&controller.smart_log(Duration::from_secs(10))?)))
+            }
         }
     }
 }
@@ -104,6 +131,7 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::hwmon::tests::Tree;
 
     #[test]
     fn the_log_is_read_as_the_specification_has_it() {
@@ -126,6 +154,20 @@ mod tests {
 
     #[test]
     fn what_is_no_nvme_device_is_an_error() {
-        assert!(Source::Kernel(File::open("/dev/null").unwrap()).read().is_err());
+        assert!(Source::Kernel(File::open("/dev/null").unwrap(), None).read().is_err());
+    }
+
+    #[test]
+    fn who_may_not_ask_the_drive_sees_its_temperature() {
+        let tree = Tree::new("health", "hwmon0");
+        tree.say("temp1_input", "71850");
+        tree.say("temp1_alarm", "1");
+        // As the kernel refuses an ordinary user, /dev/null refuses everybody.
+        let source = Source::Kernel(File::open("/dev/null").unwrap(), Hwmon::at(&tree.disk()));
+        let Ok(Reading::Temperature(health, _)) = source.read() else { panic!("the temperature is there") };
+        let words: Vec<_> = warnings_in(health.critical_warning).collect();
+        assert_eq!((celsius(health.temperature_kelvin), words), (72, vec![WARNINGS[1]]));
+        drop(tree);
+        assert!(source.read().is_err(), "it is gone");
     }
 }

@@ -121,6 +121,7 @@ impl Device for MemoryDevice {
             block_bytes: BLOCK_BYTES,
             operations_max: self.operations_max,
             tier: Tier::Memory,
+            deallocate_bytes_max: 0,
         }
     }
 
@@ -141,6 +142,7 @@ impl Device for MemoryDevice {
             match operation.kind {
                 OperationKind::Read => self.disk.read(operation.address, &mut operation.buffer[..bytes]),
                 OperationKind::WriteDurable => self.disk.write(operation.address, &operation.buffer[..bytes]),
+                OperationKind::Deallocate => Err(DeviceError::INVALID),
             }
         });
         Some(Completion { operation, result })

@@ -18,6 +18,7 @@ use super::controller_name::Name;
 use super::drive::Drive;
 use super::flush::FlushFailed;
 use super::health;
+use super::hwmon::Hwmon;
 use super::identity::{DriveId, Identity};
 use super::memory::{MemoryDevice, MemoryDisk};
 use super::occupant;
@@ -45,6 +46,8 @@ pub struct OpenOptions {
     pub tier: TierChoice,
     /// How a write is made durable.
     pub durability: DriveDurability,
+    /// Tell the drive which blocks carry nothing any more, where it can be told.
+    pub deallocate: bool,
     /// How long to wait for the lock of a process that lives: it may be about to end. For one that was killed this waits
     /// longer: the kernel holds its lock until the last write under way has ended, and reading before that could miss it.
     pub lock_wait: Duration,
@@ -63,6 +66,7 @@ impl Default for OpenOptions {
             read_only: false,
             tier: TierChoice::Auto,
             durability: DriveDurability::Auto,
+            deallocate: true,
             lock_wait: Duration::from_secs(3),
             buffer_bytes: 64 << 20,
             hugepages: true,
@@ -170,6 +174,7 @@ impl OpenDevice {
             block_bytes: BLOCK_BYTES,
             operations_max: options.operations_max,
             tier: Tier::FileBlocking,
+            deallocate_bytes_max: 0,
         };
         let identity = if block { Identity::of(metadata.rdev()) } else { Identity::default() };
         let whole = drive.as_ref().filter(|drive| block && !drive.partition);
@@ -318,12 +323,18 @@ impl OpenDevice {
         }
     }
 
+    /// Whether the drive is told of blocks that carry nothing any more, for people.
+    #[must_use]
+    pub fn deallocation(&self) -> &'static str {
+        if self.geometry.deallocate_bytes_max > 0 { "deallocates what is given up" } else { "deallocates nothing" }
+    }
+
     /// Where the drive is asked of its health; None where nobody answers.
     #[must_use]
     pub fn health(&self) -> Option<health::Source> {
         match &self.backing {
             Backing::File { file, drive: Some(drive), .. } if drive.is_nvme() => {
-                file.try_clone().ok().map(health::Source::Kernel)
+                file.try_clone().ok().map(|file| health::Source::Kernel(file, Hwmon::of(&drive.name)))
             }
             #[cfg(feature = "spdk")]
             Backing::Spdk(attached) => Some(attached.health()),
@@ -385,15 +396,15 @@ impl OpenDevice {
             return Err(Error::new("neither a file nor a block device").context(self.name()));
         };
         let file = file.try_clone().map_err(|error| explain(&error).context(self.name()))?;
-        let geometry = Geometry { tier: Tier::FileBlocking, ..self.geometry };
+        let geometry = Geometry { tier: Tier::FileBlocking, deallocate_bytes_max: 0, ..self.geometry };
         Ok(AnyDevice::Blocking(BlockingDevice::new(file, geometry, *durability, flush_failed.clone())))
     }
 
     /// A device of a tier that goes through io_uring.
     fn ring(&self, geometry: Geometry, span: Option<&DmaSpan>) -> io::Result<AnyDevice> {
         match (&self.backing, geometry.tier) {
-            (Backing::File { generic: Some(generic), flush_failed, .. }, Tier::Passthrough { .. }) => {
-                Ok(AnyDevice::Passthrough(generic.device(geometry, flush_failed, span)?))
+            (Backing::File { file, generic: Some(generic), flush_failed, .. }, Tier::Passthrough { .. }) => {
+                Ok(AnyDevice::Passthrough(generic.device(geometry, flush_failed, span, file)?))
             }
             (Backing::File { file, write_path, flush_failed, .. }, _) => Ok(AnyDevice::Uring(UringDevice::new(
                 file.try_clone()?,

@@ -12,6 +12,7 @@ const DEFAULT: OpenOptions = OpenOptions {
     read_only: false,
     tier: TierChoice::Auto,
     durability: DriveDurability::Auto,
+    deallocate: true,
     lock_wait: Duration::ZERO,
     buffer_bytes: 0,
     hugepages: false,

@@ -15,13 +15,18 @@ use super::nvme::Namespace;
 use super::nvme_status::NvmeStatus;
 use super::{BLOCK_BYTES, Completion, Device, DeviceError, Geometry, Head, Operation, OperationKind, Tier};
 use crate::buffer::Buffer;
-use crate::bytes::len_u32;
+use crate::bytes::{len_u32, put_u32, put_u64};
 use crate::types::DriveDurability;
 
 /// I/O command opcodes (NVM Command Set Specification 1.1, figure 21).
 const FLUSH: u8 = 0x00;
 const WRITE: u8 = 0x01;
 const READ: u8 = 0x02;
+const DATASET_MANAGEMENT: u8 = 0x09;
+/// Attribute Deallocate, in dword 11 of Dataset Management.
+const DEALLOCATE: u32 = 1 << 2;
+/// An entry of its list of ranges (figure 43): context attributes, length in blocks, first block.
+const RANGE_BYTES: u32 = 16;
 /// Force Unit Access, in dword 12 of a write.
 const FUA: u32 = 1 << 30;
 
@@ -62,7 +67,8 @@ impl Generic {
         }
     }
 
-    /// One device for one reactor. A flush of it that fails condemns those of `flush_failed` too.
+    /// One device for one reactor. A flush of it that fails condemns those of `flush_failed` too. `lock` is the file that
+    /// keeps others away from the namespace: what a killed process left under way ends before they get it.
     ///
     /// # Errors
     /// What the kernel said: EINVAL before Linux 5.19, ENOMEM for want of locked memory.
@@ -71,8 +77,9 @@ impl Generic {
         geometry: Geometry,
         flush_failed: &FlushFailed,
         span: Option<&DmaSpan>,
+        lock: &File,
     ) -> io::Result<PassthroughDevice> {
-        PassthroughDevice::new(self, geometry, flush_failed, span)
+        PassthroughDevice::new(self, geometry, flush_failed, span, lock)
     }
 
     /// How a write becomes durable here, for people.
@@ -121,9 +128,10 @@ impl PassthroughDevice {
         geometry: Geometry,
         flush_failed: &FlushFailed,
         span: Option<&DmaSpan>,
+        lock: &File,
     ) -> io::Result<PassthroughDevice> {
         let iopoll = geometry.tier == Tier::Passthrough { polled: true };
-        let options = UringOptions { iopoll, task_run: TaskRun::Cooperative, span };
+        let options = UringOptions { iopoll, task_run: TaskRun::Cooperative, span, held: Some(lock) };
         let namespace = generic.namespace.clone();
         let part_bytes_max = part_bytes_max(&namespace, generic.transfer_bytes_max);
         let parts_max = OPERATION_BYTES_MAX.div_ceil(part_bytes_max);
@@ -179,16 +187,29 @@ impl PassthroughDevice {
     }
 }
 
+/// The list of the one range that a `Deallocate` names.
+fn range(namespace: &Namespace, address: u64, bytes: u32) -> [u8; RANGE_BYTES as usize] {
+    let mut entry = [0; RANGE_BYTES as usize];
+    put_u32(&mut entry, 4, bytes / namespace.block_bytes);
+    put_u64(&mut entry, 8, address / u64::from(namespace.block_bytes));
+    entry
+}
+
 /// `through`: a write goes through a volatile cache.
 fn command(namespace: &Namespace, through: bool, kind: OperationKind, address: u64, bytes: u32) -> NvmeCommand {
-    let [low, high] = words(address / u64::from(namespace.block_bytes));
-    // NLB, the number of blocks, counts from 0.
-    let blocks = bytes / namespace.block_bytes - 1;
     let (opcode, control) = match kind {
         OperationKind::Read => (READ, 0),
         OperationKind::WriteDurable if through && namespace.volatile_cache => (WRITE, FUA),
         OperationKind::WriteDurable => (WRITE, 0),
+        // NR, the number of ranges, counts from 0.
+        OperationKind::Deallocate => {
+            let (opcode, nsid) = (DATASET_MANAGEMENT, namespace.id);
+            return NvmeCommand { opcode, nsid, cdw10: 0, cdw11: DEALLOCATE, cdw12: 0 };
+        }
     };
+    let [low, high] = words(address / u64::from(namespace.block_bytes));
+    // NLB, the number of blocks, counts from 0.
+    let blocks = bytes / namespace.block_bytes - 1;
     NvmeCommand { opcode, nsid: namespace.id, cdw10: low, cdw11: high, cdw12: blocks | control }
 }
 
@@ -232,16 +253,24 @@ impl Device for PassthroughDevice {
             return Err(operation);
         }
         let checked = operation.check(self.geometry.capacity_bytes);
-        let short = operation.bytes <= OPERATION_BYTES_MAX;
+        let deallocates = operation.kind == OperationKind::Deallocate;
+        let short =
+            operation.bytes <= if deallocates { self.geometry.deallocate_bytes_max } else { OPERATION_BYTES_MAX };
         if let Err(error) = checked.and(if short { Ok(()) } else { Err(DeviceError::INVALID) }) {
             self.ended.push_back(Completion { operation, result: Err(error) });
             return Ok(());
         }
-        let (head, buffer) = operation.split();
+        let (head, mut buffer) = operation.split();
         let (namespace, part_bytes_max, through) = (&self.namespace, self.part_bytes_max, self.flushes.is_none());
-        let parts = (0..head.bytes.div_ceil(part_bytes_max)).map(|part| {
+        let transferred_bytes = if deallocates {
+            buffer[..RANGE_BYTES as usize].copy_from_slice(&range(namespace, head.address.0, head.bytes));
+            RANGE_BYTES
+        } else {
+            head.bytes
+        };
+        let parts = (0..transferred_bytes.div_ceil(part_bytes_max)).map(|part| {
             let offset = part * part_bytes_max;
-            let bytes = part_bytes_max.min(head.bytes - offset);
+            let bytes = part_bytes_max.min(transferred_bytes - offset);
             let command = command(namespace, through, head.kind, head.address.0 + u64::from(offset), bytes);
             Part { command, offset: offset as usize, bytes }
         });
@@ -291,6 +320,15 @@ mod tests {
         assert_eq!(command(&plain, true, OperationKind::WriteDurable, 0, 4096).cdw12, 0, "without a cache no FUA");
         let flushed = command(&namespace(4096, 1 << 20), false, OperationKind::WriteDurable, 0, 4096);
         assert_eq!(flushed.cdw12, 0, "before a flush no FUA");
+    }
+
+    #[test]
+    fn a_deallocation_names_its_range_in_the_namespaces_blocks() {
+        let told = command(&namespace(512, 1 << 20), true, OperationKind::Deallocate, 0x300_0000_1000, RANGE_BYTES);
+        let expected = NvmeCommand { opcode: 0x09, nsid: 1, cdw10: 0, cdw11: 4, cdw12: 0 };
+        assert_eq!(told, expected);
+        let list = range(&namespace(512, 1 << 20), 0x300_0000_1000, (64 << 20) - 4096);
+        assert_eq!(list, [0, 0, 0, 0, 0xf8, 0xff, 1, 0, 8, 0, 0, 0x80, 1, 0, 0, 0]);
     }
 
     #[test]

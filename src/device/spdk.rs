@@ -63,6 +63,7 @@ impl SpdkDevice {
             (OperationKind::Read, _) => Command::Read,
             (OperationKind::WriteDurable, WritePath::Through) => Command::WriteThrough,
             (OperationKind::WriteDurable, WritePath::Plain | WritePath::ThenFlush) => Command::Write,
+            (OperationKind::Deallocate, _) => Command::Deallocate,
         };
         let scale = self.blocks_per_block;
         let block = head.address.0 / u64::from(self.geometry.block_bytes) * u64::from(scale);

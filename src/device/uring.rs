@@ -61,7 +61,7 @@ impl UringDevice {
         let iopoll = geometry.tier == Tier::Block { polled: true };
         // The three ways measure alike here, within the noise. This one spares the poller an interrupt for each
         // completion, and does not tie the ring to the thread that made it.
-        let options = UringOptions { iopoll, task_run: TaskRun::Cooperative, span };
+        let options = UringOptions { iopoll, task_run: TaskRun::Cooperative, span, held: None };
         let uring = Uring::new(file.try_clone()?, geometry.operations_max, &options)?;
         let ended = VecDeque::with_capacity(geometry.operations_max as usize);
         Ok(UringDevice { uring, file, geometry, write_path, ended, lone: None, flush_failed })
@@ -79,6 +79,10 @@ impl UringDevice {
             return Ok(());
         }
         let how = match (operation.kind, self.write_path) {
+            (OperationKind::Deallocate, _) => {
+                self.ended.push_back(Completion { operation, result: Err(DeviceError::INVALID) });
+                return Ok(());
+            }
             (OperationKind::Read, _) => Transfer::Read,
             (OperationKind::WriteDurable, WritePath::Through) => Transfer::WriteDsync,
             (OperationKind::WriteDurable, WritePath::ThenFlush { .. }) => Transfer::Write,
@@ -190,7 +194,13 @@ mod tests {
     fn fails_the_writes_of_all(lone: DriveDurability) {
         let scratch = Scratch::file(1 << 20);
         let failed = FlushFailed::default();
-        let geometry = Geometry { capacity_bytes: 1 << 20, block_bytes: 4096, operations_max: 4, tier: Tier::File };
+        let geometry = Geometry {
+            capacity_bytes: 1 << 20,
+            block_bytes: 4096,
+            operations_max: 4,
+            tier: Tier::File,
+            deallocate_bytes_max: 0,
+        };
         let open = || {
             let file = File::options().read(true).write(true).open(scratch.path()).unwrap();
             UringDevice::new(file, geometry, WritePath::ThenFlush { lone }, failed.clone(), None)

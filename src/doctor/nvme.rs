@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{Check, State, entries, file_name, text};
 use crate::device::drive::Drive;
 use crate::device::health::{Health, celsius, warnings_in};
+use crate::device::hwmon::Hwmon;
 use crate::device::nvme::Namespace;
 
 /// The class of an NVMe controller on the PCI bus.
@@ -70,6 +71,18 @@ fn namespace(name: &str) -> Option<Check> {
             .push("give the driver polled queues: `modprobe nvme poll_queues=N` (boot: nvme.poll_queues=N)".to_owned());
     }
     let opened = drive.generic().map(std::fs::File::open);
+    let health = opened.as_ref().and_then(|opened| Health::read(opened.as_ref().ok()?).ok());
+    let temperature = Hwmon::of(name).and_then(|hwmon| hwmon.read());
+    if let Some(health) = health {
+        found += &format!("; {} C, {} % used", celsius(health.temperature_kelvin), health.used_percent);
+        remedies.extend(
+            warnings_in(health.critical_warning).map(|warning| format!("the drive warns: {warning}; replace it")),
+        );
+    } else if let Some(temperature) = temperature {
+        found += &format!("; {} C (its monitor)", celsius(temperature.kelvin));
+        remedies.push("run as root to see its whole health".to_owned());
+        remedies.extend(temperature.alarm.then(|| "the drive is too warm: look at its cooling".to_owned()));
+    }
     if let Some(Ok(file)) = &opened
         && let Ok(namespace) = Namespace::identify(file)
     {
@@ -78,16 +91,12 @@ fn namespace(name: &str) -> Option<Check> {
         } else {
             "no volatile write cache"
         };
+        let deallocates = if namespace.deallocate_bytes_max > 0 { "deallocates" } else { "does not deallocate" };
         let Namespace { model, serial, atomic_write_bytes, .. } = &namespace;
-        found +=
-            &format!("; {model}, serial {serial}; {cache}; {atomic_write_bytes} B written whole at power loss (AWUPF)");
+        found += &format!(
+            "; {model}, serial {serial}; {cache}; {deallocates}; {atomic_write_bytes} B written whole at power loss (AWUPF)"
+        );
         remedies.extend(namespace.unusable().map(|why| format!("it cannot be used: {why}")));
-        if let Ok(health) = Health::read(file) {
-            found += &format!("; {} C, {} % used", celsius(health.temperature_kelvin), health.used_percent);
-            remedies.extend(
-                warnings_in(health.critical_warning).map(|warning| format!("the drive warns: {warning}; replace it")),
-            );
-        }
     } else {
         found += if drive.volatile_cache { "; volatile write cache" } else { "; no volatile write cache" };
         remedies.push("run as root to see what the drive says of itself".to_owned());

@@ -5,7 +5,7 @@ use super::job::{Job, Order, Sizes, Target};
 use super::units::{parse_bytes, parse_duration};
 use super::values::{self, Direction, Distribution};
 use crate::ring::protocol::{KEY_BYTES_MAX, NAME_BYTES_MAX, RING_ENTRIES_MAX};
-use crate::types::{Durability, ObjectKind};
+use crate::types::{Compression, Durability, ObjectKind};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ pub struct Draft {
     norandommap: bool,
     verify: bool,
     durability: Option<Durability>,
+    compression: Option<Compression>,
+    compress_percent: Option<u32>,
     group_reporting: bool,
     percentiles: Option<Vec<f64>>,
     seed: Option<u64>,
@@ -126,6 +128,8 @@ impl Draft {
             "scan_length" => self.scan_length = Some(values::parse_scan_length(text()?)?),
             "verify" => self.verify = values::parse_verify(text()?)?,
             "durability" => self.durability = Some(text()?.parse()?),
+            "compression" => self.compression = Some(text()?.parse()?),
+            "buffer_compress_percentage" => self.compress_percent = Some(number(key, text()?, 0, 100)?),
             _ => return Ok(false),
         }
         Ok(true)
@@ -203,6 +207,8 @@ impl Draft {
             sync_every: self.sync_every.filter(|every| *every > 0),
             verify: self.verify,
             durability: self.durability,
+            compression: self.compression,
+            compress_percent: self.compress_percent.unwrap_or(0),
             group_reporting: self.group_reporting,
             group,
             percentiles: self.percentiles.clone().unwrap_or_else(|| PERCENTILES.to_vec()),
@@ -246,6 +252,9 @@ impl Draft {
         });
         refuse(stream && self.lines.contains_key("keys"), "keys", &|| {
             "a stream has no keys; use size= or a space=".into()
+        });
+        refuse(stream && self.compression.is_some(), "compression", &|| {
+            "only the values of a space are compressed; leave out compression=, or use a space=".into()
         });
         refuse(sizes_given.count() > 1, "bs", &|| "bs=, value_size= and bssplit= all set the size; keep one".into());
         refuse(whole && self.time_based && self.runtime.is_none(), "time_based", &|| {

@@ -28,7 +28,8 @@ pub struct Faults {
 
 #[derive(Default)]
 struct Store {
-    objects: Vec<(String, u8, u8)>,
+    /// Name, kind, durability, compression.
+    objects: Vec<(String, u8, u8, u8)>,
     pairs: BTreeMap<(u32, Vec<u8>), (u64, Vec<u8>)>,
     events: BTreeMap<u32, Vec<Vec<u8>>>,
     version: u64,
@@ -173,10 +174,10 @@ impl Fake {
 impl Store {
     fn open(&mut self, submission: &Submission, name: &[u8], done: &mut Completion) {
         let name = String::from_utf8(name.to_vec()).unwrap();
-        let [kind, durability, create, ..] = submission.arg0.to_le_bytes();
+        let [kind, durability, create, compression, ..] = submission.arg0.to_le_bytes();
         let known = self.objects.iter().position(|object| object.0 == name);
         if known.is_none() && create == 1 {
-            self.objects.push((name, kind, durability));
+            self.objects.push((name, kind, durability, compression));
         }
         let place = known.or((create == 1).then(|| self.objects.len() - 1));
         match place.map(|place| (place, &self.objects[place])) {
@@ -184,7 +185,7 @@ impl Store {
             Some((_, object)) if object.1 != kind => done.status = Status::WrongKind as u16,
             Some((place, object)) => {
                 done.version = place as u64 + 1;
-                done.aux = u64::from(kind) | u64::from(object.2) << 8;
+                done.aux = u64::from(kind) | u64::from(object.2) << 8 | u64::from(object.3) << 24;
             }
         }
         assert!(ObjectKind::from_wire(kind).is_some());

@@ -9,7 +9,7 @@ pub fn is_known(name: &str) -> bool {
 
 const NOT_HONOURED: &str = "
 allow_file_create allow_mounted_write allrandrepeat atomic ba block_error_percentiles blockalign blocksize_range
-blocksize_unaligned bs_unaligned bsrange buffer_compress_chunk buffer_compress_percentage buffer_pattern buffered
+blocksize_unaligned bs_unaligned bsrange buffer_compress_chunk buffer_pattern buffered
 bwavgtime cgroup cgroup_nodelete cgroup_weight clat_percentiles clientname clocksource cmd_type continue_on_error
 cpuchunks cpuload cpumask cpus_allowed cpus_allowed_policy create_fsync create_on_open create_only
 create_serialize dedupe_global dedupe_mode dedupe_percentage dedupe_working_set_percentage direct directory

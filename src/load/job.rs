@@ -1,7 +1,7 @@
 //! One job: what a section of a job file asks for, checked and complete.
 
 use super::operation::Kind;
-use crate::types::{Durability, ObjectKind};
+use crate::types::{Compression, Durability, ObjectKind};
 use std::time::Duration;
 
 /// What a job drives.
@@ -83,6 +83,10 @@ pub struct Job {
     pub verify: bool,
     /// `None`: the default of the space or stream.
     pub durability: Option<Durability>,
+    /// Of the space: it is made with this, and has to have it. `None`: whatever it has, a new one none.
+    pub compression: Option<Compression>,
+    /// Share of a value that compresses away.
+    pub compress_percent: u32,
     pub group_reporting: bool,
     /// Jobs of one group run at the same time; `stonewall` begins a new one.
     pub group: u32,

@@ -5,6 +5,7 @@ use super::figures::Figures;
 use super::histogram::{Depths, Direction, Latency, Samples};
 use super::report::{JobReport, Report, calendar, percent_of};
 use super::stats::Stats;
+use crate::types::Compression;
 use serde_json::{Map, Value, json};
 use std::time::UNIX_EPOCH;
 
@@ -79,6 +80,7 @@ fn job_json(report: &JobReport, bins: bool) -> Value {
             "kind": job.target.kind.name(),
             "name": job.target.name,
             "durability": report.durability.map(crate::types::Durability::name),
+            "compression": compression_json(report),
             "open_loop": job.rate_iops.is_some(),
             "filled": report.filled,
             "threads": report.threads,
@@ -88,6 +90,24 @@ fn job_json(report: &JobReport, bins: bool) -> Value {
     let fields = value.as_object_mut().expect("made as an object above");
     fields.extend(latency_classes(stats));
     value
+}
+
+/// What became of the values that it wrote; null where its space has no compression.
+fn compression_json(report: &JobReport) -> Value {
+    let found = report.stats.compression;
+    if report.compression == Compression::None {
+        return Value::Null;
+    }
+    json!({
+        "codec": report.compression.name(),
+        "values": found.values,
+        "plain_bytes": found.plain_bytes,
+        "stored_bytes": found.stored_bytes,
+        "ratio": found.ratio(),
+        "tried": found.tried,
+        "compressed": found.compressed,
+        "skipped": found.skipped(),
+    })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "rates are shown in few digits")]

@@ -18,6 +18,8 @@ pub struct Ledger {
     pub writer: u64,
     pub durability: Durability,
     pub bytes_max: usize,
+    /// See `Job`. The same for all jobs on a target.
+    pub compress_percent: u32,
     pub key_bytes: usize,
     /// Of a space: one a key.
     pub marks: Vec<Mark>,
@@ -36,6 +38,7 @@ impl Ledger {
             writer,
             durability,
             bytes_max: job.sizes.bytes_max() as usize,
+            compress_percent: job.compress_percent,
             key_bytes: job.key_bytes,
             marks: vec![Mark::default(); usize::try_from(keys).expect("64-bit machines only")],
             acknowledged: 0,

@@ -1,7 +1,7 @@
 //! Reads a job file: sections, options, comments. Names every error at once, each with its line.
 
 use super::draft::{Draft, Outcome};
-use super::job::JobFile;
+use super::job::{Job, JobFile};
 use crate::error::{Error, Result};
 
 /// Errors and warnings of one file, with the lines they belong to.
@@ -18,7 +18,7 @@ struct Findings {
 pub fn parse(text: &str, name: &str) -> Result<JobFile> {
     let mut findings = Findings::default();
     let (global_options, drafts) = read_sections(text, &mut findings);
-    let mut jobs = Vec::with_capacity(drafts.len());
+    let mut jobs: Vec<Job> = Vec::with_capacity(drafts.len());
     let mut group = 0;
     for (place, draft) in drafts.iter().enumerate() {
         if !draft.name.is_empty() && drafts[..place].iter().any(|earlier| earlier.name == draft.name) {
@@ -31,6 +31,19 @@ pub fn parse(text: &str, name: &str) -> Result<JobFile> {
         match draft.finish(group, place as u64) {
             Ok(job) => jobs.push(job),
             Err(errors) => findings.errors.extend(errors),
+        }
+    }
+    for (place, job) in jobs.iter().enumerate() {
+        let same = |other: &&Job| other.target == job.target && other.compress_percent != job.compress_percent;
+        if let Some(other) = jobs[..place].iter().find(same) {
+            let line = drafts.iter().find(|draft| draft.name == job.name).map_or(0, |draft| draft.line);
+            let cause = format!(
+                "jobs [{}] and [{}] drive the same {} with another buffer_compress_percentage=; make it the same",
+                other.name,
+                job.name,
+                job.target.kind.name()
+            );
+            findings.errors.push((line, cause));
         }
     }
     if drafts.is_empty() && findings.errors.is_empty() {

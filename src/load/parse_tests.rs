@@ -33,6 +33,16 @@ fn a_full_job_is_read() {
 }
 
 #[test]
+fn compression_belongs_to_spaces_and_its_data_to_all_of_a_space() {
+    let job = one("[p]\nrw=randwrite\nspace=s\ncompression=zstd\nbuffer_compress_percentage=60\n");
+    assert_eq!((job.compression, job.compress_percent), (Some(crate::types::Compression::Zstd), 60));
+    assert!(errors("[p]\nrw=write\nstream=s\nsize=1k\ncompression=lz4\n").contains("only the values of a space"));
+    assert!(errors("[p]\nrw=randwrite\ncompression=gzip\n").contains("use none, lz4 or zstd"));
+    let both = "[a]\nrw=randwrite\nspace=s\nbuffer_compress_percentage=60\n[b]\nrw=randread\nspace=s\n";
+    assert!(errors(both).contains("another buffer_compress_percentage"), "{}", errors(both));
+}
+
+#[test]
 fn a_mix_as_ycsb_has_it_is_read() {
     let job = one("[e]\nrw=randrw\nrwmixread=95\nkeys=1k\ninsert_percent=100\nscan_length=1-100\n\
                    random_distribution=latest\nruntime=1");

@@ -23,6 +23,9 @@ pub struct Stamp {
     pub write: u64,
 }
 
+/// Of each chunk of a body the end compresses away, as in fio.
+const COMPRESS_CHUNK_BYTES: usize = 512;
+
 /// Makes and checks values of up to `bytes_max`. Allocates once.
 pub struct Payload {
     pool: Vec<u8>,
@@ -30,10 +33,13 @@ pub struct Payload {
 }
 
 impl Payload {
+    /// So many percent of the bodies are zeros, in pieces.
     #[must_use]
-    pub fn new(bytes_max: usize) -> Payload {
+    pub fn new(bytes_max: usize, compress_percent: u32) -> Payload {
         let mut pool = vec![0; POOL_BYTES + bytes_max];
         Xoshiro256PlusPlus::seed_from_u64(POOL_SEED).fill_bytes(&mut pool);
+        let kept = COMPRESS_CHUNK_BYTES * (100 - compress_percent as usize) / 100;
+        pool.chunks_mut(COMPRESS_CHUNK_BYTES).for_each(|chunk| chunk.iter_mut().skip(kept).for_each(|byte| *byte = 0));
         Payload { pool, value: vec![0; bytes_max] }
     }
 
@@ -111,20 +117,31 @@ mod tests {
 
     #[test]
     fn a_value_names_its_write() {
-        let mut payload = Payload::new(4_096);
+        let mut payload = Payload::new(4_096, 0);
         for bytes in [32, 33, 100, 4_096] {
             let value = payload.fill(STAMP, bytes).to_vec();
             assert_eq!(value.len(), bytes);
             assert_eq!(payload.check(&value), Ok(STAMP));
-            assert_eq!(Payload::new(8_192).check(&value), Ok(STAMP), "another reader agrees");
+            assert_eq!(Payload::new(8_192, 0).check(&value), Ok(STAMP), "another reader agrees");
         }
         assert_eq!(payload.fill(STAMP, 10).len(), 10);
         assert_eq!(payload.fill(STAMP, 0).len(), 0);
     }
 
     #[test]
+    fn a_share_of_a_value_is_zeros() {
+        let mut payload = Payload::new(10_000, 70);
+        let value = payload.fill(STAMP, 10_000).to_vec();
+        let zeros = value.iter().filter(|byte| **byte == 0).count();
+        assert!((6_900..7_150).contains(&zeros), "{zeros}");
+        assert_eq!(payload.check(&value), Ok(STAMP));
+        assert!(Payload::new(10_000, 60).check(&value).is_err(), "each share has its own values");
+        assert!(Payload::new(100, 100).fill(STAMP, 100)[HEADER_BYTES..].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
     fn every_flipped_byte_is_seen() {
-        let mut payload = Payload::new(128);
+        let mut payload = Payload::new(128, 0);
         let value = payload.fill(STAMP, 128).to_vec();
         for at in 0..value.len() {
             let mut wrong = value.clone();

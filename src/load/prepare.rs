@@ -5,7 +5,7 @@ use super::job::Job;
 use super::payload::{Payload, Stamp, write_key};
 use super::pipeline::pipeline;
 use crate::error::{Error, Result};
-use crate::ring::client::{Client, ClientError, Object, Request, Write, events};
+use crate::ring::client::{Client, ClientError, Creation, Object, Request, Write, events};
 use crate::ring::protocol::{EVENT_HEADER_BYTES, KEY_BYTES_MAX, Status};
 use crate::types::{Durability, ObjectKind};
 use std::ops::Range;
@@ -45,11 +45,21 @@ pub fn prepare(client: &mut Client, job: &Job, writer: u64, read_bytes_max: usiz
         ))
         .remedy("make key_size= or value_size= smaller, or raise the limits in the daemon's configuration"));
     }
-    let create = Some(job.durability.unwrap_or(Durability::Strict));
+    let durability = job.durability.unwrap_or(Durability::Strict);
     let object = match job.target.kind {
-        ObjectKind::Space => client.open_space(&job.target.name, create)?,
-        ObjectKind::Stream => client.open_stream(&job.target.name, create)?,
+        ObjectKind::Space => {
+            let creation = Creation { durability, compression: job.compression.unwrap_or_default(), chained: false };
+            client.create_space(&job.target.name, creation)?
+        }
+        ObjectKind::Stream => client.open_stream(&job.target.name, Some(durability))?,
     };
+    if let Some(wanted) = job.compression.filter(|wanted| *wanted != object.compression) {
+        let (name, has) = (&job.target.name, object.compression.name());
+        return Err(Error::new(format!("the space {name:?} is there with compression={has}, not {}", wanted.name()))
+            .remedy("name another space=, or leave out compression="));
+    }
+    // Of a compressed space the stored form needs the room.
+    let read_bytes_max = read_bytes_max + client.value_bytes_max() - client.value_bytes_max_in(object);
     let mut prepared = Prepared { object, events: 0..0, read_bytes_max, filled: 0, shards: client.shards() };
     if job.reads() {
         match job.target.kind {
@@ -72,7 +82,7 @@ fn fill_how(object: Object) -> Write {
 fn fill_space(client: &mut Client, job: &Job, writer: u64, prepared: &mut Prepared) -> Result<()> {
     let (object, how) = (prepared.object, fill_how(prepared.object));
     let mut draws = Operations::new(job, 0);
-    let mut payload = Payload::new(job.sizes.bytes_max() as usize);
+    let mut payload = Payload::new(job.sizes.bytes_max() as usize, job.compress_percent);
     let mut room = [0; KEY_BYTES_MAX];
     let key = &mut room[..job.key_bytes];
     let mut missing = Vec::new();
@@ -128,7 +138,7 @@ fn fill_stream(client: &mut Client, job: &Job, writer: u64, prepared: &mut Prepa
             .remedy("give size=, so that it is filled first, or write it in an earlier job"));
     }
     let mut draws = Operations::new(job, 0);
-    let mut payload = Payload::new(job.sizes.bytes_max() as usize);
+    let mut payload = Payload::new(job.sizes.bytes_max() as usize, job.compress_percent);
     pipeline(
         client,
         wanted - present,

@@ -9,8 +9,8 @@ use super::stats::{Failure, Stats};
 use super::units::{latency_unit, nanoseconds_text, short_bytes, short_bytes_decimal, short_count};
 use super::verify::{self, Verdict};
 use crate::error::Result;
-use crate::ring::client::Client;
-use crate::types::Durability;
+use crate::ring::client::{Client, CompressionStats};
+use crate::types::{Compression, Durability};
 use std::fmt::{self, Write as _};
 use std::time::SystemTime;
 
@@ -20,6 +20,8 @@ pub struct JobReport {
     pub threads: u32,
     /// What its acknowledgements promised. `None` when it never came so far.
     pub durability: Option<Durability>,
+    /// Of its space's values.
+    pub compression: Compression,
     /// Keys or events that were missing and were written before it began, not counted.
     pub filled: u64,
     pub stats: Stats,
@@ -45,6 +47,9 @@ impl JobReport {
         }
         if let Some(durability) = self.durability {
             let _ = write!(text, ", durability={}", durability.name());
+        }
+        if self.compression != Compression::None {
+            let _ = write!(text, ", compression={}", self.compression.name());
         }
         text
     }
@@ -166,6 +171,9 @@ fn write_job(f: &mut fmt::Formatter<'_>, report: &JobReport) -> fmt::Result {
         writeln!(f, "  sync: {} of them", stats.sync.count())?;
         write_latency(f, " lat", &stats.sync)?;
     }
+    if stats.compression.values > 0 {
+        write_compression(f, &stats.compression)?;
+    }
     if let Some(layers) = &report.layers {
         write!(f, "{layers}")?;
     }
@@ -179,6 +187,20 @@ fn write_job(f: &mut fmt::Formatter<'_>, report: &JobReport) -> fmt::Result {
         usage.switches,
         usage.major_faults,
         usage.minor_faults
+    )
+}
+
+#[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
+fn write_compression(f: &mut fmt::Formatter<'_>, found: &CompressionStats) -> fmt::Result {
+    writeln!(
+        f,
+        "  compression  : {} stored as {} ({:.2}:1), values: {:.1}% compressed, {:.1}% tried and plain, {:.1}% not tried",
+        short_bytes(found.plain_bytes as f64),
+        short_bytes(found.stored_bytes as f64),
+        found.ratio(),
+        percent_of(found.compressed, found.values),
+        percent_of(found.tried - found.compressed, found.values),
+        percent_of(found.skipped(), found.values)
     )
 }
 

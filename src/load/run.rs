@@ -17,6 +17,8 @@ use super::verify::verify;
 use super::worker::Worker;
 use crate::error::Result;
 use crate::ring::client::{Client, ClientError, ConnectOptions};
+use crate::ring::protocol::PLAIN_HEADER_BYTES;
+use crate::types::Compression;
 use std::sync::Barrier;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -189,7 +191,8 @@ where
         let reads = job.reads().then_some(read_bytes_max);
         let scans = job.scan_length.map(|(_, most)| most as usize * (read_bytes_max + job.key_bytes));
         let scans = scans.into_iter().flat_map(|bytes| std::iter::repeat_n(bytes, prepared.shards as usize));
-        let writes = job.sizes.0.iter().map(|(bytes, _)| *bytes as usize).filter(|_| job.writes());
+        let header = if prepared.object.compression == Compression::None { 0 } else { PLAIN_HEADER_BYTES };
+        let writes = job.sizes.0.iter().map(|(bytes, _)| *bytes as usize + header).filter(|_| job.writes());
         let sizes = reads.into_iter().chain(scans).chain(writes).map(|bytes| bytes + job.key_bytes);
         let client = (self.connect)(&connect_options(job.iodepth, sizes))
             .map_err(|error| Some(Failure::new(Failure::DISCONNECTED, error.to_string())))?;
@@ -239,8 +242,10 @@ fn collect(threads: Vec<Thread<'_>>, report: &mut Report) {
             continue;
         }
         let durability = prepared.as_ref().map(|prepared| job.durability.unwrap_or(prepared.object.durability));
+        let compression = prepared.as_ref().map(|prepared| prepared.object.compression).unwrap_or_default();
         let filled = prepared.filter(|_| clone == 0).map_or(0, |prepared| prepared.filled);
-        report.jobs.push(JobReport { job: job.clone(), threads: 1, durability, filled, stats, failure, layers: None });
+        let (job, threads, layers) = (job.clone(), 1, None);
+        report.jobs.push(JobReport { job, threads, durability, compression, filled, stats, failure, layers });
     }
 }
 

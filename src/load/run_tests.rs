@@ -27,6 +27,40 @@ fn puts_then_gets_are_counted_and_verified() {
 }
 
 #[test]
+fn compressed_spaces_are_driven_verified_and_reported() {
+    for codec in ["lz4", "zstd"] {
+        let fake = Fake::default();
+        let text = format!(
+            "[global]\ncompression={codec}\nbuffer_compress_percentage=70\nspace=s\nkeys=200\nvalue_size=2k\n\
+             verify=crc32c\n[put]\nrw=randwrite\niodepth=8\n[scan]\nstonewall\nrw=randread\nscan_length=5\n\
+             number_ios=50\n[get]\nstonewall\nrw=randread\nnumber_ios=300\niodepth=4\n"
+        );
+        let report = run_on(&fake, &text);
+        assert!(!report.failed(), "{report}");
+        let found = report.jobs[0].stats.compression;
+        assert_eq!((found.values, found.plain_bytes, found.compressed), (200, 200 * 2_048, 200));
+        assert!((2.0..4.0).contains(&found.ratio()), "{found:?}");
+        assert_eq!(report.jobs[2].stats.read.bytes, 300 * 2_048, "plain bytes count");
+        let text = report.to_string();
+        assert!(text.contains("compression  : 400.0KiB stored as") || text.contains("compression  : 400KiB"), "{text}");
+        let json = report.to_json(false);
+        assert_eq!(json["jobs"][0]["forebay"]["compression"]["codec"], codec);
+        assert_eq!(json["jobs"][0]["forebay"]["compression"]["plain_bytes"], 200 * 2_048);
+
+        // Noise stays plain and is tried rarely; another codec is refused.
+        let noise = format!("[put]\nrw=randwrite\nspace=n\nkeys=200\nvalue_size=2k\ncompression={codec}\n");
+        let found = run_on(&fake, &noise).jobs[0].stats.compression;
+        assert_eq!((found.compressed, found.stored_bytes), (0, 200 * 2_049));
+        assert!(found.tried < 25, "{found:?}");
+        let report = run_on(&fake, &noise.replace(codec, "none"));
+        assert!(report.cause().is_some_and(|cause| cause.contains("compression=")), "{report}");
+    }
+    let damaged = Fake::with(Faults { damage_write: Some(100), ..Faults::default() });
+    let report = run_on(&damaged, &PUT.replace("verify", "compression=lz4\nbuffer_compress_percentage=80\nverify"));
+    assert!(report.failed(), "{report}");
+}
+
+#[test]
 fn events_are_appended_verified_and_read_in_order() {
     let report = run_on(
         &Fake::default(),

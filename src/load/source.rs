@@ -50,7 +50,7 @@ impl Source {
             shards: prepared.shards,
             verify: job.verify,
             operations: Operations::new(job, clone),
-            payload: Payload::new(bytes_max),
+            payload: Payload::new(bytes_max, job.compress_percent),
             writes: 0,
             next_offset: prepared.events.start,
             sync_every: job.sync_every,

@@ -2,6 +2,7 @@
 
 use super::histogram::{Depths, Direction, Latency};
 use super::timeline::Timelines;
+use crate::ring::client::CompressionStats;
 use crate::timing::Measured;
 use std::fmt;
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub struct Stats {
     pub depth: Depths,
     pub taken: Depths,
     pub usage: Usage,
+    /// Of the whole thread, its ramp included.
+    pub compression: CompressionStats,
     /// The same latencies by what an operation is, and by when it ended.
     pub timelines: Timelines,
     /// Empty without the feature `perf-diagnostics`.
@@ -33,6 +36,7 @@ impl Stats {
         self.depth.merge(&other.depth);
         self.taken.merge(&other.taken);
         self.usage.add(&other.usage);
+        self.compression.add(&other.compression);
         self.timelines.merge(&other.timelines);
         self.layers.merge(&other.layers);
     }

@@ -93,9 +93,15 @@ fn expectations(ledgers: &[&Ledger], restarted: bool) -> Vec<(usize, Vec<Mark>)>
     by_length
 }
 
+/// What the writers of one target make their values of.
+fn payload_of(ledgers: &[&Ledger]) -> Payload {
+    let bytes_max = ledgers.iter().map(|ledger| ledger.bytes_max).max().unwrap_or(0);
+    Payload::new(bytes_max, ledgers.first().map_or(0, |ledger| ledger.compress_percent))
+}
+
 fn verify_space(client: &mut Client, space: Object, ledgers: &[&Ledger], verdict: &mut Verdict) -> Result<()> {
     let bytes_max = ledgers.iter().map(|ledger| ledger.bytes_max).max().unwrap_or(0);
-    let payload = Payload::new(bytes_max);
+    let payload = payload_of(ledgers);
     for (key_bytes, marks) in expectations(ledgers, verdict.restarted) {
         let mut room = [0; KEY_BYTES_MAX];
         let key = &mut room[..key_bytes];
@@ -151,7 +157,7 @@ fn verify_stream(client: &mut Client, stream: Object, ledgers: &[&Ledger], verdi
     if from == u64::MAX {
         return Ok(());
     }
-    let payload = Payload::new(ledgers.iter().map(|ledger| ledger.bytes_max).max().unwrap_or(0));
+    let payload = payload_of(ledgers);
     let mut next: HashMap<u64, u64> = ledgers.iter().map(|ledger| (ledger.writer, 0)).collect();
     let failed = |writer, write| ledgers.iter().any(|ledger| ledger.writer == writer && ledger.failed.contains(&write));
     walk(client, stream, from, |offset, event| {

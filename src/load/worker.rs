@@ -94,6 +94,7 @@ impl<'a> Worker<'a> {
         self.began = self.clock.raw();
         let failure = self.drive().err();
         self.meter.stats.usage = Usage::of_thread().since(&before, Duration::from_nanos(self.now()));
+        self.meter.stats.compression = self.client.compression_stats();
         self.meter.stats.layers = timing::measured();
         self.meter.finish();
         (self.meter.stats, self.source.ledger, failure)

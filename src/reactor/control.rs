@@ -7,7 +7,7 @@ use crate::ring::protocol::{AUX_MORE, Completion, EndReason, Status, Submission,
 use crate::ring::server::{Control, Rights, SessionId, SessionRing};
 use crate::store::catalog::{Object, name_is_valid};
 use crate::store::{Outcome, Reply};
-use crate::types::{Durability, Lsn, ObjectId, ObjectKind, ShardId};
+use crate::types::{Compression, Durability, Lsn, ObjectId, ObjectKind, ShardId};
 use crate::wal::pool::Writer;
 use crate::wal::record::Kind;
 use crate::wal::{Fence, Room, Wal};
@@ -151,7 +151,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             return Outcome::status(Status::WrongReactor);
         }
         let name = &self.payload[..usize::from(submission.key_bytes)];
-        let [kind, durability, create, chained, ..] = submission.arg0.to_le_bytes();
+        let [kind, durability, create, compression, ..] = submission.arg0.to_le_bytes();
         let Some(kind) = ObjectKind::from_wire(kind) else { return Outcome::status(Status::BadRequest) };
         let found = |object: &Object, after: Lsn| {
             let status = if object.kind == kind { Status::Ok } else { Status::WrongKind } as u16;
@@ -162,12 +162,18 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             return found(object, told_after(&mut self.shards[0].wal, object));
         }
         let wal = &mut self.shards[0].wal;
-        if create == 0 {
+        let (create, chained) = (create & 1 != 0, create & 2 != 0);
+        if !create {
             return Outcome::status(Status::UnknownObject);
         }
-        let (Some(durability), true) = (Durability::from_wire(durability), name_is_valid(name)) else {
+        let (Some(durability), Some(compression), true) =
+            (Durability::from_wire(durability), Compression::from_wire(compression), name_is_valid(name))
+        else {
             return Outcome::status(Status::BadRequest);
         };
+        if chained && kind == ObjectKind::Space || compression != Compression::None && kind == ObjectKind::Stream {
+            return Outcome::status(Status::BadRequest);
+        }
         if self.sessions[slot].as_ref().is_some_and(|session| session.rights() == Rights::ReadOnly) {
             return Outcome::status(Status::Denied);
         }
@@ -183,10 +189,10 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if self.place.reactors.iter().any(|other| other.orders.len() * 2 > other.orders.capacity()) {
             return Outcome::Later;
         }
-        let chained = chained != 0 && kind == ObjectKind::Stream;
-        let id = self.catalog.next_id();
-        let mut object = Object { id, kind, durability, chained, name: name.into(), lsn: Lsn::NONE };
-        object.lsn = wal.append(&mut self.pool, now_ns, Kind::Create, object.id, object.attributes(), name, &[]);
+        let (id, lsn, name) = (self.catalog.next_id(), Lsn::NONE, name.into());
+        let mut object = Object { id, kind, durability, compression, chained, name, lsn };
+        let attributes = object.attributes();
+        object.lsn = wal.append(&mut self.pool, now_ns, Kind::Create, id, attributes, &object.name, &[]);
         let after = told_after(wal, &object);
         self.catalog.insert(object.clone());
         for other in self.place.reactors.iter().skip(1) {
@@ -212,10 +218,10 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 break;
             }
             let ObjectId(id) = object.id;
-            let name_bytes = crate::bytes::len_u16(object.name.len()).to_le_bytes();
-            let kinds = [object.kind as u8, object.durability as u8];
+            let [name_bytes, ..] = object.name.len().to_le_bytes();
+            let attributes = [object.kind as u8, object.durability as u8, name_bytes, object.compression as u8];
             let full = reply.bytes() >= CATALOG_BYTES_MAX;
-            if full || !reply.push(&[&id.to_le_bytes(), &kinds, &name_bytes, &object.name]) {
+            if full || !reply.push(&[&id.to_le_bytes(), &attributes, &object.name]) {
                 more = AUX_MORE;
                 break;
             }
@@ -259,7 +265,11 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             (stats::BUFFERS_FREE, self.pool.available() as u64),
             (stats::SEGMENTS_RECLAIMED, sum(|shard| shard.wal.counters.segments_reclaimed)),
             (stats::COPIED_BYTES, sum(|shard| shard.wal.counters.copied_bytes)),
+            (stats::DEVICE_OLDEST_NS, self.device.oldest_ns(self.turned_ns)),
             (stats::LIVE_BYTES, sum(|shard| shard.store.live_bytes())),
+            (stats::CACHE_BYTES, sum(|shard| shard.store.cache_bytes())),
+            (stats::DEALLOCATED_BYTES, sum(|shard| shard.wal.counters.deallocated_bytes)),
+            (stats::DEALLOCATE_FAILURES, sum(|shard| shard.wal.counters.deallocate_failures)),
         ];
         for (at, value) in gauges.into_iter().chain(self.place.drive.get()) {
             self.metrics.set(at, value);
@@ -293,7 +303,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                     shard.wal.watermark(&mut self.pool, now_ns, true);
                     quiet &= shard.wal.is_durable() && shard.wal.is_quiet();
                 }
-                if quiet && self.device.in_flight() == 0 {
+                // What a device holds that was given up is not waited for.
+                if quiet && (self.device.in_flight() == 0 || self.stall.given_up) {
                     self.phase = Phase::Stopped;
                     self.sessions.iter_mut().flatten().for_each(|session| session.end(EndReason::Stopping));
                 }
@@ -317,13 +328,22 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     pub fn deadline_ns(&self) -> Option<u64> {
         let waits = self.waiting.iter().map(|waiting| waiting.deadline_ns).min();
         let postponed = self.postponed.then_some(self.turned_ns + POSTPONED_INTERVAL_NS);
-        self.shards.iter().filter_map(|shard| shard.wal.deadline_ns()).chain(waits).chain(postponed).min()
+        self.shards
+            .iter()
+            .filter_map(|shard| shard.wal.deadline_ns())
+            .chain(waits)
+            .chain(postponed)
+            .chain(self.look_ns())
+            .min()
     }
 
-    /// Whether something is under way that goes on by itself: the device is at work, or segments are being given up.
+    /// Whether something is under way that goes on by itself: the device is at work, and not given up, or segments are
+    /// being given up.
     #[must_use]
     pub fn is_at_work(&self) -> bool {
-        self.device.in_flight() > 0 || self.shards.iter().any(|shard| shard.reclaim.is_active(&shard.wal))
+        (self.device.in_flight() > 0 && !self.stall.given_up)
+            || self.deallocation.due().is_some()
+            || self.shards.iter().any(|shard| shard.reclaim.is_active(&shard.wal))
     }
 
     /// A request that waits for a segment may wait for one of another reactor, which may sleep.
@@ -357,9 +377,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         self.place.wakes.wait(timeout)
     }
 
-    /// Gives the device back, for the one who stopped this reactor.
-    pub fn into_device(self) -> D {
-        self.device
+    /// For those who look whether this thread turns: it sleeps, or ends.
+    pub fn rest(&self) {
+        self.place.own().pulse.rest();
     }
 
     /// The shards that stopped writing, and why.

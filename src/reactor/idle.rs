@@ -37,6 +37,7 @@ fn sleep<D: Device, C: Clock>(reactor: &mut Reactor<D, C>) {
         reactor.rouse_others();
         let now_ns = reactor.now_ns();
         let timeout = reactor.deadline_ns().map(|at| Duration::from_nanos(at.saturating_sub(now_ns)));
+        reactor.rest();
         if let Err(error) = reactor.doze(timeout) {
             tracing::error!(%error, "the wait for wake-ups failed");
         }

@@ -27,7 +27,7 @@ pub(super) fn payload_bytes_max(limits: &Limits) -> usize {
 #[inline]
 fn cut_payload(opcode: Opcode, submission: &mut Submission) {
     match opcode {
-        Opcode::Put | Opcode::Scan | Opcode::Append | Opcode::AppendBatch | Opcode::AppendOnce => {}
+        Opcode::Put | Opcode::Scan | Opcode::Append | Opcode::AppendBatch | Opcode::AppendOnce | Opcode::Commit => {}
         Opcode::Get
         | Opcode::Delete
         | Opcode::Open
@@ -98,9 +98,10 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         timing::taken(submission.user_data, looked);
         cut_payload(opcode, &mut submission);
         let (outcome, at) = if submission.value_bytes as usize > self.value_bytes_max(opcode) {
-            (Outcome::status(Status::TooLarge), 0)
+            let commits = opcode == Opcode::Commit;
+            (Outcome::status(if commits { Status::TransactionTooLarge } else { Status::TooLarge }), 0)
         } else if self.copy_payload(slot, opcode, &submission) {
-            self.dispatch(slot, opcode, &submission, now_ns)
+            self.dispatch(slot, opcode, &submission, None, now_ns)
         } else {
             (Outcome::Later, 0)
         };
@@ -108,6 +109,15 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             Outcome::Answer { completion, after } => {
                 self.accept(slot);
                 self.answer(slot, submission.user_data, at, completion, after);
+                if !self.fetches.wanted.is_empty() {
+                    self.read_ahead(at, None);
+                }
+            }
+            Outcome::Fetch(want) => {
+                if !self.fetch(slot, at, submission, want) {
+                    return false;
+                }
+                self.accept(slot);
             }
             Outcome::Wait => {
                 self.accept(slot);
@@ -165,7 +175,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     pub(super) fn route(&self, opcode: Opcode, submission: &Submission) -> Option<usize> {
         let shard = match opcode {
             opcode if opcode.is_on_stream() => shard_of_stream(submission.object, self.place.shards),
-            Opcode::Scan => ShardId(u32::try_from(submission.arg1).ok().filter(|shard| *shard < self.place.shards)?),
+            Opcode::Scan | Opcode::Commit => {
+                ShardId(u32::try_from(submission.arg1).ok().filter(|shard| *shard < self.place.shards)?)
+            }
             _ => {
                 let key = &self.payload[..usize::from(submission.key_bytes)];
                 shard_of_key(submission.object, key, self.place.shards)

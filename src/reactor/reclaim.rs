@@ -4,7 +4,7 @@
 use crate::buffer::Pool;
 use crate::device::{Completion, Device, OperationKind};
 use crate::store::Store;
-use crate::types::Lsn;
+use crate::types::{Lsn, SegmentIndex};
 use crate::wal::pool::Writer;
 use crate::wal::reread::{Next, Reread};
 use crate::wal::{Fence, Link, Room, Wal};
@@ -42,6 +42,8 @@ pub(super) struct Reclaim {
     under_way: bool,
     /// Memory of the last reading, for the next one.
     loaded: Vec<u8>,
+    /// What still counts of a commit.
+    kept: Vec<u8>,
     /// Bytes that may be looked at.
     credit: usize,
     written_bytes: u64,
@@ -62,6 +64,7 @@ impl Default for Reclaim {
             step: Step::Idle,
             under_way: false,
             loaded: Vec::new(),
+            kept: Vec::new(),
             credit: 0,
             written_bytes: 0,
             round: Round::default(),
@@ -93,7 +96,7 @@ impl Reclaim {
     #[inline]
     pub(super) fn turn<D: Device>(
         &mut self,
-        store: &Store,
+        store: &mut Store,
         wal: &mut Wal,
         pool: &mut Pool,
         device: &mut D,
@@ -140,14 +143,22 @@ impl Reclaim {
     }
 
     #[cold]
-    fn slice<D: Device>(&mut self, store: &Store, wal: &mut Wal, pool: &mut Pool, device: &mut D, now_ns: u64) -> bool {
+    fn slice<D: Device>(
+        &mut self,
+        store: &mut Store,
+        wal: &mut Wal,
+        pool: &mut Pool,
+        device: &mut D,
+        now_ns: u64,
+    ) -> bool {
         self.earn(wal);
         match std::mem::replace(&mut self.step, Step::Idle) {
             Step::Idle => return self.begin(wal),
             Step::Copying(reread) => return self.copy(reread, store, wal, pool, device, now_ns),
             Step::Landing(link, lsn) if !wal.has_landed(lsn) => {
                 self.step = Step::Landing(link, lsn);
-                return false;
+                let early = if self.under_way { None } else { wal.deallocate_early(pool, &link) };
+                return early.is_some_and(|early| self.submit(device, pool, early));
             }
             Step::Landing(link, _) => self.step = Step::Freeing(link),
             Step::Freeing(link) => {
@@ -202,13 +213,13 @@ impl Reclaim {
     fn copy<D: Device>(
         &mut self,
         mut reread: Box<Reread>,
-        store: &Store,
+        store: &mut Store,
         wal: &mut Wal,
         pool: &mut Pool,
         device: &mut D,
         now_ns: u64,
     ) -> bool {
-        let (mut worked, end_lsn) = (false, reread.end_lsn());
+        let (mut worked, end_lsn, mut room) = (false, reread.end_lsn(), std::mem::take(&mut self.kept));
         while self.credit > 0 {
             match reread.peek() {
                 Next::Record(record) => {
@@ -224,11 +235,12 @@ impl Reclaim {
                         self.step = Step::Stopped;
                         return true;
                     }
-                    if let Some(kept) = store.kept(&record, end_lsn) {
+                    if let Some(kept) = store.kept(record, end_lsn, &mut room) {
                         if !self.has_room(wal, pool, kept.key.len(), kept.value.len()) {
                             break;
                         }
                         wal.append_copy(pool, now_ns, &kept);
+                        store.moved(&kept, wal.last_place(), wal.last_lsn(), wal.readable_lsn());
                     }
                     self.credit = self.credit.saturating_sub(bytes);
                     reread.advance();
@@ -241,7 +253,7 @@ impl Reclaim {
                     }
                     let link = reread.link();
                     let lsn = wal.append_give_up(pool, now_ns, &link, reread.end_lsn());
-                    self.loaded = reread.into_loaded();
+                    (self.loaded, self.kept) = (reread.into_loaded(), room);
                     self.step = Step::Landing(link, lsn);
                     return true;
                 }
@@ -260,6 +272,7 @@ impl Reclaim {
         {
             worked |= self.submit(device, pool, read);
         }
+        self.kept = room;
         self.step = Step::Copying(reread);
         worked
     }
@@ -285,20 +298,22 @@ impl Reclaim {
         self.under_way
     }
 
-    /// Takes the completion of a read or of a header.
+    /// Takes the completion of a read or of a header. Gives the segment that is free with it.
     #[cold]
-    pub(super) fn complete(&mut self, wal: &mut Wal, pool: &mut Pool, completion: Completion) {
+    pub(super) fn complete(&mut self, wal: &mut Wal, pool: &mut Pool, completion: Completion) -> Option<SegmentIndex> {
         self.under_way = false;
+        let mut free = None;
         let Completion { operation, result } = completion;
         match (&mut self.step, operation.kind, result) {
             (Step::Copying(reread), OperationKind::Read, Ok(())) => {
                 reread.load(&operation.buffer[..operation.bytes as usize]);
             }
             (Step::Freeing(_), OperationKind::WriteDurable, Ok(())) => {
-                wal.drop_oldest();
+                free = wal.drop_oldest();
                 self.step = Step::Idle;
             }
             (_, OperationKind::WriteDurable, Err(error)) => wal.fence(Fence::Device(error)),
+            (_, OperationKind::Deallocate, _) => {}
             (step, _, result) => {
                 if let Err(error) = result {
                     let (shard, address) = (wal.shard(), operation.address);
@@ -308,6 +323,7 @@ impl Reclaim {
             }
         }
         pool.give(operation.buffer);
+        free
     }
 }
 

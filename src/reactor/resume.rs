@@ -1,6 +1,8 @@
 //! A reactor whose drive is taken away and given back while it runs. What its shards hold in memory stays.
 
 use crate::device::Device;
+use crate::reactor::deallocation::Deallocation;
+use crate::reactor::stall::Stall;
 use crate::reactor::{Clock, Phase, Reactor};
 use crate::types::{Lsn, ShardId};
 use crate::wal::{Fence, Wal};
@@ -26,7 +28,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
 
     /// Gives the device back for another one. Nothing may be under way, see `is_aside`.
     pub fn replace_device(&mut self, device: D) -> D {
-        std::mem::replace(&mut self.device, device)
+        self.device.replace(device)
     }
 
     /// The last LSN that each shard gave out: what its memory holds.
@@ -40,6 +42,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         for (shard, log) in self.shards.iter_mut().zip(logs) {
             shard.resume(log, epoch);
         }
+        // What was on its way back to the pool is in the new one.
+        self.deallocation = Deallocation::default();
+        self.stall = Stall::default();
         self.phase = Phase::Settling;
     }
 }

@@ -90,7 +90,7 @@ impl Shard {
     pub(super) fn take_ready(&mut self) -> Option<Pending> {
         let (after, _) = self.pending.front()?;
         let durable = *after <= self.wal.durable_lsn();
-        if !durable && self.wal.fenced().is_none() {
+        if !durable && !self.wal.is_hopeless() {
             return None;
         }
         let (_, pending) = self.pending.pop_front()?;
@@ -113,6 +113,19 @@ impl Shard {
         self.attached && self.wal.is_stated()
     }
 
+    /// The record that was appended again, the last `taken` bytes of those, stands in the log now.
+    fn tell_place(&mut self, taken: usize) {
+        let encoded = &self.replay[self.replayed_bytes - taken..self.replayed_bytes];
+        let (place, lsn, durable) = (self.wal.last_place(), self.wal.last_lsn(), self.wal.durable_lsn());
+        let mut assembler = record::Assembler::default();
+        let store = &mut self.store;
+        let mut at = 0;
+        while let Some((part, bytes)) = self.wal.decode(&encoded[at..]) {
+            assembler.push(&part, place, &mut |record, place| store.moved(record, place, lsn, durable));
+            at += bytes;
+        }
+    }
+
     /// Appends again what the flight recorder held, as far as there is room, and attaches the recorder when all of
     /// it is durable and the first segment is there. What can never be appended fences the shard: it serves reads, and
     /// the recorder keeps what it holds for another start. Says whether this shard is ready.
@@ -122,7 +135,10 @@ impl Shard {
             let taken = record::claimed_whole_bytes(rest);
             match self.wal.room(pool, 0, taken - record::HEADER_BYTES, Writer::Replay) {
                 Room::Yes => match self.wal.replay(pool, &rest[..taken], now_ns) {
-                    Ok(()) => self.replayed_bytes += taken,
+                    Ok(()) => {
+                        self.replayed_bytes += taken;
+                        self.tell_place(taken);
+                    }
                     Err(_) => self.wal.fence(Fence::ReplayFrameTooSmall),
                 },
                 Room::NoSpace => self.wal.fence(Fence::ReplayNoSpace),

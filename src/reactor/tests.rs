@@ -1,12 +1,15 @@
 //! The vertical path over the memory device, with real rings, in one thread of control.
 
 mod catalog;
+mod commit;
+mod fetch;
 mod full;
 mod hostile;
 mod reclaim;
 mod sessions;
 #[path = "../../tests/small/mod.rs"]
 mod small;
+mod stall;
 mod stuck;
 mod trim;
 mod waits;
@@ -24,7 +27,7 @@ use crate::ring::client::{Answer, Client, Object, Request, Write};
 use crate::ring::protocol::{Status, shard_of_key};
 use crate::ring::segment::Shape;
 use crate::ring::server::{Rights, SessionId, pair_in_process};
-use crate::types::{DeviceAddress, Durability, ObjectId, ObjectKind, ShardId};
+use crate::types::{Compression, DeviceAddress, Durability, ObjectId, ObjectKind, ShardId};
 use crate::wal;
 use crate::wal::flight::Contents;
 
@@ -91,10 +94,15 @@ impl Bench {
     }
 
     fn open(&mut self, kind: ObjectKind, name: &str, durability: Durability) -> Object {
-        let request = Request::Open { kind, name, create: Some(durability) };
+        let request = Request::Open { kind, name, create: Some(durability.into()) };
         let (answer, _) = self.call(&request);
         assert_eq!(answer.status, Status::Ok);
-        Object { id: ObjectId(u32::try_from(answer.version).unwrap()), kind, durability }
+        Object {
+            id: ObjectId(u32::try_from(answer.version).unwrap()),
+            kind,
+            durability,
+            compression: Compression::None,
+        }
     }
 }
 

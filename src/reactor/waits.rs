@@ -75,6 +75,6 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if !shard.store.has_event(&self.catalog, &mut shard.wal, submission) {
             return Outcome::Wait;
         }
-        self.dispatch(*slot, Opcode::Read, submission, now_ns).0
+        self.dispatch(*slot, Opcode::Read, submission, None, now_ns).0
     }
 }

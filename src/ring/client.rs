@@ -6,6 +6,8 @@
 mod arena;
 mod calls;
 mod chain;
+mod codec;
+mod compression;
 mod connect;
 mod cursors;
 mod error;
@@ -14,6 +16,7 @@ mod reply;
 mod request;
 mod scan;
 mod slots;
+mod transaction;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -27,20 +30,25 @@ use forebay_sys::cpu;
 use forebay_sys::net::{EventFd, PollFd, PollFlags, Socket, wait};
 use forebay_sys::shm::SharedMap;
 
-use super::protocol::{self, BATCH_HEADER_BYTES, Completion, Status, notice, to_usize};
+use super::protocol::{self, AUX_MORE, BATCH_HEADER_BYTES, Completion, PLAIN_HEADER_BYTES, Status, notice, to_usize};
 use super::segment::{self, Layout};
 use crate::timing;
+use crate::types::Compression;
 use arena::Arena;
+use compression::Compressor;
 use link::Link;
-use request::{Payload, Plan};
+use request::{Form, Payload, Plan};
 use slots::{Flight, Owner, Slots};
 
+pub use super::protocol::commit::{Entry, What};
 pub use chain::{ChainCheck, Head, Verified};
+pub use compression::CompressionStats;
 pub use connect::{ConnectOptions, resume};
 pub use error::{ClientError, SubmitError};
 pub use reply::{chain_events, cursors, events, pairs};
-pub use request::{Answer, CursorMove, Object, Once, Request, Version, Write};
+pub use request::{Answer, Creation, CursorMove, Object, Once, Request, Version, Write};
 pub use scan::{Pair, ScanPage, ScanRange};
+pub use transaction::{Retry, Transaction};
 
 /// How many fruitless polls pass between two looks at whether the daemon is still there.
 const POLLS_PER_LIFE_SIGN: u32 = 4_096;
@@ -55,6 +63,14 @@ pub struct ClientParts {
     pub doorbells: Vec<EventFd>,
 }
 
+/// An answer as it came from the ring, with whom it is for, and how its reply is stored.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    owner: Owner,
+    answer: Answer,
+    form: Form,
+}
+
 /// One connection. It may move to another thread, but only one thread may use it.
 #[derive(Debug)]
 pub struct Client {
@@ -65,7 +81,7 @@ pub struct Client {
     arena: Arena,
     slots: Slots,
     /// Answers to pipelined requests that came while a blocking call waited.
-    stashed: VecDeque<(Answer, Vec<u8>)>,
+    stashed: VecDeque<(Found, Vec<u8>)>,
     next_link: usize,
     next_call: u64,
     ticket: u32,
@@ -74,6 +90,9 @@ pub struct Client {
     spin: Duration,
     /// What a value is expected to need; grows with what was seen.
     value_bytes: usize,
+    compressor: Compressor,
+    /// Room for the stored form of one value or reply.
+    stored: Vec<u8>,
     _one_thread: PhantomData<Cell<()>>,
 }
 
@@ -110,6 +129,8 @@ impl Client {
             lost: false,
             spin,
             value_bytes: 4_096,
+            compressor: Compressor::default(),
+            stored: Vec::new(),
             _one_thread: PhantomData,
         })
     }
@@ -134,6 +155,19 @@ impl Client {
         self.layout.shape.value_bytes_max as usize
     }
 
+    /// The largest value that `object` takes: in a space with compression a byte less than elsewhere.
+    #[must_use]
+    pub fn value_bytes_max_in(&self, object: Object) -> usize {
+        let header = if object.compression == Compression::None { 0 } else { PLAIN_HEADER_BYTES };
+        self.value_bytes_max().saturating_sub(header)
+    }
+
+    /// What this client did with the values that it put into spaces with compression.
+    #[must_use]
+    pub fn compression_stats(&self) -> CompressionStats {
+        self.compressor.stats
+    }
+
     /// Requests whose answer was not yet handed out.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -153,6 +187,28 @@ impl Client {
         if self.lost {
             return Err(self.loss().into());
         }
+        match *request {
+            Request::Put { space, key, value, how } if space.compression != Compression::None => {
+                if value.len() > self.value_bytes_max_in(space) {
+                    return Err(ClientError::Status(Status::TooLarge).into());
+                }
+                let plan = Plan::new(request, self.shards(), self.reactors())?;
+                if !self.links[plan.reactor as usize].has_room()? {
+                    // Before any work is done for it.
+                    return Err(SubmitError::Full);
+                }
+                let mut stored = std::mem::take(&mut self.stored);
+                let encoded = self.compressor.encode(space, value, &mut stored);
+                let put = Request::Put { space, key, value: &stored[..encoded.bytes], how };
+                let result = self.publish(owner, user_data, &put);
+                self.stored = stored;
+                result.inspect(|()| self.compressor.count(space, encoded))
+            }
+            _ => self.publish(owner, user_data, request),
+        }
+    }
+
+    fn publish(&mut self, owner: Owner, user_data: u64, request: &Request<'_>) -> Result<(), SubmitError> {
         let begun = timing::now();
         let mut plan = Plan::new(request, self.shards(), self.reactors())?;
         let link = &mut self.links[plan.reactor as usize];
@@ -176,7 +232,8 @@ impl Client {
         plan.submission.payload_offset = offset;
         plan.submission.reply_offset = reply_offset;
         self.write_payload(offset, &plan);
-        let flight = Flight { owner, user_data, reactor: plan.reactor, block, reply_offset, reply_bytes_max };
+        let (reactor, form) = (plan.reactor, plan.form);
+        let flight = Flight { owner, user_data, reactor, form, block, reply_offset, reply_bytes_max };
         plan.submission.user_data = self.slots.take(flight);
         timing::submitted(plan.submission.user_data, begun);
         Ok(self.links[plan.reactor as usize].submit(&plan.submission)?)
@@ -191,6 +248,7 @@ impl Client {
         put(plan.key);
         match plan.payload {
             Payload::Bytes(bytes) => put(bytes),
+            Payload::Entries(entries) => entries.iter().for_each(|entry| entry.encode(&mut put)),
             Payload::Batch(events) => {
                 for event in events {
                     let bytes: [u8; BATCH_HEADER_BYTES] = protocol::low_u32(event.len() as u64).to_le_bytes();
@@ -207,28 +265,49 @@ impl Client {
     /// nothing is there, or flush, before turning to other things. Does not block.
     ///
     /// # Errors
-    /// The session is over; or the daemon broke the protocol.
+    /// The session is over; or the daemon broke the protocol. `BadValue` is the answer to one request, which it names:
+    /// the session goes on.
     pub fn poll(&mut self, reply: &mut Vec<u8>) -> Result<Option<Answer>, ClientError> {
-        if let Some(answer) = self.unstash(reply) {
-            return Ok(Some(answer));
+        if let Some(found) = self.unstash(reply) {
+            return self.hand_out(&found, reply).map(Some);
         }
         loop {
             match self.poll_any(reply)? {
-                Some((Owner::User, answer)) => return Ok(Some(answer)),
+                Some(found) if found.owner == Owner::User => return self.hand_out(&found, reply).map(Some),
                 // A blocking call gave up on it.
-                Some((Owner::Call(_), _)) => {}
+                Some(_) => {}
                 None => return Ok(None),
             }
         }
     }
 
-    fn unstash(&mut self, reply: &mut Vec<u8>) -> Option<Answer> {
-        let (answer, bytes) = self.stashed.pop_front()?;
+    fn unstash(&mut self, reply: &mut Vec<u8>) -> Option<Found> {
+        let (found, bytes) = self.stashed.pop_front()?;
         *reply = bytes;
-        Some(answer)
+        Some(found)
     }
 
-    fn poll_any(&mut self, reply: &mut Vec<u8>) -> Result<Option<(Owner, Answer)>, ClientError> {
+    /// The answer, with the values in its reply as they were given.
+    fn hand_out(&mut self, found: &Found, reply: &mut Vec<u8>) -> Result<Answer, ClientError> {
+        let mut answer = found.answer;
+        if found.form == Form::Plain || answer.status != Status::Ok {
+            return Ok(answer);
+        }
+        std::mem::swap(reply, &mut self.stored);
+        reply.clear();
+        let value_bytes_max = self.value_bytes_max();
+        let named = |error: ClientError| error.of_request(answer.user_data);
+        if found.form == Form::Value {
+            let decoded = self.compressor.decode(&self.stored, value_bytes_max, reply);
+            decoded.map_err(|cause| named(ClientError::bad_value(None, cause)))?;
+        } else {
+            let (pairs, cut) = self.compressor.decode_pairs(&self.stored, value_bytes_max, reply).map_err(named)?;
+            answer.aux = pairs | if cut { AUX_MORE } else { answer.aux & AUX_MORE };
+        }
+        Ok(answer)
+    }
+
+    fn poll_any(&mut self, reply: &mut Vec<u8>) -> Result<Option<Found>, ClientError> {
         for _ in 0..self.links.len() {
             let index = self.next_link;
             self.next_link = if index + 1 == self.links.len() { 0 } else { index + 1 };
@@ -249,12 +328,7 @@ impl Client {
         Ok(None)
     }
 
-    fn finish(
-        &mut self,
-        link: usize,
-        completion: &Completion,
-        reply: &mut Vec<u8>,
-    ) -> Result<(Owner, Answer), ClientError> {
+    fn finish(&mut self, link: usize, completion: &Completion, reply: &mut Vec<u8>) -> Result<Found, ClientError> {
         let broken = |what: &str| ClientError::Broken(what.into());
         let flight = self
             .slots
@@ -274,7 +348,8 @@ impl Client {
             self.arena.give(block);
         }
         let Completion { version, aux, lsn, .. } = *completion;
-        Ok((flight.owner, Answer { user_data: flight.user_data, status, version, aux, lsn }))
+        let answer = Answer { user_data: flight.user_data, status, version, aux, lsn };
+        Ok(Found { owner: flight.owner, answer, form: flight.form })
     }
 
     /// Rings every reactor that sleeps over what was submitted. Costs one fence if something was; a system call only for
@@ -295,17 +370,18 @@ impl Client {
     /// # Errors
     /// As `poll`; `NothingInFlight` instead of waiting for ever.
     pub fn wait(&mut self, reply: &mut Vec<u8>) -> Result<Answer, ClientError> {
-        if let Some(answer) = self.unstash(reply) {
-            return Ok(answer);
+        if let Some(found) = self.unstash(reply) {
+            return self.hand_out(&found, reply);
         }
         loop {
-            if let (Owner::User, answer) = self.wait_any(reply)? {
-                return Ok(answer);
+            let found = self.wait_any(reply)?;
+            if found.owner == Owner::User {
+                return self.hand_out(&found, reply);
             }
         }
     }
 
-    fn wait_any(&mut self, reply: &mut Vec<u8>) -> Result<(Owner, Answer), ClientError> {
+    fn wait_any(&mut self, reply: &mut Vec<u8>) -> Result<Found, ClientError> {
         if self.slots.in_flight() == 0 {
             return Err(if self.lost { self.loss() } else { ClientError::NothingInFlight });
         }
@@ -332,7 +408,7 @@ impl Client {
     }
 
     /// Sleeps until the daemon wakes this client or is gone.
-    fn sleep(&mut self, reply: &mut Vec<u8>) -> Result<Option<(Owner, Answer)>, ClientError> {
+    fn sleep(&mut self, reply: &mut Vec<u8>) -> Result<Option<Found>, ClientError> {
         self.ticket = self.ticket.wrapping_add(1).max(1);
         self.links.iter().for_each(|link| link.set_need_wakeup(self.ticket));
         // Either the daemon sees the ticket after it posted, or this sees what it posted.

@@ -5,6 +5,7 @@
 //! entries. An entry is one cache line whose last word is its own sequence number: a consumer polls the
 //! entry itself, so one cache line carries one message.
 
+pub mod commit;
 pub mod stats;
 
 use crate::types::{Durability, ShardId};
@@ -101,14 +102,19 @@ pub enum Opcode {
     Trim = 8,
     /// Answered when all that this reactor took before it is durable on the drive.
     Sync = 9,
-    /// Create a space or stream, or find it. Key: its name. arg0: kind | durability << 8 | create << 16. Reactor 0
-    /// only. The reply's `version` is the object's number, `aux` is kind | durability << 8.
+    /// Create a space or stream, or find it. Key: its name. arg0: kind | durability << 8 | create << 16 |
+    /// compression << 24. Reactor 0 only. The reply's `version` is the object's number, `aux` is kind | durability << 8 |
+    /// compression << 24.
     Open = 10,
     /// List the catalog. Reactor 0 only. arg0: begin after this object number. The reply holds objects as u32
-    /// number, u8 kind, u8 durability, u16 name bytes, name.
+    /// number, u8 kind, u8 durability, u8 name bytes, u8 compression, name.
     Catalog = 11,
     /// The counters of this reactor: see `stats::` for the order of its u64 words.
     Stats = 12,
+    /// All writes of a transaction, if every key that it read still has the version it had. Value: entries, see
+    /// `commit::`, the reads first. arg1: the lowest shard of their keys. The answer's `version` is that of every key
+    /// written.
+    Commit = 13,
     /// As `AppendBatch`, but only once: arg0 is the producer, arg1 its sequence number, which begins with 1 and has no
     /// gaps. One of the producer's last `PRODUCER_WINDOW` numbers is answered as it was, and appends nothing.
     AppendOnce = 15,
@@ -134,8 +140,8 @@ impl Opcode {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Opcode> {
         use Opcode::{
-            Append, AppendBatch, AppendOnce, Catalog, Cursors, Delete, DropCursor, Get, GetCursor, Noop, Open, Put,
-            Read, ReadChain, Scan, SetCursor, Stats, Sync, Trim,
+            Append, AppendBatch, AppendOnce, Catalog, Commit, Cursors, Delete, DropCursor, Get, GetCursor, Noop, Open,
+            Put, Read, ReadChain, Scan, SetCursor, Stats, Sync, Trim,
         };
         const ALL: [Option<Opcode>; OPCODES_END as usize] = {
             let all = [
@@ -152,6 +158,7 @@ impl Opcode {
                 Open,
                 Catalog,
                 Stats,
+                Commit,
                 AppendOnce,
                 SetCursor,
                 GetCursor,
@@ -196,7 +203,7 @@ pub mod flag {
     pub const DURABILITY_MASK: u8 = 0b11;
     /// Put, delete: only if the version is `arg0` (0: only if the key is absent).
     pub const IF_VERSION: u8 = 1 << 2;
-    /// Get, scan, read: answer at once, even with what is not yet durable.
+    /// Get, scan, read, and a commit that writes nothing: answer at once, even with what is not yet durable.
     pub const RELAXED: u8 = 1 << 3;
     /// Scan: the key is a prefix.
     pub const PREFIX: u8 = 1 << 4;
@@ -332,26 +339,35 @@ pub enum Status {
     Stopping = 15,
     /// This peer may read but not write.
     Denied = 16,
+    /// Entry `aux` of a commit read another version than the key has; `version` holds the present one (0: absent).
+    Conflict = 17,
+    /// A commit of more entries than `commit::ENTRIES_MAX`, or more bytes than the daemon's limit of a value. Nothing
+    /// was done.
+    TransactionTooLarge = 18,
+    /// The keys of a commit lie in several shards. Nothing was done.
+    CrossShard = 19,
     /// The producer's sequence number is not the next one, nor one of its last; `version` holds the next one.
     OutOfSequence = 20,
     /// The cursor lies below the stream's first event; `version` holds that one's offset, `aux` the cursor's.
     CursorTrimmed = 21,
     /// The cursor stands where the request does not expect it, or beyond the offset; `version` holds where.
     CursorMoved = 22,
+    /// The value is on the drive, and the drive does not give it back as it was written.
+    Unreadable = 30,
 }
 
 /// One past the highest status.
-const STATUSES_END: usize = 23;
+const STATUSES_END: usize = 31;
 
 impl Status {
     #[must_use]
     pub fn from_wire(value: u16) -> Option<Status> {
         use Status::{
-            BadRequest, Busy, CursorMoved, CursorTrimmed, Denied, Fenced, NoMemory, NoSpace, NotFound, Ok,
-            OutOfSequence, ReplyTooSmall, Stopping, TimedOut, TooLarge, Trimmed, UnknownObject, VersionMismatch,
-            WrongKind, WrongReactor,
+            BadRequest, Busy, Conflict, CrossShard, CursorMoved, CursorTrimmed, Denied, Fenced, NoMemory, NoSpace,
+            NotFound, Ok, OutOfSequence, ReplyTooSmall, Stopping, TimedOut, TooLarge, TransactionTooLarge, Trimmed,
+            UnknownObject, Unreadable, VersionMismatch, WrongKind, WrongReactor,
         };
-        const ALL: [Status; 20] = [
+        const ALL: [Status; 24] = [
             Ok,
             NotFound,
             VersionMismatch,
@@ -369,9 +385,13 @@ impl Status {
             Busy,
             Stopping,
             Denied,
+            Conflict,
+            TransactionTooLarge,
+            CrossShard,
             OutOfSequence,
             CursorTrimmed,
             CursorMoved,
+            Unreadable,
         ];
         const TABLE: [Option<Status>; STATUSES_END] = {
             let mut table = [None; STATUSES_END];
@@ -406,9 +426,13 @@ impl Status {
             Status::Busy => "too many reads wait already",
             Status::Stopping => "the daemon is stopping",
             Status::Denied => "this peer may not write",
+            Status::Conflict => "a key that the transaction read was written meanwhile",
+            Status::TransactionTooLarge => "the transaction has more keys or bytes than one commit holds",
+            Status::CrossShard => "the keys of the transaction lie in several shards",
             Status::OutOfSequence => "the producer's sequence number is neither the next one nor one of its last",
             Status::CursorTrimmed => "the cursor lies below the stream's first event",
             Status::CursorMoved => "the cursor stands elsewhere",
+            Status::Unreadable => "the drive does not give the value back as it was written; run `forebay verify`",
         }
     }
 }
@@ -507,6 +531,10 @@ pub const BATCH_HEADER_BYTES: usize = 4;
 pub const PAIR_HEADER_BYTES: usize = 16;
 pub const EVENT_HEADER_BYTES: usize = 16;
 pub const CATALOG_HEADER_BYTES: usize = 8;
+/// In a space with compression: before a plain value its form, before a compressed one the form and a u32 of its plain
+/// length.
+pub const PLAIN_HEADER_BYTES: usize = 1;
+pub const COMPRESSED_HEADER_BYTES: usize = 5;
 /// Of the head of a chain.
 pub const HEAD_BYTES: usize = 32;
 /// Bit of an opened object's `aux`: its events are linked.

@@ -7,7 +7,7 @@ mod order;
 mod session;
 
 pub use handshake::{Access, pair_in_process};
-pub use listener::{Listener, ListenerOptions};
+pub use listener::{HangUp, Listener, ListenerOptions};
 pub use mailbox::{Control, Mailbox};
 pub use order::Ordered;
 pub use session::{ReplyRoom, ReplyTooSmall, Rights, SessionId, SessionRing};

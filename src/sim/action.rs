@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::ring::client::{CursorMove, Object, Once, Request, Write};
+use crate::ring::client::{CursorMove, Entry, Object, Once, Request, What, Write};
 use crate::ring::protocol::{CURSOR_ABSENT, HEAD_BYTES, shard_of_key, shard_of_stream};
-use crate::types::{ObjectId, ShardId};
+use crate::types::{Durability, ObjectId, ShardId};
 use crate::wal::record::LINKS_BYTES;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -74,6 +74,13 @@ pub enum Action {
         reply_bytes_max: usize,
         relaxed: bool,
     },
+    /// Of keys of one shard; the reads stand first.
+    Commit {
+        shard: ShardId,
+        steps: Vec<Step>,
+        durability: Option<Durability>,
+        relaxed: bool,
+    },
     Sync {
         reactor: u32,
     },
@@ -89,10 +96,83 @@ fn without_links(key: &[u8]) -> &[u8] {
     &key[..key.len().checked_sub(LINKS_BYTES).unwrap_or(key.len())]
 }
 
+/// One key of a commit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    pub space: Object,
+    pub key: Vec<u8>,
+    pub does: Does,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Does {
+    /// Saw this version.
+    Read(u64),
+    Put(Vec<u8>),
+    Delete,
+}
+
+impl Step {
+    pub fn entry(&self) -> Entry<'_> {
+        let what = match &self.does {
+            Does::Read(version) => What::Read(*version),
+            Does::Put(value) => What::Put(value),
+            Does::Delete => What::Delete,
+        };
+        Entry { object: self.space.id, key: &self.key, what }
+    }
+
+    pub fn is_write(&self) -> bool {
+        !matches!(self.does, Does::Read(_))
+    }
+}
+
+/// A space, a key, and what is written there; `None`: it is deleted.
+pub type KeyWrite<'a> = (ObjectId, &'a [u8], Option<&'a [u8]>);
+
 impl Action {
     /// What makes it happen once.
     pub fn once(&self) -> Option<Once> {
         if let Action::Append { once, .. } = self { *once } else { None }
+    }
+
+    /// What it writes to keys. Of one key that a commit writes several times, the last one counts.
+    pub fn key_writes(&self) -> Vec<KeyWrite<'_>> {
+        match self {
+            Action::Put { space, key, value, .. } => vec![(space.id, key, Some(value))],
+            Action::Delete { space, key, .. } => vec![(space.id, key, None)],
+            Action::Commit { steps, .. } => {
+                let writes = steps.iter().filter(|step| step.is_write()).map(|step| {
+                    let value = if let Does::Put(value) = &step.does { Some(value.as_slice()) } else { None };
+                    (step.space.id, step.key.as_slice(), value)
+                });
+                writes.collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The versions that a commit says it read.
+    pub fn key_reads(&self) -> impl Iterator<Item = (&Step, u64)> {
+        let steps = if let Action::Commit { steps, .. } = self { steps.as_slice() } else { &[] };
+        steps.iter().filter_map(|step| if let Does::Read(version) = step.does { Some((step, version)) } else { None })
+    }
+
+    /// What the answer promises, and whether anything has to be logged for it.
+    pub fn promise(&self) -> (Durability, bool) {
+        let own = match self {
+            Action::Commit { steps, .. } => {
+                let written = steps.iter().filter(|step| step.is_write());
+                written.map(|step| step.space.durability).max().unwrap_or(Durability::Memory)
+            }
+            _ => self.object().map_or(Durability::Memory, |object| object.durability),
+        };
+        let promised = self.how().durability.unwrap_or(own);
+        (promised, promised != Durability::Memory || own != Durability::Memory)
+    }
+
+    pub fn is_on_space(&self) -> bool {
+        matches!(self, Action::Put { .. } | Action::Delete { .. } | Action::Commit { .. })
     }
 
     pub fn object(&self) -> Option<Object> {
@@ -108,7 +188,7 @@ impl Action {
             | Action::GetCursor { stream, .. }
             | Action::ReadChain { stream, .. }
             | Action::Read { stream, .. } => Some(*stream),
-            Action::Sync { .. } => None,
+            Action::Sync { .. } | Action::Commit { .. } => None,
         }
     }
 
@@ -120,15 +200,16 @@ impl Action {
     }
 
     pub fn is_write(&self) -> bool {
-        matches!(
-            self,
+        match self {
+            Action::Commit { steps, .. } => steps.iter().any(Step::is_write),
             Action::Put { .. }
-                | Action::Delete { .. }
-                | Action::Append { .. }
-                | Action::Trim { .. }
-                | Action::SetCursor { .. }
-                | Action::DropCursor { .. }
-        )
+            | Action::Delete { .. }
+            | Action::Append { .. }
+            | Action::Trim { .. }
+            | Action::SetCursor { .. }
+            | Action::DropCursor { .. } => true,
+            _ => false,
+        }
     }
 
     /// The cursor that it is about.
@@ -154,6 +235,7 @@ impl Action {
         match self {
             Action::Put { how, .. } | Action::Delete { how, .. } | Action::Append { how, .. } => *how,
             Action::SetCursor { how, .. } => Write { durability: how.durability, if_version: None },
+            Action::Commit { durability, .. } => Write { durability: *durability, if_version: None },
             _ => Write::default(),
         }
     }
@@ -171,14 +253,14 @@ impl Action {
             | Action::GetCursor { stream, .. }
             | Action::ReadChain { stream, .. }
             | Action::Read { stream, .. } => Some(shard_of_stream(stream.id.0, shards)),
-            Action::Scan { shard, .. } => Some(*shard),
+            Action::Scan { shard, .. } | Action::Commit { shard, .. } => Some(*shard),
             Action::Sync { .. } => None,
         }
     }
 
     /// Whether a recovered record of this object, key and value is this write.
     pub fn wrote(&self, object: ObjectId, key: &[u8], value: &[u8]) -> bool {
-        self.object().is_some_and(|own| own.id == object)
+        self.object().map_or(ObjectId(0), |own| own.id) == object
             && match self {
                 Action::Put { key: own, value: bytes, .. } => own == key && bytes == value,
                 Action::Delete { key: own, .. } => own == key && value.is_empty(),
@@ -189,6 +271,7 @@ impl Action {
                 Action::SetCursor { name, .. } | Action::DropCursor { name, .. } => key == name.as_bytes(),
                 Action::Trim { .. } => key.is_empty() && (value.is_empty() || value.len() == HEAD_BYTES),
                 Action::Append { .. } => without_links(key).is_empty() && self.payload() == value,
+                Action::Commit { .. } => key.is_empty() && self.payload() == value,
                 _ => key.is_empty() && value.is_empty(),
             }
     }
@@ -201,6 +284,12 @@ impl Action {
             Action::Append { events, .. } => {
                 let framed = |event: &Vec<u8>| [&crate::bytes::len_u32(event.len()).to_le_bytes()[..], event].concat();
                 events.iter().flat_map(framed).collect()
+            }
+            Action::Commit { steps, .. } => {
+                let mut bytes = Vec::new();
+                let writes = steps.iter().filter(|step| step.is_write());
+                writes.for_each(|step| step.entry().encode(|part| bytes.extend_from_slice(part)));
+                bytes
             }
             _ => Vec::new(),
         }
@@ -252,6 +341,10 @@ impl Action {
             Action::DropCursor { stream, name } => submit(&Request::DropCursor { stream: *stream, name }),
             Action::GetCursor { stream, name, relaxed } => {
                 submit(&Request::GetCursor { stream: *stream, name, relaxed: *relaxed })
+            }
+            Action::Commit { steps, durability, relaxed, .. } => {
+                let entries: Vec<Entry<'_>> = steps.iter().map(Step::entry).collect();
+                submit(&Request::Commit { entries: &entries, durability: *durability, relaxed: *relaxed })
             }
             Action::Sync { reactor } => submit(&Request::Sync { reactor: *reactor }),
         }

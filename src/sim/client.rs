@@ -1,13 +1,13 @@
 //! A modelled client: the real client library over real rings, and the oracle beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_sys::shm::SharedMap;
 
-use crate::ring::client::{Client, ClientParts, Object, Request, SubmitError};
+use crate::ring::client::{Client, ClientParts, Creation, Object, Request, SubmitError};
 use crate::ring::protocol::{ENTRY_BYTES, ENTRY_WORDS, Status, Submission};
 use crate::ring::segment::Layout;
 use crate::ring::server::SessionId;
@@ -15,7 +15,7 @@ use crate::sim::action::Action;
 use crate::sim::oracle::{Oracle, Verdict, ensure};
 use crate::sim::random::Random;
 use crate::sim::report::{Count, Counts};
-use crate::types::{Durability, ObjectId, ObjectKind};
+use crate::types::{Compression, Durability, ObjectId, ObjectKind};
 
 /// Whether an object of this name is a chained stream.
 pub fn is_chained(name: &str) -> bool {
@@ -34,6 +34,8 @@ pub struct Modelled {
     submitted: Vec<u64>,
     /// Where replies may be written, by operation.
     rooms: BTreeMap<u64, (usize, usize)>,
+    /// Those of them that are commits.
+    commits: BTreeSet<u64>,
     arena: Vec<u8>,
     reply: Vec<u8>,
     opening: Option<Object>,
@@ -46,8 +48,8 @@ impl Modelled {
         let layout = Layout::read_from(&map)?;
         let client = Client::from_parts(parts, Duration::ZERO).map_err(|error| error.to_string())?;
         let submitted = vec![0; layout.shape.reactors as usize];
-        let (rooms, arena, reply) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Ok(Modelled { id, client, map, layout, submitted, rooms, arena, reply, opening: None, opened: None })
+        let (rooms, commits, arena, reply) = (BTreeMap::new(), BTreeSet::new(), Vec::new(), Vec::new());
+        Ok(Modelled { id, client, map, layout, submitted, rooms, commits, arena, reply, opening: None, opened: None })
     }
 
     pub fn in_flight(&self) -> u64 {
@@ -66,6 +68,9 @@ impl Modelled {
                     action => action.shard(shards).map_or(0, |shard| shard.0 % self.layout.shape.reactors),
                 };
                 self.note_room(number, reactor)?;
+                if let Action::Commit { .. } = **action {
+                    self.commits.insert(number);
+                }
                 Ok(true)
             }
             Err(SubmitError::Full) => {
@@ -109,6 +114,10 @@ impl Modelled {
                 continue;
             }
             self.rooms.remove(&answer.user_data);
+            if self.commits.remove(&answer.user_data) {
+                counts.add_many(Count::Commits, u64::from(answer.status == Status::Ok));
+                counts.add_many(Count::Conflicts, u64::from(answer.status == Status::Conflict));
+            }
             oracle.answer(answer.user_data, &answer, &self.reply, now_ns)?;
         }
         Ok(())
@@ -116,12 +125,10 @@ impl Modelled {
 
     /// Asks for an object by name.
     pub fn open(&mut self, name: &str, kind: ObjectKind, durability: Durability) -> Verdict {
-        self.opening = Some(Object { id: ObjectId(0), kind, durability });
+        self.opening = Some(Object { id: ObjectId(0), kind, durability, compression: Compression::None });
         self.submitted[0] += 1;
-        let request = match name {
-            name if is_chained(name) => Request::OpenChained { name, durability },
-            name => Request::Open { name, kind, create: Some(durability) },
-        };
+        let create = Creation { chained: is_chained(name), ..Creation::from(durability) };
+        let request = Request::Open { name, kind, create: Some(create) };
         self.client.submit(OPENING, &request).map_err(|error| error.to_string())
     }
 

@@ -24,10 +24,14 @@ impl History {
     pub(super) fn end_life(&mut self, end: End, fate: Fate) -> Verdict<Vec<Rc<Action>>> {
         // What was answered before the end was acknowledged, seen or not.
         self.take_answers()?;
+        self.oracle.check_order()?;
         self.say(|| format!("the end: {end:?}"));
         self.forget_clients();
         // Longer ago than a window and what a busy drive needs: but not where it stalled or failed.
-        let calm = self.profile.rates.stall == 0 && self.profile.rates.write_error == 0 && self.profile.vanish == 0;
+        let calm = self.profile.rates.stall == 0
+            && self.profile.rates.hang == 0
+            && self.profile.rates.write_error == 0
+            && self.profile.vanish == 0;
         let slack_ns = self.profile.wal.window_interval_ns + 1_000 * self.profile.latency_max_ns() + 10_000_000;
         let buffered_before_ns = if calm { self.machine.now_ns().saturating_sub(slack_ns) } else { 0 };
         self.crash(end, fate)?;
@@ -99,13 +103,16 @@ impl History {
     /// The drive is there again, and is taken back while clients go on. Refused only where something cannot be proven.
     pub(super) fn take_back(&mut self) -> Verdict {
         let fenced: Vec<_> = self.machine.reactors.iter().flat_map(Reactor::fenced).map(|(_, why)| why).collect();
-        let replay = fenced.iter().any(|why| !matches!(why, Fence::Device(_)));
+        let replay = fenced.iter().any(|why| !matches!(why, Fence::Device(_) | Fence::Stalled));
         if fenced.is_empty() || replay {
-            // Nothing was written meanwhile: the daemon never noticed. Or a recorder waits for a larger namespace.
-            self.machine.drive.borrow_mut().come_back();
+            // Nothing was written meanwhile: the daemon never noticed. Or a recorder waits for a larger namespace. A drive
+            // that was without power would have ended what was under way with an error, and its old name would be gone.
+            self.machine.drive.borrow_mut().reappear();
             return Ok(());
         }
         self.machine.step_aside();
+        // Nothing is taken back while the old way to the drive may still write.
+        self.machine.drive.borrow_mut().come_to();
         self.until(|history| history.machine.is_aside())?;
         self.machine.drive.borrow_mut().come_back();
         match self.machine.resume() {

@@ -16,6 +16,9 @@ use crate::wal::layout::BLOCK_BYTES;
 use crate::wal::planted::Planted;
 
 const EIO: DeviceError = DeviceError::Errno(5);
+/// A deallocation takes up to so many times as long as a write, and fails as often, of a thousand.
+const DEALLOCATE_LATENCIES_MAX: u64 = 100;
+const DEALLOCATE_ERRORS: u64 = 20;
 
 /// How often each fault strikes, of a thousand writes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,8 +28,19 @@ pub struct Rates {
     pub lost_write: u64,
     pub write_error: u64,
     pub stall: u64,
+    /// Of a thousand reads: what comes back is not what stands there, or nothing does.
+    pub spoiled_read: u64,
+    /// The drive never ends it, or much later.
+    pub hang: u64,
     /// Longest and shortest time that a write takes when nothing is wrong.
     pub latency_ns: (u64, u64),
+}
+
+/// What a drive says of itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kind {
+    pub volatile: bool,
+    pub deallocate_bytes_max: u32,
 }
 
 /// What becomes of operations that are under way when everything ends.
@@ -36,6 +50,9 @@ pub enum Fate {
     /// The oldest is lost, the later ones land: the shape that shows a missing epoch raise.
     FirstLost,
 }
+
+/// When an operation that hangs ends.
+const NEVER_NS: u64 = u64::MAX;
 
 struct UnderWay {
     due_ns: u64,
@@ -56,6 +73,8 @@ pub struct Drive {
     pub rates: Rates,
     /// It has a volatile cache: a write is durable once a flush that was sent after its end has ended.
     volatile: bool,
+    /// What it deallocates at once; 0: nothing.
+    deallocate_bytes_max: u32,
     flushing: Vec<Flushing>,
     under_way: Vec<UnderWay>,
     gone: bool,
@@ -64,20 +83,41 @@ pub struct Drive {
 }
 
 impl Drive {
-    pub fn new(capacity_bytes: u64, rates: Rates, volatile: bool, random: Random, counts: Counts) -> Drive {
+    pub fn new(capacity_bytes: u64, rates: Rates, kind: Kind, random: Random, counts: Counts) -> Drive {
         let disk = Disk::new(capacity_bytes, counts.clone());
-        Drive { disk, rates, volatile, flushing: Vec::new(), under_way: Vec::new(), gone: false, random, counts }
+        let Kind { volatile, deallocate_bytes_max } = kind;
+        let (flushing, under_way) = (Vec::new(), Vec::new());
+        Drive { disk, rates, volatile, deallocate_bytes_max, flushing, under_way, gone: false, random, counts }
     }
 
     /// Everything fails from here on, until the next start.
     pub fn vanish(&mut self) {
         self.gone = true;
         self.counts.add(Count::Vanished);
+        self.come_to();
     }
 
-    /// It is there again, with what it held: it was without power meanwhile.
-    pub fn come_back(&mut self) {
+    /// Whether operations hang.
+    pub fn hangs(&self) -> bool {
+        self.under_way.iter().any(|it| it.due_ns == NEVER_NS)
+    }
+
+    /// What hangs ends at last, well or not.
+    pub fn come_to(&mut self) {
+        for it in self.under_way.iter_mut().filter(|it| it.due_ns == NEVER_NS) {
+            it.due_ns = 0;
+            it.fails = self.random.chance(300);
+        }
+    }
+
+    /// It is reached again, and had its power all the time.
+    pub fn reappear(&mut self) {
         self.gone = false;
+    }
+
+    /// It is there again, with what it held: it was without power meanwhile. The old way to it must not be used any more.
+    pub fn come_back(&mut self) {
+        self.reappear();
         self.disk.lose_unflushed(&mut self.random);
     }
 
@@ -108,13 +148,24 @@ impl Drive {
 
     fn take(&mut self, reactor: u32, now_ns: u64, operation: Operation) {
         let (low, high) = self.rates.latency_ns;
-        let mut latency_ns = self.random.between(low, high);
+        let (mut latency_ns, mut stall_ns) = (self.random.between(low, high), 0);
         if self.random.chance(self.rates.stall) {
-            latency_ns += self.random.between(1, 5) * 1_000_000_000;
+            stall_ns = self.random.between(1, 5) * 1_000_000_000;
             self.counts.add(Count::Stalls);
         }
-        let fails = self.random.chance(self.rates.write_error);
-        self.under_way.push(UnderWay { due_ns: now_ns + latency_ns, reactor, operation, fails });
+        let mut fails = self.random.chance(self.rates.write_error);
+        if operation.kind == OperationKind::Deallocate {
+            // It takes long, and writes that come later overtake it.
+            latency_ns *= self.random.between(1, DEALLOCATE_LATENCIES_MAX);
+            fails |= self.random.chance(DEALLOCATE_ERRORS);
+        }
+        let mut due_ns = now_ns + latency_ns + stall_ns;
+        // Drawn where drives hang alone, so that other seeds keep their histories.
+        if self.rates.hang > 0 && self.random.chance(self.rates.hang) {
+            due_ns = NEVER_NS;
+            self.counts.add(Count::Hangs);
+        }
+        self.under_way.push(UnderWay { due_ns, reactor, operation, fails });
     }
 
     /// The operation of this reactor that ends next, if its time has come.
@@ -136,8 +187,10 @@ impl Drive {
             return Err(DeviceError::INVALID);
         }
         if operation.kind == OperationKind::Read {
-            self.disk.read(address, &mut operation.buffer[..bytes]);
-            return if self.gone { Err(DeviceError::Vanished) } else { Ok(()) };
+            return self.read(address, &mut operation.buffer[..bytes]);
+        }
+        if operation.kind == OperationKind::Deallocate {
+            return self.deallocate(address, operation.bytes, fails);
         }
         if self.gone || fails {
             // What failed may stand there all the same.
@@ -169,6 +222,44 @@ impl Drive {
         Ok(())
     }
 
+    fn read(&mut self, address: DeviceAddress, out: &mut [u8]) -> Result<(), DeviceError> {
+        self.disk.read(address, out);
+        if self.gone {
+            return Err(DeviceError::Vanished);
+        }
+        if self.random.chance(self.rates.spoiled_read) {
+            self.counts.add(Count::SpoiledReads);
+            if self.random.chance(300) {
+                return Err(EIO);
+            }
+            let at = self.random.index(out.len());
+            out[at] ^= 1 << self.random.below(8);
+        }
+        Ok(())
+    }
+
+    /// What was written to these blocks since the command was given goes with the rest: a drive may take it so.
+    fn deallocate(&mut self, address: DeviceAddress, bytes: u32, fails: bool) -> Result<(), DeviceError> {
+        if bytes > self.deallocate_bytes_max {
+            return Err(DeviceError::INVALID);
+        }
+        if self.gone {
+            return Err(DeviceError::Vanished);
+        }
+        self.forget(address, bytes);
+        self.counts.add_many(Count::DeallocateErrors, u64::from(fails));
+        if fails { Err(EIO) } else { Ok(()) }
+    }
+
+    /// Any of the blocks of a `Deallocate` carry something else.
+    fn forget(&mut self, address: DeviceAddress, bytes: u32) {
+        let blocks = bytes as usize / BLOCK_BYTES;
+        for block in 0..blocks {
+            self.disk.deallocate(address.plus((block * BLOCK_BYTES) as u64), self.volatile, &mut self.random);
+        }
+        self.counts.add_many(Count::DeallocatedBlocks, blocks as u64);
+    }
+
     /// An operation that did not end: lost, landed, or any part of its blocks.
     fn tear(&mut self, address: DeviceAddress, data: &[u8]) {
         let random = &mut self.random;
@@ -192,7 +283,11 @@ impl Drive {
     pub fn crash(&mut self, power: bool, fate: Fate) {
         for (number, ended) in std::mem::take(&mut self.under_way).into_iter().enumerate() {
             let Operation { kind, address, bytes, buffer, .. } = ended.operation;
-            if kind != OperationKind::WriteDurable || !self.disk.is_inside(address, bytes as usize) {
+            let inside = self.disk.is_inside(address, bytes as usize);
+            if kind == OperationKind::Deallocate && inside && bytes <= self.deallocate_bytes_max {
+                self.forget(address, bytes);
+            }
+            if kind != OperationKind::WriteDurable || !inside {
                 continue;
             }
             let data = &buffer[..bytes as usize];
@@ -288,6 +383,7 @@ impl Device for SimDevice {
             block_bytes: 4_096,
             operations_max: self.operations_max,
             tier: Tier::Memory,
+            deallocate_bytes_max: self.drive.borrow().deallocate_bytes_max,
         }
     }
 

@@ -80,6 +80,24 @@ impl Disk {
         }
     }
 
+    /// The drive was told that a block carries nothing: it reads as before, as zeros, or as ones.
+    pub fn deallocate(&mut self, address: DeviceAddress, volatile: bool, random: &mut Random) {
+        let block = block_of(address);
+        let reads: Block = match random.below(3) {
+            0 => return,
+            1 => None,
+            _ => Some([0xff; BLOCK_BYTES].into()),
+        };
+        let before = std::mem::replace(&mut self.blocks[block], reads);
+        if volatile {
+            self.unflushed.entry(block).or_insert(before);
+        } else {
+            self.unflushed.remove(&block);
+        }
+        self.truth.remove(&block);
+        self.below_cache.remove(&block);
+    }
+
     /// What a flush that begins now will cover.
     pub fn unflushed(&self) -> BTreeSet<usize> {
         self.unflushed.keys().copied().collect()

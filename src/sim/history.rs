@@ -60,6 +60,7 @@ impl History {
         }
         let mut oracle = Oracle::new(profile.shards);
         oracle.strangers = profile.hostile;
+        oracle.may_spoil = profile.may_spoil();
         let workload = Workload::new(random.fork(), &profile);
         let (clients, hostile) = (Vec::new(), None);
         History {
@@ -238,6 +239,7 @@ impl History {
         if watched {
             self.clients.iter_mut().for_each(Modelled::look);
         }
+        self.oracle.fenced = self.machine.fenced();
         let first = self.random.index(self.machine.reactors.len());
         let worked = self.machine.turn(first);
         if watched {
@@ -286,6 +288,7 @@ impl History {
                 }
             }
             self.disturb()?;
+            self.come_to();
             self.turn()?;
             if self.random.chance(15) {
                 self.settle_all()?;
@@ -322,6 +325,16 @@ impl History {
             self.turn_until(Some(until_ns))?;
         }
         Err("an idle appliance does not come to rest".to_owned())
+    }
+
+    /// A drive that hangs may come to itself: before it was given up, or after.
+    fn come_to(&mut self) {
+        if !self.machine.drive.borrow().hangs() || !self.random.chance(30) {
+            return;
+        }
+        let late = self.machine.reactors.iter().any(crate::reactor::Reactor::is_stuck);
+        self.counts.add_many(Count::LateEnds, u64::from(late));
+        self.machine.drive.borrow_mut().come_to();
     }
 
     /// Clients die, and the hostile one does its worst.

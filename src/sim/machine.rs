@@ -16,6 +16,7 @@ use crate::buffer::Pool;
 use crate::error::{Error, Result};
 use crate::reactor::{self, Address, Clock, Order, Phase, Place, Reactor};
 use crate::ring::client::ClientParts;
+use crate::ring::protocol::stats;
 use crate::ring::segment::Shape;
 use crate::ring::server::{Rights, SessionId, pair_in_process};
 use crate::sim::device::{Drive, Fate, SimBlocks, SimDevice, VirtualClock};
@@ -269,6 +270,7 @@ impl Machine {
             objects_max: 12,
             key_bytes_max: self.profile.store.key_bytes_max,
             value_bytes_max: self.profile.store.value_bytes_max,
+            device_timeout_ns: self.profile.device_timeout_ns,
         }
     }
 
@@ -306,6 +308,12 @@ impl Machine {
         self.reactors.iter().all(|reactor| reactor.phase() == phase)
     }
 
+    /// By shard: whether it writes no more.
+    pub fn fenced(&self) -> Vec<bool> {
+        let fenced: Vec<ShardId> = self.reactors.iter().flat_map(Reactor::fenced).map(|(shard, _)| shard).collect();
+        (0..self.profile.shards).map(|shard| fenced.contains(&ShardId(shard))).collect()
+    }
+
     /// One turn of every reactor, beginning with `first`. Says whether anything happened.
     pub fn turn(&mut self, first: usize) -> bool {
         let count = self.reactors.len();
@@ -316,7 +324,12 @@ impl Machine {
     pub fn next_ns(&self) -> Option<u64> {
         let now_ns = self.now_ns();
         let deadlines = self.reactors.iter().filter_map(Reactor::deadline_ns);
-        deadlines.chain(self.drive.borrow().next_due_ns()).filter(|at_ns| *at_ns > now_ns && *at_ns < NEVER_NS).min()
+        let looks = self.reactors.iter().filter_map(Reactor::look_ns);
+        deadlines
+            .chain(looks)
+            .chain(self.drive.borrow().next_due_ns())
+            .filter(|at_ns| *at_ns > now_ns && *at_ns < NEVER_NS)
+            .min()
     }
 
     pub fn now_ns(&self) -> u64 {
@@ -336,6 +349,10 @@ impl Machine {
         let shards = self.reactors.iter().flat_map(|reactor| reactor.shards());
         let reclaimed = shards.map(|shard| shard.wal.counters.segments_reclaimed).sum();
         self.counts.add_many(Count::SegmentsReclaimed, reclaimed);
+        let fetches = |at| self.reactors.iter().map(|reactor| reactor.metrics.get(at)).sum();
+        self.counts.add_many(Count::Fetches, fetches(stats::FETCHES));
+        self.counts.add_many(Count::FetchesAhead, fetches(stats::FETCHES_AHEAD));
+        self.counts.add_many(Count::FetchesFailed, fetches(stats::FETCHES_FAILED));
         self.reactors.clear();
         self.drive.borrow_mut().crash(power, fate);
         if power { self.boot() } else { Ok(()) }
@@ -346,7 +363,7 @@ impl Machine {
 fn log(walker: &mut Walker<'_, SimBlocks>, contents: Option<&Contents>, planted: Planted) -> Result<FoundLog> {
     let mut found =
         FoundLog { recorder_lsn: contents.map_or(Lsn::NONE, |contents| contents.durable_lsn), ..FoundLog::default() };
-    let mut sink = |record: &record::Record<'_>| {
+    let mut sink = |record: &record::Record<'_>, _| {
         found.records.push(Found {
             lsn: record.lsn,
             kind: record.kind,
@@ -359,6 +376,9 @@ fn log(walker: &mut Walker<'_, SimBlocks>, contents: Option<&Contents>, planted:
     };
     let recovered = recovery::recover(walker, contents, planted, &mut sink, &mut |_| {})
         .map_err(|damage| Error::new(format!("the second look differs: {damage}")))?;
-    let first_lsn = recovered.tail.links.first().map_or(Lsn(1), |link| link.first_lsn);
+    // A segment that was given up and not yet marked free may be read, whole or not, or be gone: it counts no more.
+    let kept_lsn = recovered.tail.kept_lsn;
+    found.records.retain(|record| record.lsn >= kept_lsn);
+    let first_lsn = recovered.tail.links.first().map_or(Lsn(1), |link| link.first_lsn).max(kept_lsn);
     Ok(FoundLog { first_lsn, next_lsn: recovered.tail.next_lsn, ..found })
 }

@@ -2,7 +2,9 @@
 //! store. Versions and LSNs in the answers give the order in which the daemon took the writes.
 
 mod chain;
+mod commit;
 mod cursor;
+mod cycles;
 mod evidence;
 mod meaning;
 mod producer;
@@ -16,10 +18,11 @@ use std::rc::Rc;
 use crate::ring::client::{Answer, Object};
 use crate::ring::protocol::{Status, shard_of_stream};
 use crate::ring::server::SessionId;
-use crate::sim::action::Action;
+use crate::sim::action::{Action, Step};
 use crate::sim::machine::Found;
-use crate::types::{Durability, ObjectKind, ShardId};
+use crate::types::{Durability, ShardId};
 
+use cycles::Graph;
 pub use evidence::evidence;
 pub use recovered::{End, Judgement, Loss};
 use space::Space;
@@ -41,9 +44,18 @@ enum Floor {
     None,
     Key(u64),
     Keys(BTreeMap<Vec<u8>, u64>),
-    Stream { next: u64, promised_next: u64, first: u64, sequence: u64 },
-    Cursor { lsn: u64 },
+    Stream {
+        next: u64,
+        promised_next: u64,
+        first: u64,
+        sequence: u64,
+    },
+    Cursor {
+        lsn: u64,
+    },
     Logs(Vec<(ShardId, u64)>),
+    /// By step.
+    Commit(Vec<u64>),
 }
 
 struct Pending {
@@ -86,8 +98,14 @@ pub struct Oracle {
     /// Writes of clients that died: they may or may not have happened.
     doubtful: Vec<Rc<Action>>,
     next_operation: u64,
+    /// By shard: before this turn it had stopped writing.
+    pub fenced: Vec<bool>,
+    /// What was done in this life, and what it saw.
+    graph: Graph,
     /// Records of objects that nobody here knows may be in the log.
     pub strangers: bool,
+    /// The drive may not give back what was written.
+    pub may_spoil: bool,
 }
 
 macro_rules! ensure {
@@ -109,7 +127,10 @@ impl Oracle {
             pending: BTreeMap::new(),
             doubtful: Vec::new(),
             next_operation: 0,
+            fenced: vec![false; shards as usize],
+            graph: Graph::default(),
             strangers: false,
+            may_spoil: false,
         }
     }
 
@@ -158,6 +179,10 @@ impl Oracle {
             let reactors = self.reactors;
             let own = own.filter(|(shard, _)| shard.0 % reactors == *reactor);
             return Floor::Logs(own.map(|(shard, log)| (shard, last(log))).collect());
+        }
+        if let Action::Commit { steps, .. } = action {
+            let floor = |step: &Step| self.known(step.space).space.floor(&step.key);
+            return Floor::Commit(steps.iter().map(floor).collect());
         }
         let Some(object) = action.object() else { return Floor::None };
         let known = self.known(object);
@@ -239,6 +264,7 @@ impl Oracle {
             (action, Floor::Cursor { lsn }) => self.cursor_answer(action, *lsn, answer),
             (_, Floor::Key(floor)) => self.key_answer(&pending.action, *floor, answer, reply),
             (_, Floor::Keys(floors)) => self.scan_answer(&pending.action, floors, answer, reply),
+            (_, Floor::Commit(floors)) => self.commit_answer(&pending.action, floors, answer),
             (_, Floor::Stream { next, promised_next, first, .. }) => {
                 self.stream_answer(&pending.action, (*next, *promised_next, *first), answer, reply)
             }
@@ -247,30 +273,34 @@ impl Oracle {
     }
 
     fn written(&mut self, pending: &Pending, answer: &Answer) -> Verdict {
-        match pending.floor {
-            Floor::Key(floor) => self.key_written(&pending.action, floor, answer),
+        match &pending.floor {
+            Floor::Key(floor) => self.key_written(&pending.action, *floor, answer),
             Floor::Cursor { .. } => self.cursor_written(&pending.action, answer),
-            Floor::Stream { next, first, .. } => self.stream_written(&pending.action, (next, first), answer),
+            Floor::Stream { next, first, .. } => self.stream_written(&pending.action, (*next, *first), answer),
+            Floor::Commit(floors) => self.commit_written(&pending.action, floors, answer),
             _ => Ok(()),
         }
     }
 
     /// Notes a write's place in the log, and what was promised with the answer.
     fn logged(&mut self, action: &Rc<Action>, answer: &Answer, now_ns: u64) -> Verdict {
-        let (Some(object), Some(shard)) = (action.object(), action.shard(self.shards)) else { return Ok(()) };
-        let durability = action.how().durability.unwrap_or(object.durability);
+        let Some(shard) = action.shard(self.shards) else { return Ok(()) };
+        let (durability, is_logged) = action.promise();
         if answer.lsn == 0 {
             let noop = matches!(**action, Action::Trim { .. });
-            let unlogged = durability == Durability::Memory && object.durability == Durability::Memory;
-            ensure!(noop || unlogged, "a write that promises something is not in the log");
+            ensure!(noop || !is_logged, "a write that promises something is not in the log");
             return Ok(());
+        }
+        // What was appended before may be said again.
+        if answer.status == Status::Ok && action.once().is_none() {
+            self.still_writes(shard)?;
         }
         if !self.is_said_again(action, shard, answer)? {
             let log = &mut self.logs[shard.index()];
             let before = log.entries.insert(answer.lsn, Logged { action: action.clone(), version: answer.version });
             ensure!(before.is_none(), "LSN {} was given twice", answer.lsn);
         }
-        if object.kind == ObjectKind::Space {
+        if action.is_on_space() {
             self.versions_follow_lsns(shard, answer)?;
         }
         let log = &mut self.logs[shard.index()];
@@ -286,12 +316,16 @@ impl Oracle {
         Ok(())
     }
 
+    /// Who waited for a shard that stopped writing was told so in that turn: nobody hears anything better later.
+    fn still_writes(&self, shard: ShardId) -> Verdict {
+        ensure!(!self.fenced[shard.index()], "shard {shard} had stopped writing, and acknowledges");
+        Ok(())
+    }
+
     /// Versions of a shard rise with its LSNs, and those of earlier lives never come back.
     fn versions_follow_lsns(&mut self, shard: ShardId, answer: &Answer) -> Verdict {
         let log = &mut self.logs[shard.index()];
-        let in_space = |(_, logged): &(&u64, &Logged)| {
-            logged.action.object().is_some_and(|object| object.kind == ObjectKind::Space)
-        };
+        let in_space = |(_, logged): &(&u64, &Logged)| logged.action.is_on_space();
         let before = log.entries.range(..answer.lsn).rev().find(in_space).map_or(0, |(_, logged)| logged.version);
         let after = log.entries.range(answer.lsn + 1..).find(in_space).map_or(u64::MAX, |(_, logged)| logged.version);
         let version = answer.version;

@@ -28,6 +28,7 @@ pub struct Profile {
     pub wal: wal::Limits,
     pub store: store::Limits,
     pub rates: Rates,
+    pub device_timeout_ns: u64,
     pub lives: u64,
     pub steps: u64,
     pub clients: usize,
@@ -47,8 +48,16 @@ pub struct Profile {
     pub watch_arenas: bool,
 }
 
-const RATES_NONE: Rates =
-    Rates { lying_cache: 0, misdirected: 0, lost_write: 0, write_error: 0, stall: 0, latency_ns: (10_000, 200_000) };
+const RATES_NONE: Rates = Rates {
+    lying_cache: 0,
+    misdirected: 0,
+    lost_write: 0,
+    write_error: 0,
+    stall: 0,
+    spoiled_read: 0,
+    hang: 0,
+    latency_ns: (10_000, 200_000),
+};
 
 impl Profile {
     pub fn choose(random: &mut Random, steps: Option<u64>) -> Profile {
@@ -68,6 +77,7 @@ impl Profile {
         if random.chance(400) {
             profile.rates.write_error = random.pick(&[0, 0, 5, 20]);
             profile.rates.stall = random.pick(&[0, 5, 30]);
+            profile.rates.spoiled_read = random.pick(&[0, 0, 20, 200]);
             profile.vanish = random.pick(&[0, 100, 300]);
         }
         if random.chance(150) {
@@ -76,6 +86,13 @@ impl Profile {
             profile.churn(random, steps);
         }
         profile
+    }
+
+    /// A drive that does not answer, for ever or for long. No other stalls: then the wait for it can be short.
+    pub fn hang(&mut self) {
+        self.rates.hang = 5;
+        self.rates.stall = 0;
+        self.device_timeout_ns = 2_000_000_000;
     }
 
     /// So little room, and so much written, that segments are given up again and again.
@@ -132,11 +149,15 @@ impl Profile {
                 keys_max: random.pick(&[64, 64, 12]),
                 producers_max: 4,
                 cursors_max: 4,
+                cache_bytes_max: random.pick(&[0, 64 << 10, 32 << 20]),
+                cache_chunk_bytes: random.pick(&[1 << 10, 4 << 10, 64 << 10]),
             },
             rates: Rates {
                 latency_ns: random.pick(&[(8_000, 12_000), (10_000, 200_000), (1_000, 2_000_000)]),
                 ..RATES_NONE
             },
+            // Longer than any stall that passes.
+            device_timeout_ns: 10_000_000_000,
             lives: random.between(2, 5),
             steps: 0,
             clients: 1 + random.index(3),
@@ -184,6 +205,12 @@ impl Profile {
             watch_arenas: false,
             ..plain
         }
+    }
+
+    /// Whether a value may be there that the drive does not give back.
+    pub fn may_spoil(&self) -> bool {
+        let Rates { lying_cache, misdirected, lost_write, spoiled_read, hang, .. } = self.rates;
+        lying_cache + misdirected + lost_write + spoiled_read + hang + self.rot + self.vanish > 0
     }
 
     /// The longest that a write takes when nothing stalls.

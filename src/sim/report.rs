@@ -27,7 +27,8 @@ counts! {
     Operations = "operations",
     Acknowledgements = "acknowledgements",
     Retries = "identical_retries",
-
+    Commits = "commits",
+    Conflicts = "conflicts",
     PowerCuts = "power_cuts",
     Kills = "kills",
     CrashesWhileSettling = "crashes_while_settling",
@@ -51,12 +52,20 @@ counts! {
     Rot = "bit_rot",
     WriteErrors = "write_errors",
     ReadErrors = "read_errors",
+    SpoiledReads = "spoiled_reads",
     Stalls = "stalls",
+    Hangs = "hangs",
+    LateEnds = "late_ends",
     Vanished = "vanished",
     Returned = "returned",
     ReturnsRefused = "returns_refused",
     NoSpace = "no_space_answers",
     SegmentsReclaimed = "segments_reclaimed",
+    Fetches = "values_read_back",
+    FetchesAhead = "values_read_ahead",
+    FetchesFailed = "values_unreadable",
+    DeallocatedBlocks = "deallocated_blocks",
+    DeallocateErrors = "deallocate_errors",
     ClientDeaths = "client_deaths",
     HalfPublished = "half_published",
     HostileWords = "hostile_words",
@@ -64,8 +73,10 @@ counts! {
 }
 
 impl Count {
-    /// The kinds of faults, each of which a run of some length must have injected.
+    /// The kinds of faults, and what they are to strike: a run of some length must have had each.
     pub const FAULTS: &[Count] = &[
+        Count::Commits,
+        Count::Conflicts,
         Count::PowerCuts,
         Count::Kills,
         Count::CrashesWhileSettling,
@@ -83,8 +94,15 @@ impl Count {
         Count::WriteErrors,
         Count::ReadErrors,
         Count::Stalls,
+        Count::SpoiledReads,
+        Count::Hangs,
+        Count::LateEnds,
         Count::Vanished,
         Count::SegmentsReclaimed,
+        Count::Fetches,
+        Count::FetchesAhead,
+        Count::DeallocatedBlocks,
+        Count::DeallocateErrors,
         Count::Returned,
         Count::NoSpace,
         Count::ClientDeaths,

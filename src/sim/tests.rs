@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn seeds_pass() {
     let mut report = Report::default();
-    for seed in 1..=60 {
+    for seed in 1..=100 {
         match run(seed, &Options::default()) {
             Ok(one) => report.merge(&one),
             Err(failure) => panic!("{failure}"),
@@ -56,6 +56,26 @@ fn a_segment_freed_before_its_copies_are_durable_is_found() {
 }
 
 #[test]
+fn a_value_that_is_forgotten_too_early_is_found() {
+    finds(Planted::ForgetTooEarly, 1..=200, "unexpected status Unreadable");
+}
+
+#[test]
+fn a_value_of_another_version_is_found() {
+    finds(Planted::BelieveAnyVersion, 1..=300, "another value was shown");
+}
+
+#[test]
+fn a_segment_deallocated_while_it_is_in_use_again_is_found() {
+    finds(Planted::DeallocateInUse, 1..=200, "nothing was damaged");
+}
+
+#[test]
+fn a_segment_deallocated_before_it_is_free_is_found() {
+    finds(Planted::DeallocateBeforeFreed, 1..=200, "nothing was damaged");
+}
+
+#[test]
 fn a_drive_that_returns_and_is_not_proven_is_found() {
     finds(Planted::ReturnUnproven, 1..=200, "was given twice");
 }
@@ -73,7 +93,24 @@ fn producers_that_nobody_remembers_are_found() {
 
 #[test]
 fn events_that_changed_places_are_found() {
-    finds(Planted::SwapEvents, 1..=60, "the chain breaks at offset");
+    finds(Planted::SwapEvents, 1..=300, "the chain breaks at offset");
+}
+
+#[test]
+fn who_waits_for_a_drive_that_hangs_is_told_and_told_once() {
+    // For ever, or until the drive comes to itself.
+    finds(Planted::WaitForStalled, 1..=200, "no answer");
+    finds(Planted::WaitForStalled, 1..=400, "had stopped writing, and acknowledges");
+}
+
+#[test]
+fn a_torn_commit_is_found() {
+    finds(Planted::TornCommit, 1..=30, "a commit is torn");
+}
+
+#[test]
+fn a_version_that_a_commit_does_not_check_is_found() {
+    finds(Planted::SkipReadCheck, 1..=30, "a cycle");
 }
 
 #[test]

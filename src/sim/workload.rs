@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::ring::client::{CursorMove, Object, Once, Write};
-use crate::sim::action::Action;
+use crate::ring::protocol::shard_of_key;
+use crate::sim::action::{Action, Does, Step};
 use crate::sim::oracle::Oracle;
 use crate::sim::profile::Profile;
 use crate::sim::random::Random;
@@ -42,6 +43,11 @@ impl Workload {
         if self.random.chance(25) {
             let reactor = crate::bytes::len_u32(self.random.index(oracle.reactors as usize));
             return Rc::new(Action::Sync { reactor });
+        }
+        if self.random.chance(150)
+            && let Some(commit) = self.commit(oracle)
+        {
+            return Rc::new(commit);
         }
         let object = oracle.objects[self.random.index(oracle.objects.len())].object;
         if object.kind == ObjectKind::Stream && self.random.chance(200) {
@@ -119,6 +125,46 @@ impl Workload {
                 Action::Scan { space, shard, prefix, limit, reply_bytes_max: 60_000, relaxed }
             }
         }
+    }
+
+    /// A transaction over a few keys of one shard, which it read as clients know them. `None`: there is no space.
+    fn commit(&mut self, oracle: &Oracle) -> Option<Action> {
+        let spaces: Vec<Object> =
+            oracle.objects.iter().map(|known| known.object).filter(|object| object.kind == ObjectKind::Space).collect();
+        if spaces.is_empty() {
+            return None;
+        }
+        let first = (self.random.pick(&spaces), self.key());
+        let shard = shard_of_key(first.0.id.0, &first.1, self.shards);
+        let mut places = vec![first];
+        for _ in 0..16 {
+            let place = (self.random.pick(&spaces), self.key());
+            let new = !places.contains(&place) && places.len() < 4;
+            if new && shard_of_key(place.0.id.0, &place.1, self.shards) == shard {
+                places.push(place);
+            }
+        }
+        let (reads, writes) = (self.random.below(4), self.random.below(4));
+        let mut steps = Vec::new();
+        for _ in 0..reads {
+            let (space, key) = places[self.random.index(places.len())].clone();
+            let known = oracle.version(space, &key);
+            let version = if self.random.chance(40) { self.random.pick(&[0, 1]) } else { known };
+            steps.push(Step { space, key, does: Does::Read(version) });
+        }
+        for _ in 0..writes.max(u64::from(reads == 0)) {
+            let (space, key) = places[self.random.index(places.len())].clone();
+            let large = self.value_bytes_max / 3;
+            let does = match self.random.below(20) {
+                0..4 => Does::Delete,
+                4 => Does::Put(self.value_of(large)),
+                _ => Does::Put(self.small_value()),
+            };
+            steps.push(Step { space, key, does });
+        }
+        let durabilities = [Durability::Memory, Durability::Buffered, Durability::Strict];
+        let durability = self.random.chance(200).then(|| self.random.pick(&durabilities));
+        Some(Action::Commit { shard, steps, durability, relaxed: self.random.chance(300) })
     }
 
     fn on_stream(&mut self, oracle: &Oracle, stream: Object) -> Action {

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use crate::ring::protocol::{ATTRIBUTE_CHAINED, NAME_BYTES_MAX};
-use crate::types::{Durability, Lsn, ObjectId, ObjectKind};
+use crate::types::{Compression, Durability, Lsn, ObjectId, ObjectKind};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
     pub id: ObjectId,
     pub kind: ObjectKind,
     pub durability: Durability,
+    /// Of a space's values, by clients. The store does not look.
+    pub compression: Compression,
     /// A stream whose events are linked by hashes.
     pub chained: bool,
     pub name: Box<[u8]>,
@@ -18,10 +20,11 @@ pub struct Object {
 }
 
 impl Object {
-    /// Kind, durability and flags as one word of a record or completion.
+    /// Kind, durability, compression and flags as one word of a record or completion.
     #[must_use]
     pub fn attributes(&self) -> u64 {
-        self.kind as u64 | (self.durability as u64) << 8 | if self.chained { ATTRIBUTE_CHAINED } else { 0 }
+        let chained = if self.chained { ATTRIBUTE_CHAINED } else { 0 };
+        self.kind as u64 | (self.durability as u64) << 8 | chained | (self.compression as u64) << 24
     }
 }
 
@@ -31,11 +34,12 @@ pub fn is_chained(word: u64) -> bool {
     word & ATTRIBUTE_CHAINED != 0
 }
 
-/// Kind and durability out of such a word; `None` when either does not exist.
+/// What such a word says beside that; `None` when a part of it does not exist.
 #[must_use]
-pub fn attributes(word: u64) -> Option<(ObjectKind, Durability)> {
-    let bytes = word.to_le_bytes();
-    Some((ObjectKind::from_wire(bytes[0])?, Durability::from_wire(bytes[1])?))
+pub fn attributes(word: u64) -> Option<(ObjectKind, Durability, Compression)> {
+    let [kind, durability, _, compression, ..] = word.to_le_bytes();
+    let compression = Compression::from_wire(compression)?;
+    Some((ObjectKind::from_wire(kind)?, Durability::from_wire(durability)?, compression))
 }
 
 /// The objects, by number. Numbers begin at 1 and have no gaps.
@@ -77,7 +81,8 @@ impl Catalog {
         for id in (1..=last).map(ObjectId) {
             let kind = used.get(&id).copied().unwrap_or(ObjectKind::Space);
             let name = format!("lost-{id}").into_bytes().into_boxed_slice();
-            let lost = Object { id, kind, durability: Durability::Strict, chained: false, name, lsn: Lsn::NONE };
+            let (durability, compression) = (Durability::Strict, Compression::None);
+            let lost = Object { id, kind, durability, compression, chained: false, name, lsn: Lsn::NONE };
             catalog.objects.push(by_id.remove(&id).unwrap_or(lost));
         }
         catalog
@@ -116,6 +121,7 @@ mod tests {
             id: ObjectId(id),
             kind: ObjectKind::Space,
             durability: Durability::Buffered,
+            compression: Compression::Zstd,
             chained: false,
             name: name.as_bytes().into(),
             lsn: Lsn(u64::from(id)),
@@ -126,5 +132,9 @@ mod tests {
         assert_eq!(catalog.find(b"kept too").unwrap().id, ObjectId(3));
         let lost = catalog.find(b"lost-2").unwrap();
         assert_eq!((lost.id, lost.kind), (ObjectId(2), ObjectKind::Stream));
+        let kept = catalog.find(b"kept").unwrap();
+        let said = (ObjectKind::Space, Durability::Buffered, Compression::Zstd);
+        assert_eq!(attributes(kept.attributes()), Some(said));
+        assert_eq!(attributes(kept.attributes() | 0xff << 24), None, "a compression of a later version");
     }
 }

@@ -8,10 +8,15 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Larger cells get an allocation of their own.
 const CELL_BYTES_MAX: usize = 64 << 10;
 const CLASSES: usize = 44;
-const LARGE: u64 = 0xff;
-const NO_CELL: u64 = u64::MAX;
+const LARGE: u64 = 0x3f;
+const NO_CELL: u64 = (1 << Cell::BITS) - 1;
+/// Of a chunk's number.
+const CHUNK_BITS: u32 = 18;
+/// Of an offset, in units of 16 B.
+const OFFSET_BITS: u32 = 16;
 
-/// A cell, by class (8 bits), chunk (24 bits) and offset (32 bits). A copy does not own it.
+/// A cell, by class (6 bits), chunk (18 bits) and offset (16 bits, in units of 16 B); a large one by its number. A copy
+/// does not own it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cell(u64);
 
@@ -19,20 +24,41 @@ impl Cell {
     /// No cell: for values without bytes.
     pub const NONE: Cell = Cell(NO_CELL);
 
+    /// Bits that it takes.
+    pub const BITS: u32 = 40;
+
+    /// From what `bits` gave.
+    pub fn from_bits(bits: u64) -> Cell {
+        Cell(bits)
+    }
+
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
     fn new(class: u64, chunk: usize, offset: usize) -> Cell {
-        Cell(class << 56 | (chunk as u64) << 32 | offset as u64)
+        Cell(class << (CHUNK_BITS + OFFSET_BITS) | (chunk as u64) << OFFSET_BITS | offset as u64 / 16)
+    }
+
+    fn large(number: usize) -> Cell {
+        Cell(LARGE << (CHUNK_BITS + OFFSET_BITS) | number as u64)
     }
 
     fn class(self) -> u64 {
-        self.0 >> 56
+        self.0 >> (CHUNK_BITS + OFFSET_BITS)
     }
 
     fn chunk(self) -> usize {
-        index(self.0 >> 32 & 0xff_ffff)
+        index(self.0 >> OFFSET_BITS & ((1 << CHUNK_BITS) - 1))
     }
 
     fn offset(self) -> usize {
-        index(self.0 & 0xffff_ffff)
+        index(self.0 & ((1 << OFFSET_BITS) - 1)) * 16
+    }
+
+    /// Of a large one.
+    fn number(self) -> usize {
+        index(self.0 & ((1 << (CHUNK_BITS + OFFSET_BITS)) - 1))
     }
 }
 
@@ -96,7 +122,8 @@ impl Heap {
         }
         let size = class_bytes(class);
         if self.bump + size > CHUNK_BYTES {
-            if self.used_bytes + CHUNK_BYTES as u64 > self.bytes_max {
+            let many = self.chunks.len() >> CHUNK_BITS > 0;
+            if self.used_bytes + CHUNK_BYTES as u64 > self.bytes_max || many {
                 return None;
             }
             self.chunks.push(vec![0; CHUNK_BYTES].into_boxed_slice());
@@ -124,7 +151,7 @@ impl Heap {
                 self.large.len() - 1
             }
         };
-        Some(Cell(LARGE << 56 | slot as u64))
+        Some(Cell::large(slot))
     }
 
     /// Gives a cell back. It must not be used afterwards.
@@ -133,9 +160,9 @@ impl Heap {
             return;
         }
         if cell.class() == LARGE {
-            let bytes = std::mem::take(&mut self.large[cell.offset()]);
+            let bytes = std::mem::take(&mut self.large[cell.number()]);
             self.used_bytes -= bytes.len() as u64;
-            self.large_free.push(len_u32(cell.offset()));
+            self.large_free.push(len_u32(cell.number()));
             return;
         }
         let class = index(cell.class());
@@ -151,6 +178,17 @@ impl Heap {
         fits
     }
 
+    /// What is left of the budget.
+    #[must_use]
+    pub fn unused_bytes(&self) -> u64 {
+        self.bytes_max.saturating_sub(self.used_bytes)
+    }
+
+    /// Counts memory whether the budget has it or not.
+    pub fn charge_over(&mut self, bytes: usize) {
+        self.used_bytes += bytes as u64;
+    }
+
     /// What `charge` counted is free again.
     pub fn refund(&mut self, bytes: usize) {
         self.used_bytes -= bytes as u64;
@@ -163,7 +201,7 @@ impl Heap {
             return false;
         }
         match cell.class() {
-            LARGE => self.large[cell.offset()].len() == bytes,
+            LARGE => self.large[cell.number()].len() == bytes,
             class => bytes <= CELL_BYTES_MAX && class_of(bytes) as u64 == class,
         }
     }
@@ -171,14 +209,14 @@ impl Heap {
     #[must_use]
     pub fn bytes(&self, cell: Cell, bytes: usize) -> &[u8] {
         if cell.class() == LARGE && cell != Cell::NONE {
-            return &self.large[cell.offset()][..bytes];
+            return &self.large[cell.number()][..bytes];
         }
         &self.chunks[cell.chunk()][cell.offset()..cell.offset() + bytes]
     }
 
     pub fn bytes_mut(&mut self, cell: Cell, bytes: usize) -> &mut [u8] {
         if cell.class() == LARGE {
-            return &mut self.large[cell.offset()][..bytes];
+            return &mut self.large[cell.number()][..bytes];
         }
         &mut self.chunks[cell.chunk()][cell.offset()..cell.offset() + bytes]
     }

@@ -1,48 +1,50 @@
-//! Spaces: keys to values. A hash table finds, an ordered map scans; both name entries of one slab.
+//! Spaces: keys to values. A hash table finds, an ordered map scans; both name entries of one slab. The value of a
+//! logged key is on the drive, and in memory for a while: until it is durable, and as long as it is asked for.
 
-use std::collections::BTreeMap;
+mod entry;
+mod scan;
+
 use std::hash::BuildHasher;
-use std::ops::Bound;
 
 use crate::bytes::{len_u16, len_u32};
-use crate::ring::protocol::{AUX_MORE, Completion, Status, flag};
-use crate::store::heap::{Cell, Heap};
+use crate::ring::protocol::{Completion, Status};
+use crate::store::cache::{Cache, Full, Owners, Position};
+use crate::store::heap::Heap;
+use crate::store::order::Order;
 use crate::store::table::Table;
-use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
-use crate::types::{Lsn, ObjectId};
+use crate::store::{Context, Fetched, Mode, Outcome, Reply, Request, Store};
+use crate::types::{DeviceAddress, Lsn, ObjectId};
 use crate::wal::pool::Writer;
-use crate::wal::record::{self, Kind};
+use crate::wal::record::{Kind, Record};
 
-/// A scan's reply is bounded by this, so that one request does not hold up the others.
-const SCAN_BYTES_MAX: usize = 1 << 20;
+use entry::Entry;
+pub use entry::Said;
 
-/// What a key takes in the index beside its own bytes, about: its place in the slab and in the list of free ones (52 B),
-/// in the hash table (16 B) and in a half-full node of the ordered map (44 B), and an allocation's header (16 B).
-const KEY_OVERHEAD_BYTES: usize = 128;
+/// What a key takes in the index beside its cell, at most about: its place in the slab (40 B) and in the list of free ones
+/// (4 B), in a hash table that just grew (12 B), and in a half-full block of the order (8 B).
+const KEY_OVERHEAD_BYTES: usize = 64;
 
-/// One key with its value: the cell holds the key, then the value.
-#[derive(Clone, Copy)]
-struct Entry {
-    cell: Cell,
-    version: u64,
-    lsn: Lsn,
-    hash: u64,
-    object: ObjectId,
-    value_bytes: u32,
-    key_bytes: u16,
+impl Owners for Vec<Entry> {
+    fn owns(&self, slot: u32, position: Position) -> bool {
+        self[slot as usize].cached() == position
+    }
+
+    fn moved(&mut self, slot: u32, position: Position) {
+        self[slot as usize].set_cached(position);
+    }
 }
 
-impl Entry {
-    /// What its record takes in the log, padding aside; nothing where it is not logged.
-    fn logged_bytes(&self) -> u64 {
-        let bytes = record::HEADER_BYTES as u64 + u64::from(self.key_bytes) + u64::from(self.value_bytes);
-        if self.lsn == Lsn::NONE { 0 } else { bytes }
-    }
+/// What becomes of a value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// Behind its key: it stands nowhere else.
+    Cell,
+    Cache,
 }
 
 #[derive(Default)]
 struct Ordered {
-    keys: BTreeMap<Box<[u8]>, u32>,
+    order: Order,
     /// The last change of any key here, which a scan may have seen.
     changed_lsn: Lsn,
     /// The last delete here, which an absent key may be due to.
@@ -57,11 +59,14 @@ pub struct Spaces {
     hasher: foldhash::fast::RandomState,
     keys_max: usize,
     live_bytes: u64,
+    cache: Cache,
+    /// During a replay: the last record that came from the drive.
+    recovered_lsn: Lsn,
 }
 
 impl Spaces {
     /// The slab's room for `keys_max` keys is reserved at once, so that no write ever waits for it to move.
-    pub fn new(keys_max: usize) -> Spaces {
+    pub fn new(keys_max: usize, cache: Cache) -> Spaces {
         Spaces {
             table: Table::new(),
             entries: Vec::with_capacity(keys_max),
@@ -70,6 +75,8 @@ impl Spaces {
             hasher: foldhash::fast::RandomState::default(),
             keys_max,
             live_bytes: 0,
+            cache,
+            recovered_lsn: Lsn::NONE,
         }
     }
 
@@ -82,7 +89,7 @@ impl Spaces {
     pub fn holds(&self, heap: &Heap, object: ObjectId, key: &[u8], version: u64) -> Option<Lsn> {
         let slot = self.find(heap, self.hash(object, key), object, key)?;
         let entry = &self.entries[slot as usize];
-        (entry.version == version && entry.lsn != Lsn::NONE).then_some(entry.lsn)
+        (entry.version == version && entry.is_logged()).then_some(entry.lsn())
     }
 
     pub fn len(&self) -> usize {
@@ -96,7 +103,7 @@ impl Spaces {
     fn find(&self, heap: &Heap, hash: u64, object: ObjectId, key: &[u8]) -> Option<u32> {
         let matches = |slot: &u32| {
             let entry = &self.entries[*slot as usize];
-            entry.hash == hash && entry.object == object && heap.bytes(entry.cell, usize::from(entry.key_bytes)) == key
+            entry.object() == object && entry.key(heap) == key
         };
         self.table.find(hash, matches)
     }
@@ -117,31 +124,60 @@ impl Spaces {
         self.ordered.get(object.index()).map_or(Lsn::NONE, |ordered| ordered.deleted_lsn)
     }
 
-    /// Makes room for a value: gives the slot of the key, its cell large enough, its bytes not yet written.
-    fn place(&mut self, heap: &mut Heap, object: ObjectId, key: &[u8], value_bytes: usize) -> Result<u32, Status> {
-        let hash = self.hash(object, key);
-        let bytes = key.len() + value_bytes;
-        if let Some(slot) = self.find(heap, hash, object, key) {
-            let cell = self.entries[slot as usize].cell;
+    /// Makes room in the cache for a value, so that `set` finds it.
+    pub fn make_room(&mut self, heap: &mut Heap, value_bytes: usize, durable: Lsn) -> Result<(), Full> {
+        self.cache.make_room(heap, &mut self.entries, value_bytes, durable)
+    }
+
+    /// Gives memory of the cache back. `false`: none can be given now.
+    pub fn shrink(&mut self, heap: &mut Heap, durable: Lsn) -> bool {
+        self.cache.shrink(heap, &mut self.entries, durable)
+    }
+
+    /// Whether there are as many keys as there may be.
+    fn is_full(&self) -> bool {
+        self.table.len() >= self.keys_max
+    }
+
+    /// Whether the cache has the room of this key's value for another of this size.
+    fn suits(&self, slot: u32, value_bytes: usize) -> bool {
+        self.cache.suits(self.entries[slot as usize].cached(), value_bytes)
+    }
+
+    /// Memory of the cache.
+    pub fn cache_bytes(&self) -> u64 {
+        self.cache.bytes() as u64
+    }
+
+    /// Makes a key, or finds it in `found`: gives its slot, its cell large enough, the value not yet written.
+    fn place(
+        &mut self,
+        heap: &mut Heap,
+        found: Option<u32>,
+        object: ObjectId,
+        key: &[u8],
+        value_bytes: usize,
+        home: Home,
+    ) -> Result<u32, Status> {
+        let bytes = key.len() + if home == Home::Cell { value_bytes } else { 0 };
+        if let Some(slot) = found {
+            let cell = self.entries[slot as usize].cell();
             if !heap.suits(cell, bytes) {
                 let new = heap.take(bytes).ok_or(Status::NoMemory)?;
                 heap.give(cell);
                 heap.bytes_mut(new, key.len()).copy_from_slice(key);
-                self.entries[slot as usize].cell = new;
+                self.entries[slot as usize].set_cell(new);
             }
             return Ok(slot);
         }
-        if self.table.len() >= self.keys_max {
-            return Err(Status::NoMemory);
-        }
         let cell = heap.take(bytes).ok_or(Status::NoMemory)?;
-        if !heap.charge(KEY_OVERHEAD_BYTES + key.len()) {
+        if !heap.charge(KEY_OVERHEAD_BYTES) {
             heap.give(cell);
             return Err(Status::NoMemory);
         }
         heap.bytes_mut(cell, key.len()).copy_from_slice(key);
-        let key_bytes = len_u16(key.len());
-        let entry = Entry { cell, version: 0, lsn: Lsn::NONE, hash, object, value_bytes: 0, key_bytes };
+        let mut entry = Entry::new(object, len_u16(key.len()));
+        entry.set_cell(cell);
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.entries[slot as usize] = entry;
@@ -152,37 +188,140 @@ impl Spaces {
                 len_u32(self.entries.len() - 1)
             }
         };
-        let entries = &self.entries;
-        self.table.insert(slot, len_u32(entries.len()), |slot| entries[slot as usize].hash);
-        self.ordered(object).keys.insert(key.into(), slot);
+        self.ordered(object);
+        let Spaces { entries, table, ordered, hasher, .. } = self;
+        let hash = |slot: u32| {
+            let entry = &entries[slot as usize];
+            hasher.hash_one((entry.object().0, entry.key(heap)))
+        };
+        table.insert(slot, len_u32(entries.len()), hash);
+        ordered[object.index()].order.insert(slot, |other| entries[other as usize].key(heap).cmp(key));
         Ok(slot)
     }
 
-    fn set(&mut self, heap: &mut Heap, slot: u32, value: &[u8], version: u64, lsn: Lsn) {
+    /// Gives a key its value. `make_room` said yes, unless the value is behind its key or on the drive alone (`None`).
+    fn set(&mut self, heap: &mut Heap, slot: u32, value: Option<&[u8]>, value_bytes: u32, said: Said) {
+        let lsn = said.lsn;
         let entry = &mut self.entries[slot as usize];
-        let key_bytes = usize::from(entry.key_bytes);
-        heap.bytes_mut(entry.cell, key_bytes + value.len())[key_bytes..].copy_from_slice(value);
         self.live_bytes -= entry.logged_bytes();
-        (entry.value_bytes, entry.version, entry.lsn) = (len_u32(value.len()), version, lsn);
+        entry.set(value_bytes, said);
         self.live_bytes += entry.logged_bytes();
-        let object = entry.object;
+        let key_bytes = entry.key_bytes();
+        match value {
+            Some(value) if lsn == Lsn::NONE => {
+                heap.bytes_mut(entry.cell(), key_bytes + value.len())[key_bytes..].copy_from_slice(value);
+                entry.set_cached(Position::NONE);
+            }
+            Some(value) if self.cache.overwrite(entry.cached(), value, lsn) => {}
+            Some(value) => entry.set_cached(self.cache.insert(slot, value, lsn)),
+            None => entry.set_cached(Position::NONE),
+        }
+        let object = entry.object();
         let ordered = self.ordered(object);
         ordered.changed_lsn = ordered.changed_lsn.max(lsn);
     }
 
-    /// Puts a value as the log says.
-    pub fn put(
+    /// What a put of such a value takes of the heap: a cell of so many bytes, and so many of the index for a new key.
+    pub fn needs(
+        &self,
+        heap: &Heap,
+        object: ObjectId,
+        key: &[u8],
+        value_bytes: usize,
+        home: Home,
+    ) -> (Option<usize>, Option<usize>) {
+        let bytes = key.len() + if home == Home::Cell { value_bytes } else { 0 };
+        match self.find(heap, self.hash(object, key), object, key) {
+            Some(slot) => ((!heap.suits(self.entries[slot as usize].cell(), bytes)).then_some(bytes), None),
+            None => (Some(bytes), Some(KEY_OVERHEAD_BYTES)),
+        }
+    }
+
+    /// Whether so many keys more may come.
+    pub fn has_room_for(&self, keys: usize) -> bool {
+        self.table.len() + keys <= self.keys_max
+    }
+
+    /// Puts a value as the log says. Only what the flight recorder alone holds has to be in memory.
+    pub fn replay(
         &mut self,
         heap: &mut Heap,
         object: ObjectId,
         key: &[u8],
         value: &[u8],
-        version: u64,
-        lsn: Lsn,
+        said: Said,
     ) -> Result<(), Status> {
-        let slot = self.place(heap, object, key, value.len())?;
-        self.set(heap, slot, value, version, lsn);
+        let Said { lsn, place, .. } = said;
+        let on_drive = place != DeviceAddress::NONE;
+        if on_drive {
+            self.recovered_lsn = lsn;
+        }
+        let durable = self.recovered_lsn;
+        let slot = loop {
+            let found = self.find(heap, self.hash(object, key), object, key);
+            if found.is_none() && self.is_full() {
+                return Err(Status::NoMemory);
+            }
+            match self.place(heap, found, object, key, value.len(), Home::Cache) {
+                Ok(slot) => break slot,
+                Err(status) if !self.shrink(heap, durable) => return Err(status),
+                Err(_) => {}
+            }
+        };
+        let home = if !on_drive {
+            self.cache.make_room_over(heap, &mut self.entries, value.len(), durable);
+            Some(value)
+        } else {
+            self.make_room(heap, value.len(), durable).is_ok().then_some(value)
+        };
+        self.set(heap, slot, home, len_u32(value.len()), said);
         Ok(())
+    }
+
+    /// Puts a value that a commit says. Its cell and its place in the index are there: see `needs`.
+    pub fn put(&mut self, heap: &mut Heap, object: ObjectId, key: &[u8], value: &[u8], said: Said, durable: Lsn) {
+        let home = if said.lsn == Lsn::NONE { Home::Cell } else { Home::Cache };
+        let found = self.find(heap, self.hash(object, key), object, key);
+        let slot = self.place(heap, found, object, key, value.len(), home).expect("the memory was there a moment ago");
+        if home == Home::Cache && !self.suits(slot, value.len()) {
+            self.cache.make_room_over(heap, &mut self.entries, value.len(), durable);
+        }
+        self.set(heap, slot, Some(value), len_u32(value.len()), said);
+    }
+
+    /// The key of a slot, when it still holds this version.
+    pub fn key_of<'a>(&self, heap: &'a Heap, slot: u32, version: u64) -> Option<&'a [u8]> {
+        let entry = self.entries.get(slot as usize)?;
+        (entry.version == version).then(|| entry.key(heap))
+    }
+
+    /// The record of what a key holds stands at another place.
+    pub fn moved(&mut self, heap: &mut Heap, record: &Record<'_>, place: DeviceAddress, lsn: Lsn, durable: Lsn) {
+        let Record { object, key, version, value, .. } = *record;
+        let Some(slot) = self.find(heap, self.hash(object, key), object, key) else { return };
+        let entry = &mut self.entries[slot as usize];
+        if entry.version != version || !entry.is_logged() {
+            return;
+        }
+        entry.set_place(place);
+        // Until it is durable there it cannot be read. A commit may put a key more than once: the last one stays.
+        if !self.cache.overwrite(entry.cached(), value, lsn) {
+            self.cache.make_room_over(heap, &mut self.entries, value.len(), durable);
+            let position = self.cache.insert(slot, value, lsn);
+            self.entries[slot as usize].set_cached(position);
+        }
+    }
+
+    /// Takes a value that was read from the drive into the cache, when it is still what the key holds.
+    pub fn keep(&mut self, heap: &mut Heap, fetched: &Fetched<'_>, durable: Lsn) {
+        let Fetched { slot, version, value } = *fetched;
+        let entry = &self.entries[slot as usize];
+        let absent = entry.version == version && entry.is_logged() && !self.cache.suits(entry.cached(), value.len());
+        if absent && self.make_room(heap, value.len(), durable).is_ok() {
+            // Its record has been durable for long.
+            let position = self.cache.insert(slot, value, Lsn::NONE);
+            self.entries[slot as usize].set_cached(position);
+        }
     }
 
     /// Removes a key, if it is there.
@@ -190,11 +329,13 @@ impl Spaces {
         let hash = self.hash(object, key);
         if let Some(slot) = self.find(heap, hash, object, key) {
             self.table.remove(hash, slot);
-            self.live_bytes -= self.entries[slot as usize].logged_bytes();
-            heap.give(self.entries[slot as usize].cell);
-            heap.refund(KEY_OVERHEAD_BYTES + key.len());
+            let Spaces { entries, ordered, .. } = self;
+            ordered[object.index()].order.remove(|other| entries[other as usize].key(heap).cmp(key));
+            let entry = std::mem::take(&mut self.entries[slot as usize]);
+            self.live_bytes -= entry.logged_bytes();
+            heap.give(entry.cell());
+            heap.refund(KEY_OVERHEAD_BYTES);
             self.free.push(slot);
-            self.ordered(object).keys.remove(key);
         }
         let ordered = self.ordered(object);
         ordered.changed_lsn = ordered.changed_lsn.max(lsn);
@@ -204,19 +345,19 @@ impl Spaces {
 
 impl Store {
     /// The entry's version and LSN, or those of an absent key.
-    fn present(&self, request: &Request<'_>, mode: Mode) -> (u64, Lsn) {
+    pub(super) fn present(&self, request: &Request<'_>, mode: Mode) -> (u64, Lsn) {
         let hash = self.spaces.hash(mode.object, request.key);
         match self.spaces.find(&self.heap, hash, mode.object, request.key) {
             Some(slot) => {
                 let entry = &self.spaces.entries[slot as usize];
-                (entry.version, entry.lsn)
+                (entry.version, entry.lsn())
             }
             None => (0, self.spaces.deleted_lsn(mode.object)),
         }
     }
 
     /// What is logged of a key stays so: also a write that promises nothing is logged then.
-    fn logs(&self, request: &Request<'_>, mode: Mode) -> Mode {
+    pub(super) fn logs(&self, request: &Request<'_>, mode: Mode) -> Mode {
         let logged = mode.logged
             || !self.spaces.is_unlogged(mode.object) && {
                 let (version, lsn) = self.present(request, mode);
@@ -243,13 +384,26 @@ impl Store {
         if let Some(refused) = mode.refused(context, key.len(), value.len(), Writer::Ordinary) {
             return refused;
         }
-        let slot = match self.spaces.place(&mut self.heap, mode.object, key, value.len()) {
+        let found = self.spaces.find(&self.heap, self.spaces.hash(mode.object, key), mode.object, key);
+        if found.is_none() && self.spaces.is_full() {
+            return Outcome::status(Status::NoMemory);
+        }
+        let home = if mode.logged { Home::Cache } else { Home::Cell };
+        if home == Home::Cache
+            && !found.is_some_and(|slot| self.spaces.suits(slot, value.len()))
+            && let Err(full) = self.spaces.make_room(&mut self.heap, value.len(), context.wal.readable_lsn())
+        {
+            // What waits to be durable goes out when somebody wants it.
+            return if full == Full::Now { Outcome::Later } else { Outcome::status(Status::NoMemory) };
+        }
+        let slot = match self.spaces.place(&mut self.heap, found, mode.object, key, value.len(), home) {
             Ok(slot) => slot,
-            Err(status) => return self.no_memory(status),
+            Err(status) => return self.no_memory(context.wal, status),
         };
         let version = self.next_version();
         let (lsn, after) = mode.log(context, Kind::Put, version, key, value);
-        self.spaces.set(&mut self.heap, slot, value, version, lsn);
+        let said = Said { version, lsn, place: context.wal.last_place(), in_commit: false };
+        self.spaces.set(&mut self.heap, slot, Some(value), len_u32(value.len()), said);
         let completion = Completion { version, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }
     }
@@ -285,74 +439,22 @@ impl Store {
             let lsn = self.spaces.deleted_lsn(mode.object);
             return Outcome::version(Status::NotFound, 0, mode.visible_after(context.wal, lsn));
         };
-        let entry = &self.spaces.entries[slot as usize];
-        let (key_bytes, value_bytes) = (usize::from(entry.key_bytes), entry.value_bytes as usize);
-        let after = mode.visible_after(context.wal, entry.lsn);
-        let fits = reply.push(&[&self.heap.bytes(entry.cell, key_bytes + value_bytes)[key_bytes..]]);
+        let entry = self.spaces.entries[slot as usize];
+        let after = mode.visible_after(context.wal, entry.lsn());
+        let fits = reply.fits(entry.value_bytes() as usize);
+        if fits {
+            let value = entry.value(slot, &self.heap, &mut self.spaces.cache, context.fetched.as_ref());
+            let Some(value) = value else { return Outcome::Fetch(entry.want(slot)) };
+            reply.push(&[value]);
+        }
         let status = if fits { Status::Ok } else { Status::ReplyTooSmall };
         let completion = Completion {
             status: status as u16,
             version: entry.version,
-            aux: u64::from(entry.value_bytes),
+            aux: u64::from(entry.value_bytes()),
             reply_bytes: len_u32(reply.bytes()),
             ..Completion::default()
         };
-        Outcome::Answer { completion, after }
-    }
-
-    pub(super) fn scan<R: Reply>(
-        &mut self,
-        context: &mut Context<'_>,
-        request: &Request<'_>,
-        mode: Mode,
-        reply: &mut R,
-    ) -> Outcome {
-        let Some(ordered) = self.spaces.ordered.get(mode.object.index()) else {
-            return Outcome::status(Status::Ok);
-        };
-        let after = mode.visible_after(context.wal, ordered.changed_lsn);
-        let is_prefix = request.submission.flags & flag::PREFIX != 0;
-        let begin = match (is_prefix, request.value.is_empty()) {
-            (true, false) => Bound::Excluded(request.value),
-            _ => Bound::Included(request.key),
-        };
-        let limit = if request.submission.arg0 == 0 { u64::MAX } else { request.submission.arg0 };
-        let (mut pairs, mut more, mut needed) = (0, false, 0);
-        for (key, slot) in ordered.keys.range::<[u8], _>((begin, Bound::Unbounded)) {
-            let ended = if is_prefix {
-                !key.starts_with(request.key)
-            } else {
-                !request.value.is_empty() && **key >= *request.value
-            };
-            if ended {
-                break;
-            }
-            if pairs == limit || reply.bytes() >= SCAN_BYTES_MAX {
-                more = true;
-                break;
-            }
-            let entry = &self.spaces.entries[*slot as usize];
-            let bytes = usize::from(entry.key_bytes) + entry.value_bytes as usize;
-            let header = [
-                &entry.key_bytes.to_le_bytes()[..],
-                &[0, 0],
-                &entry.value_bytes.to_le_bytes(),
-                &entry.version.to_le_bytes(),
-                self.heap.bytes(entry.cell, bytes),
-            ];
-            if !reply.push(&header) {
-                more = true;
-                needed = bytes as u64 + 16;
-                break;
-            }
-            pairs += 1;
-        }
-        if pairs == 0 && more {
-            let status = Status::ReplyTooSmall as u16;
-            return Outcome::Answer { completion: Completion { status, aux: needed, ..Completion::default() }, after };
-        }
-        let aux = pairs | if more { AUX_MORE } else { 0 };
-        let completion = Completion { aux, reply_bytes: len_u32(reply.bytes()), ..Completion::default() };
         Outcome::Answer { completion, after }
     }
 }
@@ -360,22 +462,31 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::cache::CHUNK_BYTES;
 
     #[test]
     fn the_index_counts_against_the_budget() {
         const BUDGET_BYTES: u64 = 4 << 20;
         let mut heap = Heap::new(BUDGET_BYTES);
-        let mut spaces = Spaces::new(1_000_000);
+        let mut spaces = Spaces::new(1_000_000, Cache::new(CHUNK_BYTES, 0));
         let put = |spaces: &mut Spaces, heap: &mut Heap, number: u32| {
-            spaces.put(heap, ObjectId(1), &number.to_le_bytes(), &[], u64::from(number), Lsn::NONE)
+            let key = number.to_le_bytes();
+            spaces.place(
+                heap,
+                spaces.find(heap, spaces.hash(ObjectId(1), &key), ObjectId(1), &key),
+                ObjectId(1),
+                &key,
+                0,
+                Home::Cell,
+            )
         };
         let refused = (0..).find(|number| put(&mut spaces, &mut heap, *number).is_err()).unwrap();
-        let each = (KEY_OVERHEAD_BYTES + 4) as u64;
+        let each = KEY_OVERHEAD_BYTES as u64;
         assert!(u64::from(refused) * each <= BUDGET_BYTES && u64::from(refused) * each > BUDGET_BYTES / 2);
         let (full, kept) = (heap.used_bytes(), refused / 2);
         (kept..refused).for_each(|number| spaces.remove(&mut heap, ObjectId(1), &number.to_le_bytes(), Lsn::NONE));
         assert_eq!(heap.used_bytes(), full - u64::from(refused - kept) * each);
-        (kept..refused).for_each(|number| put(&mut spaces, &mut heap, number).unwrap());
+        (kept..refused).for_each(|number| _ = put(&mut spaces, &mut heap, number).unwrap());
         assert!(put(&mut spaces, &mut heap, refused).is_err());
     }
 }

@@ -331,7 +331,7 @@ impl Store {
             let added = self.streams.append(&mut self.heap, mode.object, event);
             if let Err(status) = added {
                 self.streams.take_back(&mut self.heap, mode.object, count);
-                return self.no_memory(status);
+                return self.no_memory(context.wal, status);
             }
             count += 1;
         }

@@ -4,7 +4,7 @@ use crate::buffer::Pool;
 use crate::bytes::{index, len_u32};
 use crate::device::{Operation, OperationKind};
 use crate::timing::{self, Layer};
-use crate::types::{Lsn, ObjectId};
+use crate::types::{DeviceAddress, Lsn, ObjectId};
 use crate::wal::layout::blocks_up;
 use crate::wal::pool::Writer;
 use crate::wal::record::{self, Kind, Record};
@@ -117,6 +117,7 @@ impl Wal {
             self.seal_open(pool, 0);
             self.open_for(pool, bytes, now_ns);
         }
+        self.last_place = self.next_place();
         let (mut key, mut value, mut flags) = (key, value, record.flags);
         loop {
             let open = self.open.as_mut().expect("a frame was opened above");
@@ -166,10 +167,19 @@ impl Wal {
             self.seal_open(pool, 0);
             self.open_for(pool, encoded.len(), now_ns);
         }
+        self.last_place = self.next_place();
         for part in parts() {
             self.replay_part(pool, part, now_ns);
         }
         Ok(())
+    }
+
+    /// Where the next record begins, if it goes into the open frame.
+    #[inline]
+    fn next_place(&self) -> DeviceAddress {
+        let (Some(open), Some(position)) = (&self.open, &self.position) else { return DeviceAddress::NONE };
+        let frame = self.identity.layout.segment_address(position.chained.segment).plus(position.offset as u64);
+        frame.plus(open.used as u64)
     }
 
     fn replay_part(&mut self, pool: &mut Pool, encoded: &[u8], now_ns: u64) {

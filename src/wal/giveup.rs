@@ -3,13 +3,13 @@
 //! marked free. So whatever a crash leaves, each record that counts stands in the log once or twice, never not at all.
 
 use crate::buffer::Pool;
-use crate::bytes::len_u32;
-use crate::device::{Operation, OperationKind};
-use crate::types::{Lsn, ObjectId};
+use crate::bytes::{index, len_u32};
+use crate::device::{DeviceError, Operation, OperationKind};
+use crate::types::{Lsn, ObjectId, SegmentIndex};
 use crate::wal::planted::Planted;
 use crate::wal::pool::SegmentPool;
 use crate::wal::record::{FLAG_COPY, Kind, Record};
-use crate::wal::{Identity, Link, TAG_RECLAIM, Wal, segment};
+use crate::wal::{Identity, Link, TAG_DEALLOCATION, TAG_RECLAIM, Wal, segment};
 
 impl Wal {
     /// The oldest segment of the chain, when all of it is durable and the log has gone on to another; with the LSN
@@ -95,11 +95,46 @@ impl Wal {
         Some(Operation { tag, kind: OperationKind::Read, address, bytes: len_u32(bytes), buffer })
     }
 
-    /// The oldest segment is marked free, durably: it goes back to the pool.
-    pub fn drop_oldest(&mut self) {
-        if let Some(link) = self.links.pop_front() {
-            self.segments.give(link.chained.segment);
-            self.counters.segments_reclaimed += 1;
+    /// The oldest segment is marked free, durably: it belongs to this log no more.
+    pub fn drop_oldest(&mut self) -> Option<SegmentIndex> {
+        let link = self.links.pop_front()?;
+        self.counters.segments_reclaimed += 1;
+        Some(link.chained.segment)
+    }
+
+    /// Tells the drive that a part of a segment that is free carries nothing; `None` while there is no buffer for it.
+    pub fn deallocate(&self, pool: &mut Pool, segment: SegmentIndex, offset: u64, bytes: u32) -> Option<Operation> {
+        let buffer = pool.take()?;
+        let address = self.identity.layout.segment_address(segment).plus(offset);
+        let tag = self.tag(0) | TAG_RECLAIM | TAG_DEALLOCATION;
+        Some(Operation { tag, kind: OperationKind::Deallocate, address, bytes, buffer })
+    }
+
+    /// Nothing but a planted bug: the same for a segment that is not free yet.
+    pub fn deallocate_early(&self, pool: &mut Pool, link: &Link) -> Option<Operation> {
+        if !self.is_planted(Planted::DeallocateBeforeFreed) {
+            return None;
+        }
+        let bytes = len_u32(index(self.identity.layout.segment_bytes)) - len_u32(segment::HEADER_BYTES);
+        let operation = self.deallocate(pool, link.chained.segment, segment::HEADER_BYTES as u64, bytes)?;
+        Some(Operation { tag: self.tag(0) | TAG_RECLAIM, ..operation })
+    }
+
+    /// What the drive said to that. One that refuses is not asked again: the log does without.
+    pub fn deallocated(&mut self, bytes: u32, result: Result<(), DeviceError>) {
+        match result {
+            Ok(()) => self.counters.deallocated_bytes += u64::from(bytes),
+            // The next write says so.
+            Err(DeviceError::Vanished) => {}
+            Err(error) => {
+                self.counters.deallocate_failures += 1;
+                if self.segments.stop_deallocating() {
+                    tracing::warn!(
+                        shard = %self.identity.shard, %error,
+                        "the drive does not deallocate what is given up, and is not asked again until the next start;                          device.deallocate = false keeps it from being asked"
+                    );
+                }
+            }
         }
     }
 }

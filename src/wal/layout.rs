@@ -1,5 +1,6 @@
 //! Where things lie on a namespace. docs/format.md describes it; a test ties the two together.
 
+use crate::bytes::index;
 use crate::error::{Error, Result};
 use crate::types::{DeviceAddress, SegmentIndex};
 
@@ -20,6 +21,11 @@ pub const SEGMENT_BYTES_MAX: u64 = 4 << 30;
 pub const SEGMENTS_PER_SHARD_MIN: u64 = 3;
 /// With fewer a namespace is filled once.
 pub const RECLAIM_SEGMENTS_PER_SHARD_MIN: u32 = 8;
+
+/// What `format` chooses: so many segments a shard, so that giving some up frees room in small steps ...
+pub const SEGMENTS_PER_SHARD_CHOSEN: u64 = 32;
+/// ... of at most this size.
+pub const SEGMENT_BYTES_CHOSEN_MAX: u64 = 64 << 20;
 
 /// `bytes` in whole blocks.
 #[must_use]
@@ -68,6 +74,15 @@ impl Layout {
         Ok(Layout { capacity_bytes, segment_bytes, segments, shards })
     }
 
+    /// The largest power of two for which a device has 32 segments a shard, but for the ends of the device; at most 64 MiB,
+    /// and at least `bytes_min`, a power of two.
+    #[must_use]
+    pub fn segment_bytes_for(device_bytes: u64, shards: u32, bytes_min: u64) -> u64 {
+        let most = device_bytes / (u64::from(shards.max(1)) * SEGMENTS_PER_SHARD_CHOSEN);
+        let chosen = most.checked_ilog2().map_or(0, |log| 1 << log);
+        chosen.min(SEGMENT_BYTES_CHOSEN_MAX).max(bytes_min)
+    }
+
     /// The smallest device for so many shards with segments of this size.
     #[must_use]
     pub fn device_bytes_min(segment_bytes: u64, shards: u32) -> u64 {
@@ -85,6 +100,12 @@ impl Layout {
     #[must_use]
     pub fn superblock_addresses(capacity_bytes: u64) -> [DeviceAddress; SUPERBLOCK_COPIES] {
         [64 << 10, capacity_bytes - (128 << 10), 128 << 10, capacity_bytes - (192 << 10)].map(DeviceAddress)
+    }
+
+    /// Bytes from a place in a segment to the segment's end.
+    #[must_use]
+    pub fn segment_bytes_left(&self, place: DeviceAddress) -> usize {
+        index(self.segment_bytes - place.0.saturating_sub(HEAD_BYTES) % self.segment_bytes)
     }
 
     #[must_use]
@@ -105,6 +126,22 @@ mod tests {
         assert!(last.0 <= layout.capacity_bytes - TAIL_BYTES);
         for copy in copies {
             assert!(copy.0 < HEAD_BYTES || copy.0 >= layout.capacity_bytes - TAIL_BYTES);
+        }
+    }
+
+    #[test]
+    fn chosen_segments_are_as_large_as_reclaim_allows() {
+        let chosen = |device_bytes| Layout::segment_bytes_for(device_bytes, 4, 2 << 20);
+        assert_eq!(chosen(1 << 30), 8 << 20);
+        assert_eq!((chosen(16 << 30), chosen(1 << 40)), (64 << 20, 64 << 20));
+        assert_eq!((chosen(64 << 20), chosen(0)), (2 << 20, 2 << 20), "not below the least");
+        for device_bytes in (0..2_000).map(|step| (32 << 20) + step * 12_345_678) {
+            let segment_bytes = chosen(device_bytes);
+            assert!(segment_bytes.is_power_of_two());
+            let Ok(layout) = Layout::plan(device_bytes, segment_bytes, 4) else { continue };
+            assert!(segment_bytes == 2 << 20 || layout.segments >= 4 * 31, "{layout:?}");
+            assert!(segment_bytes == 64 << 20 || layout.segments < 4 * 66, "{layout:?}");
+            assert!(segment_bytes == 2 << 20 || layout.reclaims());
         }
     }
 

@@ -17,14 +17,28 @@ pub enum Planted {
     CutInsteadOfRefuse,
     /// A segment is marked free before the copies of what counts in it are durable.
     FreeBeforeCopiesDurable,
+    /// A value is forgotten before it can be read back.
+    ForgetTooEarly,
+    /// What is read back for a value counts whatever its version is.
+    BelieveAnyVersion,
+    /// A segment goes back to the pool while the drive is still being told that it carries nothing.
+    DeallocateInUse,
+    /// The drive is told so before the copies, and the mark that the segment is free, are durable.
+    DeallocateBeforeFreed,
     /// A write counts as durable when it stands in the drive's volatile cache.
     SkipFlush,
     /// Nobody remembers what producers appended before a start.
     ForgetProducers,
     /// The first two events of a linked batch are exchanged when the log is read.
     SwapEvents,
+    /// Who waits for a device that was given up is not told, and waits on.
+    WaitForStalled,
     /// A drive that came back is written again without its flight recorder, and nobody looks what is missing.
     ReturnUnproven,
+    /// Every write of a transaction is a record of its own.
+    TornCommit,
+    /// A transaction commits although a key that it read was written meanwhile.
+    SkipReadCheck,
 }
 
 impl Planted {

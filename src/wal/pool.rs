@@ -1,6 +1,6 @@
 //! The free segments of a namespace, shared by all reactors, and who may take the last ones. Written about once a segment.
 
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 
@@ -39,6 +39,10 @@ pub struct SegmentPool {
     live_bytes_max: i64,
     /// Shards that can still give something up.
     hopeful: AtomicU32,
+    /// Free, and given back soon: the drive is being told that they carry nothing.
+    announced: AtomicU32,
+    /// The drive has not refused to be told.
+    deallocates: AtomicBool,
 }
 
 impl SegmentPool {
@@ -63,6 +67,8 @@ impl SegmentPool {
             live_bytes: AtomicI64::new(0),
             live_bytes_max: usable / 8 * 7,
             hopeful: AtomicU32::new(if reclaims { layout.shards } else { 0 }),
+            announced: AtomicU32::new(0),
+            deallocates: AtomicBool::new(true),
         }
     }
 
@@ -94,6 +100,29 @@ impl SegmentPool {
         }
     }
 
+    /// A segment is free and will be given back by `give_announced`.
+    pub fn announce(&self) {
+        self.announced.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes a segment back that was announced.
+    pub fn give_announced(&self, segment: SegmentIndex) {
+        // In this order no moment shows fewer than there are.
+        self.give(segment);
+        self.announced.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether the drive is told of segments that are free.
+    #[must_use]
+    pub fn deallocates(&self) -> bool {
+        self.deallocates.load(Ordering::Relaxed)
+    }
+
+    /// The drive refused: no shard tells it any more. True for the first one that says so.
+    pub fn stop_deallocating(&self) -> bool {
+        self.deallocates.swap(false, Ordering::Relaxed)
+    }
+
     /// Whether such a writer could take one now.
     #[must_use]
     pub fn has(&self, writer: Writer) -> bool {
@@ -120,14 +149,16 @@ impl SegmentPool {
     /// Whether segments are to be given up now.
     #[must_use]
     pub fn is_low(&self) -> bool {
-        self.reclaims && self.free.load(Ordering::Relaxed) < self.low
+        let free = self.free.load(Ordering::Relaxed);
+        self.reclaims && free < self.low && free + i64::from(self.announced.load(Ordering::Relaxed)) < self.low
     }
 
     /// Whether a writer that finds no segment would wait in vain.
     #[must_use]
     pub fn is_hopeless(&self, writer: Writer) -> bool {
         let full = self.live_bytes.load(Ordering::Relaxed) > self.live_bytes_max;
-        writer == Writer::Replay || self.hopeful.load(Ordering::Relaxed) == 0 || writer == Writer::Ordinary && full
+        let none_comes = self.hopeful.load(Ordering::Relaxed) == 0 && self.announced.load(Ordering::Relaxed) == 0;
+        writer == Writer::Replay || none_comes || writer == Writer::Ordinary && full
     }
 
     /// What a shard tells of itself, as the change since it last did.
@@ -142,9 +173,10 @@ impl SegmentPool {
         };
     }
 
+    /// Segments that are free, those that are announced too.
     #[must_use]
     pub fn free_count(&self) -> usize {
-        self.queue.len()
+        self.queue.len() + self.announced.load(Ordering::Relaxed) as usize
     }
 }
 
@@ -192,5 +224,18 @@ mod tests {
         assert!(pool.is_hopeless(Writer::Ordinary) && !pool.is_hopeless(Writer::Reclaim));
         pool.tell(0, Some(false));
         assert!(pool.is_hopeless(Writer::Reclaim));
+        pool.announce();
+        assert!(!pool.is_hopeless(Writer::Reclaim), "one comes back");
+        let segment = std::iter::from_fn(|| pool.take(Writer::Replay)).last().expect("the pool was full");
+        assert_eq!((pool.free_count(), pool.has(Writer::Replay)), (1, false));
+        pool.give_announced(segment);
+        assert!(pool.is_hopeless(Writer::Reclaim) && pool.free_count() == 1 && pool.has(Writer::Replay));
+    }
+
+    #[test]
+    fn a_drive_that_refuses_is_told_of_nothing_more() {
+        let pool = pool(20, 2);
+        assert!(pool.deallocates() && pool.stop_deallocating());
+        assert!(!pool.deallocates() && !pool.stop_deallocating(), "said once");
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::bytes::{get_u16, get_u32, get_u64, len_u16, len_u32, put_u16, put_u32, put_u64};
 use crate::timing::{self, Layer};
-use crate::types::{Lsn, ObjectId, ShardId};
+use crate::types::{DeviceAddress, Lsn, ObjectId, ShardId};
 
 /// Header of a record; key, value and zeros to the next multiple of 8 follow.
 pub const HEADER_BYTES: usize = 32;
@@ -34,10 +34,12 @@ pub enum Kind {
     AppendBatch = 4,
     /// Forget the events below offset `version`.
     Trim = 5,
-    /// A space or stream: key is its name, `version` is kind | durability << 8.
+    /// A space or stream: key is its name, `version` is kind | durability << 8 | compression << 24.
     Create = 6,
     /// All that counts in the shard's segments before number `version` stands behind them too: they are given up.
     Reclaim = 7,
+    /// The writes of a transaction, all of this `version`: puts and deletes, as `ring::protocol::commit` lays them out.
+    Commit = 8,
     /// As `AppendBatch`, by a producer: key is its number and its sequence number, u64 each. Without events: they are
     /// trimmed, and only the producer's place still counts.
     AppendOnce = 11,
@@ -48,8 +50,8 @@ pub enum Kind {
 impl Kind {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Kind> {
-        use Kind::{Append, AppendBatch, AppendOnce, Create, Cursor, Delete, Put, Reclaim, Trim};
-        let all = [Put, Delete, Append, AppendBatch, Trim, Create, Reclaim, AppendOnce, Cursor];
+        use Kind::{Append, AppendBatch, AppendOnce, Commit, Create, Cursor, Delete, Put, Reclaim, Trim};
+        let all = [Put, Delete, Append, AppendBatch, Trim, Create, Reclaim, Commit, AppendOnce, Cursor];
         all.into_iter().find(|kind| *kind as u8 == value)
     }
 }
@@ -162,25 +164,32 @@ pub fn decode(bytes: &[u8], seed: u32) -> Option<(Record<'_>, usize)> {
     Some((record, taken))
 }
 
+/// Who takes the whole records of a log, each with the place of its first part; none for one of the flight recorder.
+pub type Sink<'a> = dyn FnMut(&Record<'_>, DeviceAddress) + 'a;
+
 /// Puts the parts of a large record together again. A record counts only when all of its parts are there.
 #[derive(Default)]
 pub struct Assembler {
+    /// Where the first part stands.
+    place: DeviceAddress,
     key: Vec<u8>,
     value: Vec<u8>,
     open: bool,
 }
 
 impl Assembler {
-    /// Takes the next part in LSN order, and hands the whole record to `sink` when it is the last one. A part
-    /// without its beginning, or a beginning without its end, was never acknowledged and is passed over.
-    pub fn push(&mut self, part: &Record<'_>, sink: &mut dyn FnMut(&Record<'_>)) {
+    /// Takes the next part in LSN order, which stands at `place`, and hands the whole record to `sink`, with the place of
+    /// its first part, when it is the last one. A part without its beginning, or a beginning without its end, was never
+    /// acknowledged and is passed over.
+    pub fn push(&mut self, part: &Record<'_>, place: DeviceAddress, sink: &mut Sink<'_>) {
         let (more, continued) = (part.flags & FLAG_MORE != 0, part.flags & FLAG_CONTINUED != 0);
         if !continued {
             self.open = more;
             if !more {
-                sink(part);
+                sink(part, place);
                 return;
             }
+            self.place = place;
             self.key.clear();
             self.value.clear();
             self.key.extend_from_slice(part.key);
@@ -190,7 +199,8 @@ impl Assembler {
         self.value.extend_from_slice(part.value);
         if !more {
             self.open = false;
-            sink(&Record { flags: part.flags & FLAG_COPY, key: &self.key, value: &self.value, ..*part });
+            let whole = Record { flags: part.flags & FLAG_COPY, key: &self.key, value: &self.value, ..*part };
+            sink(&whole, self.place);
         }
     }
 
@@ -241,14 +251,14 @@ mod tests {
     fn parts_become_one_record_only_when_all_are_there() {
         let mut whole = Vec::new();
         let mut assembler = Assembler::default();
-        let mut sink = |record: &Record<'_>| whole.push((record.key.to_vec(), record.value.to_vec()));
-        assembler.push(&sample(b"k", b"ab", FLAG_MORE), &mut sink);
-        assembler.push(&sample(b"", b"cd", FLAG_MORE | FLAG_CONTINUED), &mut sink);
-        assembler.push(&sample(b"", b"ef", FLAG_CONTINUED), &mut sink);
+        let mut sink = |record: &Record<'_>, _| whole.push((record.key.to_vec(), record.value.to_vec()));
+        assembler.push(&sample(b"k", b"ab", FLAG_MORE), DeviceAddress::NONE, &mut sink);
+        assembler.push(&sample(b"", b"cd", FLAG_MORE | FLAG_CONTINUED), DeviceAddress::NONE, &mut sink);
+        assembler.push(&sample(b"", b"ef", FLAG_CONTINUED), DeviceAddress::NONE, &mut sink);
         // A beginning that a crash cut off, then a whole one, then an end without a beginning.
-        assembler.push(&sample(b"lost", b"xx", FLAG_MORE), &mut sink);
-        assembler.push(&sample(b"k2", b"v", 0), &mut sink);
-        assembler.push(&sample(b"", b"yy", FLAG_CONTINUED), &mut sink);
+        assembler.push(&sample(b"lost", b"xx", FLAG_MORE), DeviceAddress::NONE, &mut sink);
+        assembler.push(&sample(b"k2", b"v", 0), DeviceAddress::NONE, &mut sink);
+        assembler.push(&sample(b"", b"yy", FLAG_CONTINUED), DeviceAddress::NONE, &mut sink);
         assert_eq!(whole, vec![(b"k".to_vec(), b"abcdef".to_vec()), (b"k2".to_vec(), b"v".to_vec())]);
     }
 }

@@ -10,7 +10,7 @@ use crate::wal::flight::Contents;
 use crate::wal::frame::{self, Header, Invalid};
 use crate::wal::layout::BLOCK_BYTES;
 use crate::wal::planted::Planted;
-use crate::wal::record::{self, Assembler, Kind, Record};
+use crate::wal::record::{self, Assembler, Kind, Record, Sink};
 use crate::wal::segment;
 use crate::wal::superblock::Superblock;
 use crate::wal::{ChainSegment, Link, Position, Tail};
@@ -301,7 +301,7 @@ pub fn recover<B: Blocks>(
     walker: &mut Walker<'_, B>,
     flight: Option<&Contents>,
     planted: Planted,
-    sink: &mut dyn FnMut(&Record<'_>),
+    sink: &mut Sink<'_>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Recovered, Damage> {
     let seed = record::crc_seed(&walker.superblock.namespace, walker.shard);
@@ -373,7 +373,7 @@ fn follow<B: Blocks>(
     recovered: &mut Recovered,
     seed: u32,
     assembler: &mut Assembler,
-    sink: &mut dyn FnMut(&Record<'_>),
+    sink: &mut Sink<'_>,
 ) -> Result<(), Option<Break>> {
     if walker.chain.is_empty() {
         return Err(None);
@@ -393,6 +393,7 @@ fn follow<B: Blocks>(
         }
         Err(found) => return Err(Some(found)),
     };
+    let address = walker.address(link, offset);
     let (header, crc, bytes) = walker.frame(link, offset).map_err(Some)?;
     let mut at = frame::HEADER_BYTES;
     for number in 0..u64::from(header.records) {
@@ -402,7 +403,7 @@ fn follow<B: Blocks>(
                 if record.kind == Kind::Reclaim {
                     recovered.tail.keep_from(&record);
                 }
-                assembler.push(&record, sink);
+                assembler.push(&record, address.plus(at as u64), sink);
                 at += taken;
             }
             _ => return Err(Some(Break::BadRecord { lsn })),
@@ -515,13 +516,7 @@ fn finish<B: Blocks>(walker: &Walker<'_, B>, state: &State, recovered: &mut Reco
 }
 
 /// Takes from the flight recorder what goes on where the log ends.
-fn replay(
-    contents: &Contents,
-    seed: u32,
-    recovered: &mut Recovered,
-    assembler: &mut Assembler,
-    sink: &mut dyn FnMut(&Record<'_>),
-) {
+fn replay(contents: &Contents, seed: u32, recovered: &mut Recovered, assembler: &mut Assembler, sink: &mut Sink<'_>) {
     let mut next = recovered.tail.next_lsn;
     let mut at = 0;
     // Records of a large one whose last part is missing were never acknowledged: they are not replayed.
@@ -530,7 +525,7 @@ fn replay(
     while let Some((record, taken)) = record::decode(&contents.records[at..], seed) {
         if record.lsn == next {
             begin.get_or_insert(at);
-            assembler.push(&record, sink);
+            assembler.push(&record, DeviceAddress::NONE, sink);
             next = next.next();
             if !assembler.is_open() {
                 whole_bytes = at + taken;

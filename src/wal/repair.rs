@@ -199,7 +199,7 @@ fn kept_from(blocks: &mut impl Blocks, superblock: &Superblock, survey: &Survey,
     let known = survey.kept_from[shard.index()];
     let Some(first) = chain.first().filter(|first| first.sequence > known) else { return known };
     let mut walker = Walker::new(blocks, superblock, shard, chain);
-    match recovery::recover(&mut walker, None, Planted::None, &mut |_| {}, &mut |_| {}) {
+    match recovery::recover(&mut walker, None, Planted::None, &mut |_, _| {}, &mut |_| {}) {
         Ok(recovered) => recovered.tail.kept_from.max(known),
         Err(_) => first.sequence,
     }
@@ -225,7 +225,7 @@ pub fn cut<B: Blocks>(
     let whole = (first..).zip(chain).take_while(|(sequence, chained)| chained.sequence == *sequence).count();
     let (chain, dropped) = chain.split_at(whole);
     let mut walker = Walker::new(blocks, superblock, shard, chain);
-    let read = recovery::recover(&mut walker, flight, Planted::None, &mut |_| {}, &mut |_| {});
+    let read = recovery::recover(&mut walker, flight, Planted::None, &mut |_, _| {}, &mut |_| {});
     let beyond = read.as_ref().err().map(|damage| recovery::beyond(&mut walker, damage));
     let (mut last, mut epoch_max) = beyond.unwrap_or_default();
     for chained in dropped {

@@ -165,7 +165,7 @@ pub fn shard<B: Blocks>(
     let chain = &survey.chains[shard.index()];
     let mut walker = Walker::new(blocks, superblock, shard, chain);
     let (mut records, mut log_bytes) = (0, 0);
-    let mut count = |_: &record::Record<'_>| records += 1;
+    let mut count = |_: &record::Record<'_>, _| records += 1;
     let mut read = |bytes| {
         log_bytes = bytes;
         progress(bytes);

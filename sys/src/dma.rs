@@ -90,6 +90,8 @@ impl Drop for Mapping {
 /// A region of zeroed memory for a device, shared and populated, before it is cut into buffers.
 pub struct DmaRegion {
     mapping: Arc<Mapping>,
+    /// Where it begins in the mapping.
+    offset: usize,
     bytes: usize,
     pages: PageKind,
     warning: Option<String>,
@@ -111,13 +113,19 @@ impl DmaRegion {
             let mapped_bytes = bytes.checked_next_multiple_of(HUGEPAGE_BYTES).ok_or_else(too_large)?;
             match map("forebay-dma-huge", MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB, mapped_bytes) {
                 Ok(mapping) => {
-                    return Ok(DmaRegion { mapping: Arc::new(mapping), bytes, pages: PageKind::Huge2MiB, warning });
+                    return Ok(DmaRegion {
+                        mapping: Arc::new(mapping),
+                        offset: 0,
+                        bytes,
+                        pages: PageKind::Huge2MiB,
+                        warning,
+                    });
                 }
                 Err(error) => warning = Some(fallback_warning(mapped_bytes, &error)),
             }
         }
         let mapping = map("forebay-dma", MemfdFlags::empty(), bytes)?;
-        Ok(DmaRegion { mapping: Arc::new(mapping), bytes, pages: PageKind::Ordinary, warning })
+        Ok(DmaRegion { mapping: Arc::new(mapping), offset: 0, bytes, pages: PageKind::Ordinary, warning })
     }
 
     /// The same, of SPDK's memory: the only one that a controller driven by SPDK can reach. Does not block.
@@ -132,7 +140,7 @@ impl DmaRegion {
         let bytes = bytes.checked_next_multiple_of(BUFFER_ALIGN_BYTES).ok_or(io::ErrorKind::OutOfMemory)?;
         let address = env.allocate(bytes).ok_or(io::ErrorKind::OutOfMemory)?;
         let mapping = Arc::new(Mapping { address, bytes, owner: Owner::Spdk(env) });
-        Ok(DmaRegion { mapping, bytes, pages: env.page_kind(), warning: None })
+        Ok(DmaRegion { mapping, offset: 0, bytes, pages: env.page_kind(), warning: None })
     }
 
     #[must_use]
@@ -151,7 +159,24 @@ impl DmaRegion {
         self.warning.as_deref()
     }
 
-    /// The region as a whole, for a ring to register it. Take it before `split`.
+    /// Cuts the last `bytes` off, as a region of its own over the same memory.
+    ///
+    /// # Panics
+    /// When it is not larger than that, or `bytes` is not a multiple of 4,096.
+    #[must_use]
+    pub fn cut_off(mut self, bytes: usize) -> (DmaRegion, DmaRegion) {
+        assert!(
+            bytes < self.bytes && bytes.is_multiple_of(BUFFER_ALIGN_BYTES),
+            "{bytes} B cannot be cut off a DMA region of {} B",
+            self.bytes
+        );
+        self.bytes -= bytes;
+        let (mapping, offset) = (Arc::clone(&self.mapping), self.offset + self.bytes);
+        let tail = DmaRegion { mapping, offset, bytes, pages: self.pages, warning: None };
+        (self, tail)
+    }
+
+    /// The region as a whole, for a ring to register it. Take it before `split` and `cut_off`.
     #[must_use]
     pub fn span(&self) -> DmaSpan {
         DmaSpan { mapping: Arc::clone(&self.mapping), bytes: self.bytes }
@@ -163,15 +188,24 @@ impl DmaRegion {
     /// When `buffer_bytes` is not a positive multiple of 4,096.
     #[must_use]
     pub fn split(self, buffer_bytes: usize) -> Vec<DmaBuffer> {
+        self.split_from(0, buffer_bytes)
+    }
+
+    /// The same, with numbers from `first` on: for buffers that are told apart from those of the region it was cut off.
+    ///
+    /// # Panics
+    /// As `split`.
+    #[must_use]
+    pub fn split_from(self, first: usize, buffer_bytes: usize) -> Vec<DmaBuffer> {
         assert!(
             buffer_bytes > 0 && buffer_bytes.is_multiple_of(BUFFER_ALIGN_BYTES),
             "DMA buffers of {buffer_bytes} B: not a positive multiple of {BUFFER_ALIGN_BYTES}"
         );
         let buffer = |index: usize| DmaBuffer {
-            // SAFETY: index < bytes / buffer_bytes, so the offset lies inside the mapping.
-            address: unsafe { self.mapping.address.add(index * buffer_bytes) },
+            // SAFETY: index < bytes / buffer_bytes and offset + bytes lies inside the mapping, so this does.
+            address: unsafe { self.mapping.address.add(self.offset + index * buffer_bytes) },
             bytes: buffer_bytes,
-            index,
+            index: first + index,
             mapping: Arc::clone(&self.mapping),
         };
         (0..self.bytes / buffer_bytes).map(buffer).collect()
@@ -199,14 +233,14 @@ pub struct DmaBuffer {
     mapping: Arc<Mapping>,
 }
 
-// SAFETY: the bytes belong to this value alone (`split` consumes the region and cuts disjoint ranges, and the type is
+// SAFETY: the bytes belong to this value alone (`split` and `cut_off` consume the region and cut disjoint ranges, and the type is
 // not Clone), so they may move to another thread with it.
 unsafe impl Send for DmaBuffer {}
 // SAFETY: a shared reference gives shared access to the bytes only.
 unsafe impl Sync for DmaBuffer {}
 
 impl DmaBuffer {
-    /// Its place in its region, from 0.
+    /// Its number, from 0 on in its region: see `split_from`.
     #[must_use]
     pub fn index(&self) -> usize {
         self.index

@@ -33,6 +33,8 @@ pub struct UringOptions<'a> {
     pub task_run: TaskRun,
     /// Buffers of this region are registered once, and not looked up again on each operation.
     pub span: Option<&'a DmaSpan>,
+    /// Stays open, with the lock on it, until all that is under way has ended: also when the process is killed.
+    pub held: Option<&'a File>,
 }
 
 /// An operation that ended, with what it owned.
@@ -98,7 +100,8 @@ impl<T, S: EntryMarker, C: Answer> Ring<T, S, C> {
         options: &UringOptions<'_>,
     ) -> io::Result<Ring<T, S, C>> {
         let ring = build(operations.saturating_mul(entries_each), options)?;
-        ring.submitter().register_files(&[file.as_raw_fd()])?;
+        let files = [file.as_raw_fd(), options.held.unwrap_or(&file).as_raw_fd()];
+        ring.submitter().register_files(&files)?;
         let mut note = None;
         let span = options.span.filter(|span| match register(&ring, span, piece_bytes) {
             Ok(()) => true,

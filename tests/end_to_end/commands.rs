@@ -3,7 +3,9 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
 
+use forebay::ring::client::Object;
 use forebay::ring::protocol::stats::{DRIVE, NAMES};
+use forebay::types::Compression;
 use serde_json::Value;
 
 use crate::daemon::{Daemon, PATIENCE, Place};
@@ -19,7 +21,7 @@ pub fn run(place: &Place, arguments: &[&str]) -> String {
 }
 
 /// The objects that a command printed, one a line.
-fn json(place: &Place, arguments: &[&str]) -> Vec<Value> {
+pub fn json(place: &Place, arguments: &[&str]) -> Vec<Value> {
     let text = run(place, &[arguments, &["--json"]].concat());
     text.lines().map(|line| serde_json::from_str(line).expect("each line is an object")).collect()
 }
@@ -57,6 +59,29 @@ fn format_refuses_what_holds_data() {
     assert!(refused(&place, &format).contains("--force"));
     let made = json(&place, &[&format[..], &["--force"]].concat());
     assert_eq!((&made[0]["shards"], &made[0]["segment_bytes"]), (&Value::from(3), &Value::from(1 << 20)));
+}
+
+#[test]
+fn format_chooses_segments_that_can_be_reclaimed() {
+    let place = Place::new("cli-chosen");
+    let device = place.device();
+    let device = device.to_str().expect("the path is text");
+    let format = |capacity: &str, more: &[&str]| {
+        let arguments = ["format", device, "--capacity", capacity, "--force"];
+        let output = place.forebay(&[&arguments[..], more].concat()).output().expect("the program starts");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!told.contains("warning"), "{told}");
+        stdout(&output)
+    };
+    let made = format("256MiB", &["--shards", "2"]);
+    assert!(made.contains(": 63 segments of 4MiB (the largest with about 32 a shard or more"), "{made}");
+    let made = format("64MiB", &["--shards", "2"]);
+    assert!(made.contains(": 31 segments of 2MiB (the least that the largest value"), "{made}");
+    let made = format("64MiB", &["--shards", "1", "--segment-bytes", "4MiB", "--json"]);
+    let made: Value = serde_json::from_str(&made).expect("it is JSON");
+    assert_eq!((&made["segment_bytes"], &made["segment_bytes_given"]), (&Value::from(4 << 20), &Value::from(true)));
+    let mut daemon = Daemon::start(&place);
+    drop(daemon.connect(&place));
 }
 
 #[test]
@@ -111,6 +136,76 @@ fn what_a_daemon_does_not_take_is_said_with_its_limit() {
     let line = String::from_utf8(output.stderr).expect("it is text");
     assert_eq!(output.status.code(), Some(1), "{line}");
     assert!(line.contains("job [many]: ") && line.contains("limits.sessions_max allows; raise it"), "{line}");
+}
+
+#[test]
+fn the_memory_that_limits_come_to_is_told() {
+    let place = formatted("cli-memory");
+    let config = place.path("config.toml");
+    let config = config.to_str().expect("the path is text");
+    let parts = json(&place, &["serve", "--check", "--config", config]);
+    let (total, parts) = parts.split_last().expect("there are lines");
+    let sum: u64 = parts.iter().map(|part| part["bytes"].as_u64().expect("a number")).sum();
+    assert_eq!((&total["what"], total["bytes"].as_u64()), (&"total".into(), Some(sum)));
+    assert!(total["available_bytes"].as_u64().is_some_and(|bytes| bytes > 0));
+    let text = run(&place, &["serve", "--check", "--config", config]);
+    assert!(text.contains("in all, at most; available: "), "{text}");
+    let mut daemon = Daemon::start(&place);
+    drop(daemon.connect(&place));
+    assert!(daemon.log().contains("this configuration needs at most "), "{}", daemon.log());
+    // More than any machine has: of buffers a start is refused, of what is only a limit it is told.
+    let huge = "limits.memory_bytes_max = \"16384GiB\"\n";
+    let configured = std::fs::read_to_string(config).expect("it was written");
+    let configured = configured.replace("limits.memory_bytes_max = \"64MiB\"\n", huge);
+    std::fs::write(config, &configured).expect("the place is writable");
+    assert!(run(&place, &["serve", "--check", "--config", config]).contains("warning: at most 16384."));
+    let buffers = configured
+        .replace("reactors.count = 2", "reactors.count = 250\nformat.shards = 1000\nwal.frames_in_flight_max = 256");
+    let buffers = buffers.replace("\"64KiB\"", "\"16MiB\"").replace("format.segment_bytes = \"1MiB\"\n", "");
+    std::fs::write(config, buffers).expect("the place is writable");
+    let line = refused(&place, &["serve", "--check", "--config", config]);
+    assert!(line.contains("the frame buffers need ") && line.contains("lower wal.frame_bytes_max"), "{line}");
+}
+
+#[test]
+fn compressed_spaces_by_command() {
+    let place = formatted("cli-compression");
+    let mut daemon = Daemon::start(&place);
+    drop(daemon.connect(&place));
+    let text = "the same words again and again ".repeat(1_000);
+    let file = place.path("text");
+    std::fs::write(&file, &text).expect("the place is writable");
+    let file = file.to_str().expect("the path is text");
+    for codec in ["lz4", "zstd"] {
+        let put = ["put", codec, "large", "--file", file, "--create=buffered", "--compression", codec];
+        run(&place, &put);
+        run(&place, &put);
+        run(&place, &["put", codec, "small", "v"]);
+        assert_eq!(run(&place, &["get", codec, "large"]), text.trim_end());
+        assert_eq!(run(&place, &["scan", codec, "--begin", "s"]), "small\tv");
+    }
+    let line = refused(&place, &["put", "lz4", "k", "v", "--create", "--compression", "zstd"]);
+    assert!(line.contains("is there with compression lz4; leave out --compression"), "{line}");
+    let alone = place.forebay(&["put", "lz4", "k", "v", "--compression", "lz4"]).output().expect("the program starts");
+    assert_eq!(alone.status.code(), Some(2), "{alone:?}");
+    assert!(refused(&place, &["append", "lz4", "e", "--create"]).contains("not a stream"));
+    assert!(daemon.stop().success());
+
+    let device = place.device();
+    let device = device.to_str().expect("the path is text");
+    assert!(run(&place, &["inspect", device]).contains("space \"zstd\": number 2, buffered, values compressed: zstd"));
+    let mut daemon = Daemon::start(&place);
+    let mut client = daemon.connect(&place);
+    let codecs: Vec<_> =
+        client.catalog().expect("it answers").into_iter().map(|(_, space)| space.compression).collect();
+    assert_eq!(codecs, [Compression::Lz4, Compression::Zstd], "the log of shard 0 says it");
+    for codec in ["lz4", "zstd"] {
+        assert_eq!(run(&place, &["get", codec, "large"]), text.trim_end());
+        let space = client.open_space(codec, None).expect("it is there");
+        let raw = Object { compression: Compression::None, ..space };
+        let (_, stored) = client.get(raw, b"large").expect("it answers").expect("it is there");
+        assert!(stored.len() < text.len() / 10, "{codec}: {} B", stored.len());
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use forebay::appliance::prepare::{FormatOptions, format_device};
+use forebay::appliance::prepare::{FormatOptions, SegmentSize, format_device};
 use forebay::config::Config;
 use forebay::ring::client::{Client, ClientError, ConnectOptions};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
@@ -81,7 +81,7 @@ impl Place {
     pub fn format(&self, capacity_mib: u64, shards: u32) {
         let is_file = std::env::var_os("FOREBAY_TEST_DEVICE").is_none();
         let capacity_bytes = is_file.then_some(capacity_mib << 20);
-        let options = FormatOptions { capacity_bytes, segment_bytes: 1 << 20, shards, force: true };
+        let options = FormatOptions { capacity_bytes, segment_size: SegmentSize::Bytes(1 << 20), shards, force: true };
         format_device(&self.device(), &options, &mut |_, _| {}).expect("the file can be formatted");
     }
 

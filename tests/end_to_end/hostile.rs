@@ -209,7 +209,7 @@ fn who_breaks_the_protocol_is_ended_and_told_why() {
     beside_an_honest_client("breaches", |place| {
         let put = Submission { opcode: Opcode::Put as u8, key_bytes: 4, value_bytes: 16, object: 1, ..noop() };
         for (submission, reason) in [
-            (Submission { opcode: 13, ..noop() }, EndReason::BadOpcode),
+            (Submission { opcode: u8::MAX, ..noop() }, EndReason::BadOpcode),
             (Submission { opcode: 255, ..noop() }, EndReason::BadOpcode),
             (Submission { flags: 0x20, ..noop() }, EndReason::BadFlags),
             (Submission { flags: 0xff, ..put }, EndReason::BadFlags),

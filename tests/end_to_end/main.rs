@@ -3,14 +3,17 @@
 
 mod commands;
 mod daemon;
+mod dump;
 mod flight;
 mod history;
 mod hostile;
 mod kill;
+mod larger;
 mod operations;
 mod power;
 mod resume;
 mod streams;
 mod trace;
+mod transactions;
 mod trouble;
 mod writer;

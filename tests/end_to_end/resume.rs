@@ -1,6 +1,6 @@
 //! A drive that fails and is taken back without a restart: clients keep their sessions, and nothing acknowledged is lost.
 
-use forebay::appliance::prepare::{FormatOptions, format_device};
+use forebay::appliance::prepare::{FormatOptions, SegmentSize, format_device};
 use forebay::ring::client::{Client, ClientError, Object, Write};
 use forebay::ring::protocol::{Status, stats};
 use forebay::types::Durability;
@@ -95,7 +95,12 @@ fn another_drive_and_one_that_others_wrote_to_are_refused() {
     let place = Place::new("resume-other").configured(1, "");
     place.format(32, 2);
     let other = place.path("other");
-    let options = FormatOptions { capacity_bytes: Some(32 << 20), segment_bytes: 1 << 20, shards: 2, force: true };
+    let options = FormatOptions {
+        capacity_bytes: Some(32 << 20),
+        segment_size: SegmentSize::Bytes(1 << 20),
+        shards: 2,
+        force: true,
+    };
     format_device(&other, &options, &mut |_, _| {}).expect("there is room");
     let mut daemon = Daemon::start_breakable(&place);
     let mut client = daemon.connect(&place);

@@ -88,7 +88,7 @@ fn records(image: &mut Image) -> Vec<Expected> {
     let mut all = Vec::new();
     for number in 0..found.superblock.layout.shards {
         let mut walker = Walker::new(image, &found.superblock, ShardId(number), &found.survey.chains[number as usize]);
-        let mut sink = |record: &Record<'_>| {
+        let mut sink = |record: &Record<'_>, _| {
             let (key, value) = (record.key.to_vec(), record.value.to_vec());
             all.push((number, record.kind, record.object.0, record.version, key, value));
         };

@@ -66,7 +66,7 @@ pub fn read(blocks: &mut impl Blocks, device_bytes: u64) -> Result<Read> {
     let (mut shards, mut data) = (Vec::new(), Data::new());
     for number in 0..superblock.layout.shards {
         let mut walker = Walker::new(blocks, &superblock, ShardId(number), &survey.chains[number as usize]);
-        let mut sink = |record: &Record<'_>| {
+        let mut sink = |record: &Record<'_>, _| {
             data.insert((number, record.key.to_vec()), record.value.to_vec());
         };
         let recovered = recovery::recover(&mut walker, None, Planted::None, &mut sink, &mut |_| {});

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use forebay::ring::client::{ClientError, Request, ScanRange, SubmitError, Write};
+use forebay::ring::client::{ClientError, Creation, Object, Request, ScanRange, SubmitError, Write};
 use forebay::ring::protocol::Status;
 use forebay::ring::segment::Shape;
-use forebay::types::{Durability, ObjectKind};
+use forebay::types::{Compression, Durability, ObjectId, ObjectKind};
 
 use crate::toy::{SHAPE, Store, pair, pair_with_threads, turn};
 
@@ -112,16 +112,110 @@ fn pipelined_answers_survive_a_blocking_call() {
 }
 
 #[test]
+fn compressed_values_are_plain_to_every_call() {
+    let (mut client, stop, threads) = pair_with_threads(Shape { reactors: 2, ..SHAPE });
+    for compression in [Compression::Lz4, Compression::Zstd] {
+        let creation = Creation { durability: Durability::Memory, compression, chained: false };
+        let space = client.create_space(compression.name(), creation).unwrap();
+        assert_eq!((space.compression, client.open_space(compression.name(), None).unwrap()), (compression, space));
+        let before = client.compression_stats();
+        let large = b"all work and no play ".repeat(20_000);
+        for (key, value) in [(&b"k0"[..], &b"small"[..]), (b"k1", b""), (b"k2", &large), (b"k3", &vec![7; 100_000])] {
+            let version = client.put(space, key, value, Write::default()).unwrap();
+            assert_eq!(client.get(space, key).unwrap(), Some((version, value.to_vec())));
+            let stale = Write { if_version: Some(version - 1), ..Write::default() };
+            let error = client.put(space, key, value, stale).unwrap_err();
+            assert!(matches!(error, ClientError::VersionMismatch { present } if present == version), "{error}");
+        }
+        let stats = client.compression_stats();
+        assert_eq!((stats.values - before.values, stats.compressed - before.compressed), (8, 4), "refused ones count");
+        let all = client.scan(space, &ScanRange::Range { begin: b"", end: b"" }, 10).unwrap();
+        let values: Vec<usize> = all.pairs.iter().map(|pair| pair.value.len()).collect();
+        assert_eq!(values, [5, 0, large.len(), 100_000]);
+        assert!(all.pairs[2].value == large);
+
+        // What stands there is small, with its form before it.
+        let raw = Object { compression: Compression::None, ..space };
+        let (_, stored) = client.get(raw, b"k2").unwrap().unwrap();
+        assert!(stored.len() < 3_000 && stored[0] == compression as u8, "{} B", stored.len());
+        assert_eq!(client.get(raw, b"k0").unwrap().unwrap().1, b"\0small");
+        assert_eq!(client.value_bytes_max_in(space) + 1, client.value_bytes_max_in(raw));
+        let too_large = vec![0; client.value_bytes_max()];
+        let error = client.put(space, b"k4", &too_large, Write::default()).unwrap_err();
+        assert!(matches!(error, ClientError::Status(Status::TooLarge)), "{error}");
+        client.put(space, b"k4", &too_large[1..], Write::default()).unwrap();
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn a_full_ring_that_is_lost_is_no_back_pressure_for_compressed_values() {
+    let (mut client, rings) = pair(SHAPE);
+    let (id, kind, durability) = (ObjectId(1), ObjectKind::Space, Durability::Memory);
+    let space = Object { id, kind, durability, compression: Compression::Lz4 };
+    let put = Request::Put { space, key: b"k", value: &[7; 100], how: Write::default() };
+    let full = (0..100).find_map(|number| client.submit(number, &put).err());
+    assert!(matches!(full, Some(SubmitError::Full)), "{full:?}");
+    assert_eq!(client.compression_stats().values, 16, "what found no room does not count");
+    drop(rings);
+    client.wait(&mut Vec::new()).unwrap_err();
+    assert!(matches!(client.submit(0, &put), Err(SubmitError::Client(ClientError::Disconnected))));
+}
+
+#[test]
+fn a_value_that_cannot_be_read_fails_its_own_request_alone() {
+    let (mut client, stop, threads) = pair_with_threads(SHAPE);
+    let creation = Creation { durability: Durability::Memory, compression: Compression::Zstd, chained: false };
+    let space = client.create_space("a", creation).unwrap();
+    let raw = Object { compression: Compression::None, ..space };
+    let bomb = [&[2][..], &u32::MAX.to_le_bytes(), b"boom"].concat();
+    let cut = [&[2][..], &100u32.to_le_bytes(), b"cut"].concat();
+    for (key, stored) in [(&b"bomb"[..], &bomb[..]), (b"cut", &cut), (b"unknown", b"\x09v"), (b"void", b"")] {
+        client.put(raw, key, stored, Write::default()).unwrap();
+        let error = client.get(space, key).unwrap_err();
+        assert!(matches!(error, ClientError::BadValue { .. }), "{error}");
+    }
+    client.put(space, b"good", b"value", Write::default()).unwrap();
+    let get = |key| Request::Get { space, key, relaxed: false, value_bytes_max: 100 };
+    for (user_data, key) in [(1, &b"good"[..]), (2, b"cut"), (3, b"good")] {
+        client.submit(user_data, &get(key)).unwrap();
+    }
+    assert_eq!(client.get(space, b"good").unwrap().unwrap().1, b"value", "answers of others stay with them");
+    let (mut reply, mut seen) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        match client.wait(&mut reply) {
+            Ok(answer) => {
+                assert_eq!(reply, b"value");
+                seen.push(answer.user_data);
+            }
+            Err(ClientError::BadValue { user_data, .. }) => assert_eq!(user_data, 2),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!((seen, client.in_flight()), (vec![1, 3], 0));
+    let error = client.scan(space, &ScanRange::Range { begin: b"", end: b"" }, 10).unwrap_err().to_string();
+    assert!(error.contains("of key \"") && error.contains("write the key anew"), "{error}");
+    for key in [&b"bomb"[..], b"cut", b"unknown", b"void"] {
+        client.put(space, key, b"mended", Write::default()).unwrap();
+    }
+    assert_eq!(client.scan(space, &ScanRange::Range { begin: b"", end: b"" }, 10).unwrap().pairs.len(), 5);
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
 fn a_full_ring_or_arena_is_back_pressure_and_nothing_is_lost() {
     for (sq_entries, cq_entries, value_bytes) in [(4, 8, 10), (8, 4, 10), (16, 16, 3_000), (2, 2, 60_000)] {
         let shape = Shape { sq_entries, cq_entries, arena_bytes: 64 << 10, ..SHAPE };
         let (mut client, mut rings) = pair(shape);
         let mut store = Store::default();
         let mut reply = Vec::new();
-        let space = forebay::ring::client::Object {
-            id: forebay::types::ObjectId(1),
+        let space = Object {
+            id: ObjectId(1),
             kind: ObjectKind::Space,
             durability: Durability::Memory,
+            compression: Compression::None,
         };
         let value = vec![5u8; value_bytes];
         let (mut sent, mut answered, mut full) = (0u64, 0u64, 0);
@@ -151,10 +245,11 @@ fn a_full_ring_or_arena_is_back_pressure_and_nothing_is_lost() {
 #[test]
 fn what_no_daemon_would_take_is_refused_before_it_is_sent() {
     let (mut client, mut rings) = pair(SHAPE);
-    let space = forebay::ring::client::Object {
-        id: forebay::types::ObjectId(1),
+    let space = Object {
+        id: ObjectId(1),
         kind: ObjectKind::Space,
         durability: Durability::Memory,
+        compression: Compression::None,
     };
     let how = Write::default();
     let mut refused = |request: &Request<'_>| match client.submit(0, request) {

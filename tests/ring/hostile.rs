@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forebay::ring::client::{Client, ClientError, ClientParts, Request, SubmitError};
-use forebay::ring::protocol::{Completion, EndReason, Opcode, Status, Submission};
+use forebay::ring::protocol::{Completion, EndReason, Opcode, Submission};
 use forebay::ring::segment::{Layout, Shape, end_reason};
 use forebay::ring::server::{Rights, SessionId, SessionRing, pair_in_process};
 use forebay_sys::spsc::Producer;
@@ -42,7 +42,7 @@ fn every_breach_ends_the_session_with_its_reason() {
     let arena = SHAPE.arena_bytes;
     let put = Submission { opcode: Opcode::Put as u8, key_bytes: 4, value_bytes: 16, ..Submission::default() };
     for (submission, reason) in [
-        (Submission { opcode: 13, ..noop() }, EndReason::BadOpcode),
+        (Submission { opcode: u8::MAX, ..noop() }, EndReason::BadOpcode),
         (Submission { opcode: 255, ..noop() }, EndReason::BadOpcode),
         (Submission { flags: 0x20, ..noop() }, EndReason::BadFlags),
         (Submission { flags: 0x80, ..noop() }, EndReason::BadFlags),
@@ -270,7 +270,7 @@ fn a_daemon_that_lies_is_an_error() {
     let lies: [fn(u64) -> Completion; 4] = [
         |user_data| Completion { user_data: user_data + 1, ..Completion::default() },
         |user_data| Completion { user_data: user_data + (1 << 32), ..Completion::default() },
-        |user_data| Completion { user_data, status: Status::Denied as u16 + 1, ..Completion::default() },
+        |user_data| Completion { user_data, status: u16::MAX, ..Completion::default() },
         |user_data| Completion { user_data, reply_bytes: 1, ..Completion::default() },
     ];
     for lie in lies {

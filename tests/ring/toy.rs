@@ -31,7 +31,8 @@ type Place = (u32, u32, Vec<u8>);
 /// What all toys of one appliance know.
 #[derive(Default)]
 pub struct Store {
-    names: Vec<(String, u8, u8)>,
+    /// Name, kind, durability, compression.
+    names: Vec<(String, u8, u8, u8)>,
     pairs: BTreeMap<Place, (u64, Vec<u8>)>,
     events: BTreeMap<(u32, u64), Vec<u8>>,
     first: BTreeMap<u32, u64>,
@@ -102,9 +103,10 @@ impl Store {
                 self.first.insert(submission.object, submission.arg0);
                 Status::Ok
             }
+            Opcode::Commit => Status::BadRequest,
             Opcode::Open => self.open(submission, key, &mut answer),
             Opcode::Catalog => {
-                for (number, (name, kind, durability)) in (1u32..).zip(&self.names) {
+                for (number, (name, kind, durability, compression)) in (1u32..).zip(&self.names) {
                     if u64::from(number) <= submission.arg0 {
                         continue;
                     }
@@ -114,8 +116,8 @@ impl Store {
                         break;
                     }
                     reply.extend_from_slice(&number.to_le_bytes());
-                    reply.extend_from_slice(&[*kind, *durability]);
-                    reply.extend_from_slice(&u16::try_from(name.len()).unwrap().to_le_bytes());
+                    let name_bytes = u8::try_from(name.len()).unwrap();
+                    reply.extend_from_slice(&[*kind, *durability, name_bytes, *compression]);
                     reply.extend_from_slice(name.as_bytes());
                 }
                 Status::Ok
@@ -228,12 +230,12 @@ impl Store {
 
     fn open(&mut self, submission: &Submission, key: &[u8], answer: &mut Completion) -> Status {
         let name = String::from_utf8(key.to_vec()).unwrap();
-        let [kind, durability, create, ..] = submission.arg0.to_le_bytes();
-        let at = match self.names.iter().position(|(known, _, _)| *known == name) {
+        let [kind, durability, create, compression, ..] = submission.arg0.to_le_bytes();
+        let at = match self.names.iter().position(|(known, ..)| *known == name) {
             Some(at) => at,
             None if create == 0 => return Status::UnknownObject,
             None => {
-                self.names.push((name, kind, durability));
+                self.names.push((name, kind, durability, compression));
                 self.names.len() - 1
             }
         };
@@ -241,7 +243,7 @@ impl Store {
             return Status::WrongKind;
         }
         answer.version = at as u64 + 1;
-        answer.aux = u64::from(kind) | u64::from(self.names[at].2) << 8;
+        answer.aux = u64::from(kind) | u64::from(self.names[at].2) << 8 | u64::from(self.names[at].3) << 24;
         Status::Ok
     }
 }

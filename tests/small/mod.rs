@@ -32,6 +32,8 @@ pub const SETTINGS: Settings = Settings {
         keys_max: 10_000,
         producers_max: 1_024,
         cursors_max: 1_024,
+        cache_bytes_max: 1 << 20,
+        cache_chunk_bytes: 64 << 10,
     },
     planted: Planted::None,
 };
@@ -53,6 +55,7 @@ pub const LIMITS: Limits = Limits {
     objects_max: 16,
     key_bytes_max: 1_024,
     value_bytes_max: 256 << 10,
+    device_timeout_ns: 60_000_000_000,
 };
 
 /// The drive as recovery has it.

@@ -35,11 +35,13 @@ impl OpenDevice {
             tiers.push(Tier::File);
         }
         for tier in tiers {
-            match self.ring(Geometry { tier, ..self.geometry }, None) {
+            let geometry =
+                Geometry { tier, deallocate_bytes_max: self.deallocate_bytes_max(tier, options), ..self.geometry };
+            match self.ring(geometry, None) {
                 Err(error) => self.notes.push(format!("no {}: io_uring: {error}", tier.name())),
                 Ok(device) => match self.probe(device) {
                     Ok(()) => {
-                        self.geometry.tier = tier;
+                        self.geometry = geometry;
                         return Ok(());
                     }
                     Err(error) => self.notes.push(format!("no {}: its first read failed: {error}", tier.name())),
@@ -52,6 +54,16 @@ impl OpenDevice {
                 .remedy("use --tier auto, which takes the best that works"));
         }
         self.first_read(self.device(None)?)
+    }
+
+    /// Only by NVMe commands: the kernel's ioctl for a block device blocks its thread until the drive is done.
+    fn deallocate_bytes_max(&self, tier: Tier, options: &OpenOptions) -> u32 {
+        match (&self.backing, tier) {
+            (Backing::File { generic: Some(generic), .. }, Tier::Passthrough { .. }) if options.deallocate => {
+                generic.namespace.deallocate_bytes_max
+            }
+            _ => 0,
+        }
     }
 
     pub(super) fn first_read(&self, device: AnyDevice) -> Result<()> {

@@ -32,6 +32,7 @@ pub struct Attached {
     controller: Arc<Controller>,
     write_path: WritePath,
     flush_failed: FlushFailed,
+    deallocates: bool,
 }
 
 impl Attached {
@@ -65,7 +66,8 @@ impl Attached {
             Transport::VfioUser { .. } | Transport::Tcp { .. } => WritePath::ThenFlush,
         };
         let flush_failed = FlushFailed::default();
-        Ok(Attached { name: name.text.clone(), env, controller, write_path, flush_failed })
+        let deallocates = options.deallocate && identity.dataset_management;
+        Ok(Attached { name: name.text.clone(), env, controller, write_path, flush_failed, deallocates })
     }
 
     #[must_use]
@@ -77,6 +79,7 @@ impl Attached {
             block_bytes: BLOCK_BYTES,
             operations_max,
             tier: Tier::Spdk,
+            deallocate_bytes_max: if self.deallocates { u32::MAX / BLOCK_BYTES * BLOCK_BYTES } else { 0 },
         }
     }
 

@@ -1,6 +1,7 @@
 //! What an answer about a space or stream waits for: the record that made it, and nothing else.
 
 use super::*;
+use crate::ring::client::Creation;
 use crate::wal::Fence;
 
 fn frames(bench: &Bench) -> u64 {
@@ -14,7 +15,7 @@ fn to_open_what_is_there_takes_no_frame() {
     let before = frames(&bench);
     let key = key_of_shard_0(space, 1);
     let catalog = Request::Catalog { after: ObjectId(0), reply_bytes_max: 1_000 };
-    let open = Request::Open { kind: ObjectKind::Space, name: "space", create: Some(Durability::Strict) };
+    let open = Request::Open { kind: ObjectKind::Space, name: "space", create: Some(Durability::Strict.into()) };
     for request in [&open, &catalog] {
         let (answer, _) = bench.call(&Request::Put { space, key: &key, value: b"1", how: Write::default() });
         assert_eq!(answer.status, Status::Ok);
@@ -38,7 +39,7 @@ fn a_fenced_shard_0_tells_of_all_that_was_durable() {
     let key = key_of_shard_0(space, 1);
     let (answer, _) = bench.call(&Request::Put { space, key: &key, value: b"1", how: Write::default() });
     assert_eq!(answer.status, Status::Ok);
-    let new = Request::Open { kind: ObjectKind::Space, name: "new", create: Some(Durability::Strict) };
+    let new = Request::Open { kind: ObjectKind::Space, name: "new", create: Some(Durability::Strict.into()) };
     bench.client.submit(1, &new).unwrap();
     let now_ns = bench.reactor.now_ns();
     assert!(bench.reactor.take_requests(now_ns));
@@ -54,4 +55,23 @@ fn a_fenced_shard_0_tells_of_all_that_was_durable() {
     let (answer, reply) = bench.call(&Request::Catalog { after: ObjectId(0), reply_bytes_max: 1_000 });
     assert_eq!((answer.status, answer.aux), (Status::Ok, 1), "only what is durable");
     assert!(reply.ends_with(b"space"));
+}
+
+#[test]
+fn what_is_compressed_is_told_and_only_spaces_are() {
+    let mut bench = start(&formatted());
+    let creation = |compression| Some(Creation { durability: Durability::Buffered, compression, chained: false });
+    let (space, stream) = (ObjectKind::Space, ObjectKind::Stream);
+    let mut open = |name, kind, create| {
+        let (answer, _) = bench.call(&Request::Open { kind, name, create });
+        (answer.status, answer.aux)
+    };
+    let zstd = 1 | 2 << 8 | 2 << 24;
+    assert_eq!(open("s", space, creation(Compression::Zstd)), (Status::Ok, zstd));
+    assert_eq!(open("s", space, creation(Compression::Lz4)), (Status::Ok, zstd), "what is there stays as it is");
+    assert_eq!(open("s", space, None), (Status::Ok, zstd));
+    assert_eq!(open("t", stream, creation(Compression::Lz4)).0, Status::BadRequest);
+    assert_eq!(open("t", stream, creation(Compression::None)), (Status::Ok, 2 | 2 << 8));
+    let (_, reply) = bench.call(&Request::Catalog { after: ObjectId(0), reply_bytes_max: 1_000 });
+    assert_eq!(reply, [1, 0, 0, 0, 1, 2, 1, 2, b's', 2, 0, 0, 0, 2, 2, 1, 0, b't']);
 }

@@ -101,7 +101,7 @@ fn a_cut_log_that_gave_segments_up_is_read_up_to_the_cut() {
     let survey = survey::survey(&mut blocks, &superblock, &mut |_, _| {});
     let mut walker = Walker::new(&mut blocks, &superblock, ShardId(0), &survey.chains[0]);
     let mut first_lsn = None;
-    let mut sink = |record: &Record<'_>| _ = first_lsn.get_or_insert(record.lsn);
+    let mut sink = |record: &Record<'_>, _| _ = first_lsn.get_or_insert(record.lsn);
     let planted = wal::planted::Planted::None;
     let recovered = recovery::recover(&mut walker, None, planted, &mut sink, &mut |_| {}).unwrap();
     assert_eq!(first_lsn, Some(begin_lsn));

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::ring::protocol::{AUX_MORE, NAME_BYTES_MAX, Status, to_usize};
-use crate::types::{Durability, ObjectId, ObjectKind};
+use crate::types::{Compression, Durability, ObjectId, ObjectKind};
 
 use super::reply::{events, objects};
 use super::slots::Owner;
-use super::{Answer, Client, ClientError, Object, Once, Request, SubmitError, Version, Write};
+use super::{Answer, Client, ClientError, Creation, Object, Once, Request, SubmitError, Version, Write};
 
 /// Room asked for where the size of the reply is anyone's guess. A larger one is asked for again.
 pub(super) const REPLY_BYTES: usize = 64 << 10;
@@ -18,7 +18,15 @@ impl Client {
     /// # Errors
     /// `UnknownObject`, `WrongKind`, `BadName`, `TooManyObjects`; else as `wait`.
     pub fn open_space(&mut self, name: &str, create: Option<Durability>) -> Result<Object, ClientError> {
-        self.open(name, ObjectKind::Space, create)
+        self.open(name, ObjectKind::Space, create.map(Creation::from))
+    }
+
+    /// Finds a space by name, or makes it as `creation` says. One that is there stays as it is: look at what was given.
+    ///
+    /// # Errors
+    /// As `open_space`.
+    pub fn create_space(&mut self, name: &str, creation: Creation) -> Result<Object, ClientError> {
+        self.open(name, ObjectKind::Space, Some(creation))
     }
 
     /// Finds or makes a stream, as `open_space`.
@@ -26,10 +34,10 @@ impl Client {
     /// # Errors
     /// As `open_space`.
     pub fn open_stream(&mut self, name: &str, create: Option<Durability>) -> Result<Object, ClientError> {
-        self.open(name, ObjectKind::Stream, create)
+        self.open(name, ObjectKind::Stream, create.map(Creation::from))
     }
 
-    fn open(&mut self, name: &str, kind: ObjectKind, create: Option<Durability>) -> Result<Object, ClientError> {
+    fn open(&mut self, name: &str, kind: ObjectKind, create: Option<Creation>) -> Result<Object, ClientError> {
         self.open_by(name, &Request::Open { name, kind, create }).map(|(object, _)| object)
     }
 
@@ -44,12 +52,13 @@ impl Client {
             Err(ClientError::Status(Status::TooLarge)) => return Err(ClientError::TooManyObjects),
             answer => answer?,
         };
-        let [kind, durability, ..] = answer.aux.to_le_bytes();
-        let broken = || ClientError::Broken("an opened object has no kind, durability or number".into());
+        let [kind, durability, _, compression, ..] = answer.aux.to_le_bytes();
+        let broken = || ClientError::Broken("an opened object has no kind, durability, compression or number".into());
         let object = Object {
             id: ObjectId(u32::try_from(answer.version).map_err(|_| broken())?),
             kind: ObjectKind::from_wire(kind).ok_or_else(broken)?,
             durability: Durability::from_wire(durability).ok_or_else(broken)?,
+            compression: Compression::from_wire(compression).ok_or_else(broken)?,
         };
         Ok((object, answer.aux))
     }
@@ -239,15 +248,15 @@ impl Client {
                 }
             }
             let mut reply = Vec::new();
-            match self.wait_any(&mut reply)? {
-                (Owner::User, answer) => self.stashed.push_back((answer, reply)),
-                (owner, answer) if owner == call => {
-                    answers[to_usize(answer.user_data)] = Some((answer, reply));
-                    answered += 1;
-                }
-                // Left by a call that failed half-way.
-                (Owner::Call(_), _) => {}
+            let found = self.wait_any(&mut reply)?;
+            if found.owner == Owner::User {
+                self.stashed.push_back((found, reply));
+            } else if found.owner == call {
+                let answer = self.hand_out(&found, &mut reply)?;
+                answers[to_usize(answer.user_data)] = Some((answer, reply));
+                answered += 1;
             }
+            // Anything else was left by a call that failed half-way.
         }
         Ok(answers.into_iter().flatten().collect())
     }

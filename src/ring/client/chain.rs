@@ -1,11 +1,11 @@
 //! Chained streams: appends that tell the head, and the proof that the events are what was appended, in their order.
 
 use crate::ring::protocol::{ATTRIBUTE_CHAINED, EVENT_HEADER_BYTES, HEAD_BYTES, Status};
-use crate::types::Durability;
+use crate::types::{Durability, ObjectKind};
 
 use super::calls::{REPLY_BYTES, larger_reply};
 use super::reply::chain_events;
-use super::{Client, ClientError, Object, Once, Request, Write};
+use super::{Client, ClientError, Creation, Object, Once, Request, Write};
 
 /// BLAKE3 over all that was appended so far: of the head before, the offset and the event.
 pub type Head = [u8; HEAD_BYTES];
@@ -76,7 +76,8 @@ impl Client {
     /// # Errors
     /// `NotChained` when there is another stream of this name; else as `open_stream`.
     pub fn open_chained(&mut self, name: &str, durability: Durability) -> Result<Object, ClientError> {
-        let (object, attributes) = self.open_by(name, &Request::OpenChained { name, durability })?;
+        let create = Some(Creation { chained: true, ..Creation::from(durability) });
+        let (object, attributes) = self.open_by(name, &Request::Open { name, kind: ObjectKind::Stream, create })?;
         if attributes & ATTRIBUTE_CHAINED == 0 { Err(ClientError::NotChained) } else { Ok(object) }
     }
 

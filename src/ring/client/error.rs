@@ -3,8 +3,10 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::ring::protocol::{EndReason, NAME_BYTES_MAX, Status};
+use crate::types::ObjectId;
 
 /// The kernel's limit, without the zero at the end.
 const SOCKET_BYTES_MAX: usize = 107;
@@ -18,6 +20,19 @@ pub enum ClientError {
     /// A conditional write found another version; 0: the key is absent.
     VersionMismatch {
         present: u64,
+    },
+    /// A commit found that a key which it read has another version, 0: it is absent. `entry`: which of its entries.
+    Conflict {
+        entry: u64,
+        present: u64,
+    },
+    /// A transaction met a conflict each time, and gives up. Nothing of it was done.
+    TooManyConflicts {
+        conflicts: u32,
+        waited: Duration,
+        /// What the last conflict was about.
+        space: ObjectId,
+        key: Vec<u8>,
     },
     /// The stream begins only at this offset.
     Trimmed {
@@ -69,6 +84,14 @@ pub enum ClientError {
         needed: u64,
         block_bytes_max: u64,
     },
+    /// A value of a space with compression that cannot be read: it is damaged, or this program lacks the codec.
+    BadValue {
+        /// The request that it answers; of a blocking call nothing.
+        user_data: u64,
+        /// Where the request did not name it.
+        key: Option<Vec<u8>>,
+        cause: String,
+    },
     /// `wait` without a request in flight would never return.
     NothingInFlight,
     /// The daemon broke the protocol.
@@ -114,6 +137,18 @@ impl ClientError {
             _ => Ok(()),
         }
     }
+
+    pub(super) fn bad_value(key: Option<&[u8]>, cause: String) -> ClientError {
+        ClientError::BadValue { user_data: 0, key: key.map(<[u8]>::to_vec), cause }
+    }
+
+    /// The same, as the answer to a request.
+    pub(super) fn of_request(self, user_data: u64) -> ClientError {
+        match self {
+            ClientError::BadValue { key, cause, .. } => ClientError::BadValue { user_data, key, cause },
+            other => other,
+        }
+    }
 }
 
 impl fmt::Display for ClientError {
@@ -129,6 +164,7 @@ impl fmt::Display for ClientError {
             ClientError::VersionMismatch { present } => {
                 write!(f, "the key has version {present}, not the expected one; read it and decide again")
             }
+            ClientError::Conflict { .. } | ClientError::TooManyConflicts { .. } => self.conflict(f),
             ClientError::Trimmed { first } => {
                 write!(f, "the stream begins at offset {first}, what was before is trimmed; read from there")
             }
@@ -177,11 +213,42 @@ impl fmt::Display for ClientError {
                 "a request needs {needed} B in one piece and this session's arena has pieces of at most \
                  {block_bytes_max} B; connect with a larger arena_bytes"
             ),
+            ClientError::BadValue { key, cause, .. } => {
+                let key = key.as_ref().map(|key| format!(" of key {:?}", String::from_utf8_lossy(key)));
+                write!(
+                    f,
+                    "the stored value{} cannot be read: {cause}; write the key anew or delete it",
+                    key.unwrap_or_default()
+                )
+            }
             ClientError::NothingInFlight => f.write_str("nothing is in flight to wait for; submit a request first"),
             ClientError::Broken(what) => {
                 write!(f, "the daemon broke the ring protocol: {what}; use one that is healthy")
             }
             ClientError::Io(error) => write!(f, "talking to the daemon failed: {error}"),
+        }
+    }
+}
+
+impl ClientError {
+    fn conflict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::Conflict { entry, present: 0 } => {
+                write!(f, "entry {entry} of the commit read a key that is absent now; read again and decide again")
+            }
+            ClientError::Conflict { entry, present } => write!(
+                f,
+                "entry {entry} of the commit read a key that has version {present} now; read again and decide again"
+            ),
+            ClientError::TooManyConflicts { conflicts, waited, space, key } => write!(
+                f,
+                "the transaction met {conflicts} conflicts within {} ms and gave up, the last one about key \"{}\" of \
+                 space number {space}; have fewer clients write that key at once, or allow more \
+                 (Retry::conflicts_max, Retry::time_max)",
+                waited.as_millis(),
+                key.escape_ascii()
+            ),
+            _ => Ok(()),
         }
     }
 }
@@ -196,6 +263,13 @@ fn remedy_of(status: Status) -> Option<&'static str> {
         Status::Fenced => "restart the daemon, which recovers, and look at the device",
         Status::Busy => "try again later",
         Status::Stopping => "connect again when it has started",
+        Status::TransactionTooLarge => {
+            "split it (at most 1,024 keys), or raise limits.value_bytes_max of the daemon, which bounds all of its bytes"
+        }
+        Status::CrossShard => {
+            "a transaction takes keys of one shard only: look where they are with protocol::shard_of_key, or use a \
+             namespace of one shard"
+        }
         Status::Denied => "have this user added to the daemon's writers",
         _ => return None,
     })

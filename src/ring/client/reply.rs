@@ -3,7 +3,7 @@
 use crate::ring::protocol::{
     CATALOG_HEADER_BYTES, CURSOR_HEADER_BYTES, EVENT_HEADER_BYTES, HEAD_BYTES, PAIR_HEADER_BYTES,
 };
-use crate::types::{Durability, ObjectId, ObjectKind};
+use crate::types::{Compression, Durability, ObjectId, ObjectKind};
 
 use super::{ClientError, Object, Version};
 
@@ -49,8 +49,10 @@ pub(super) fn objects(reply: &[u8]) -> impl Iterator<Item = Result<(&str, Object
         let header = reply.split_off(..CATALOG_HEADER_BYTES)?;
         let kind = ObjectKind::from_wire(header[4])?;
         let durability = Durability::from_wire(header[5])?;
-        let name = reply.split_off(..usize::from(u16::from_le_bytes([header[6], header[7]])))?;
-        Some((std::str::from_utf8(name).ok()?, Object { id: ObjectId(u32_at(header, 0)), kind, durability }))
+        let compression = Compression::from_wire(header[7])?;
+        let name = reply.split_off(..usize::from(header[6]))?;
+        let id = ObjectId(u32_at(header, 0));
+        Some((std::str::from_utf8(name).ok()?, Object { id, kind, durability, compression }))
     })
 }
 

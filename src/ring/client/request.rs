@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use crate::ring::protocol::commit::{self, Entry};
 use crate::ring::protocol::{
-    BATCH_HEADER_BYTES, CURSOR_ABSENT, HEAD_BYTES, KEY_BYTES_MAX, Opcode, Status, Submission, VALUE_BYTES_MAX, flag,
-    shard_of_key, shard_of_stream,
+    BATCH_HEADER_BYTES, CURSOR_ABSENT, HEAD_BYTES, KEY_BYTES_MAX, Opcode, PLAIN_HEADER_BYTES, Status, Submission,
+    VALUE_BYTES_MAX, flag, shard_of_key, shard_of_stream,
 };
-use crate::types::{Durability, ObjectId, ObjectKind, ShardId};
+use crate::types::{Compression, Durability, ObjectId, ObjectKind, ShardId};
 
 use super::ClientError;
 
@@ -20,6 +21,33 @@ pub struct Object {
     pub kind: ObjectKind,
     /// What a write promises that does not say otherwise.
     pub durability: Durability,
+    /// How clients store the values of this space; not of streams.
+    pub compression: Compression,
+}
+
+/// What a space or stream is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Creation {
+    /// What a write promises that does not say otherwise.
+    pub durability: Durability,
+    /// Of a space's values; a stream has none.
+    pub compression: Compression,
+    /// Whether the events of a stream are linked by hashes; a space has none.
+    pub chained: bool,
+}
+
+impl Creation {
+    /// As `Open` has it in its arg0.
+    fn attributes(self) -> u64 {
+        let flags = 1 << 16 | u64::from(self.chained) << 17;
+        (self.durability as u64) << 8 | flags | (self.compression as u64) << 24
+    }
+}
+
+impl From<Durability> for Creation {
+    fn from(durability: Durability) -> Self {
+        Creation { durability, compression: Compression::None, chained: false }
+    }
 }
 
 /// How a write is to be done.
@@ -57,7 +85,8 @@ pub enum Request<'a> {
     Noop { reactor: u32 },
     /// The answer's `version` is the new one.
     Put { space: Object, key: &'a [u8], value: &'a [u8], how: Write },
-    /// The reply is the value, the answer's `version` its version.
+    /// The reply is the value, the answer's `version` its version. In a space with compression the room is for what is
+    /// stored, which is never longer than the value and a byte; the reply may become longer.
     Get { space: Object, key: &'a [u8], relaxed: bool, value_bytes_max: usize },
     /// `NotFound` when there was no such key.
     Delete { space: Object, key: &'a [u8], how: Write },
@@ -87,6 +116,10 @@ pub enum Request<'a> {
     },
     /// Forgets all events below an offset.
     Trim { stream: Object, before: u64 },
+    /// All the writes, if every key that was read still has the version it had; the reads stand first, and at most
+    /// `commit::ENTRIES_MAX` entries in all. The answer's `version` is that of every key written. `Conflict`: entry number
+    /// `aux` read another version than the present one, `version`.
+    Commit { entries: &'a [Entry<'a>], durability: Option<Durability>, relaxed: bool },
     /// Answered when all that this reactor took before is durable on the drive.
     Sync { reactor: u32 },
     /// The reply is this reactor's counters, as u64 words.
@@ -99,12 +132,31 @@ pub enum Request<'a> {
     Cursors { stream: Object, after: &'a str, reply_bytes_max: usize },
     /// `NotFound` when there was no such cursor.
     DropCursor { stream: Object, name: &'a str },
-    /// Finds a space or stream by name; creates it with a default durability where `create` says so.
-    Open { name: &'a str, kind: ObjectKind, create: Option<Durability> },
-    /// Finds a chained stream by name, or makes it.
-    OpenChained { name: &'a str, durability: Durability },
+    /// Finds a space or stream by name; creates it as `create` says.
+    Open { name: &'a str, kind: ObjectKind, create: Option<Creation> },
     /// The objects beyond a number.
     Catalog { after: ObjectId, reply_bytes_max: usize },
+}
+
+/// What the reply to a request holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// What the caller sees.
+    Plain,
+    /// A value in its stored form.
+    Value,
+    /// Pairs with such values.
+    Pairs,
+}
+
+impl Form {
+    fn of(request: &Request<'_>) -> Form {
+        match request {
+            Request::Get { space, .. } if space.compression != Compression::None => Form::Value,
+            Request::Scan { space, .. } if space.compression != Compression::None => Form::Pairs,
+            _ => Form::Plain,
+        }
+    }
 }
 
 /// What a request carries behind its key.
@@ -112,6 +164,7 @@ pub enum Request<'a> {
 pub(super) enum Payload<'a> {
     Bytes(&'a [u8]),
     Batch(&'a [&'a [u8]]),
+    Entries(&'a [Entry<'a>]),
 }
 
 impl Payload<'_> {
@@ -119,6 +172,7 @@ impl Payload<'_> {
         match self {
             Payload::Bytes(bytes) => bytes.len(),
             Payload::Batch(events) => events.iter().map(|event| BATCH_HEADER_BYTES + event.len()).sum(),
+            Payload::Entries(entries) => entries.iter().map(Entry::bytes).sum(),
         }
     }
 }
@@ -129,6 +183,7 @@ pub(super) struct Plan<'a> {
     pub submission: Submission,
     pub key: &'a [u8],
     pub payload: Payload<'a>,
+    pub form: Form,
 }
 
 const STATS_BYTES_MAX: u32 = 4_096;
@@ -139,8 +194,15 @@ impl<'a> Plan<'a> {
     // Its many arms would crowd what `submit` does otherwise.
     #[inline(never)]
     pub fn new(request: &Request<'a>, shards: u32, reactors: u32) -> Result<Plan<'a>, ClientError> {
-        let mut plan = Plan { reactor: 0, submission: Submission::default(), key: &[], payload: Payload::Bytes(&[]) };
+        let (submission, payload) = (Submission::default(), Payload::Bytes(&[]));
+        let mut plan = Plan { reactor: 0, submission, key: &[], payload, form: Form::Plain };
         let shard = plan.fill(request, shards)?;
+        plan.form = Form::of(request);
+        if plan.form == Form::Value {
+            // The caller's room is for the value as it was given.
+            let room = plan.submission.reply_bytes_max as usize + PLAIN_HEADER_BYTES;
+            plan.submission.reply_bytes_max = wire_bytes(room)?;
+        }
         if let Some(ShardId(shard)) = shard {
             if shard >= shards {
                 return Err(ClientError::Status(Status::BadRequest));
@@ -151,7 +213,9 @@ impl<'a> Plan<'a> {
             return Err(ClientError::Status(Status::BadRequest));
         }
         if plan.key.len() > KEY_BYTES_MAX || plan.payload.bytes() > VALUE_BYTES_MAX {
-            return Err(ClientError::Status(Status::TooLarge));
+            let commits = matches!(plan.payload, Payload::Entries(_));
+            let status = if commits { Status::TransactionTooLarge } else { Status::TooLarge };
+            return Err(ClientError::Status(status));
         }
         plan.submission.key_bytes = u16::try_from(plan.key.len()).map_err(|_| ClientError::Status(Status::TooLarge))?;
         plan.submission.value_bytes = wire_bytes(plan.payload.bytes())?;
@@ -178,14 +242,7 @@ impl<'a> Plan<'a> {
             Request::Open { name, kind, create } => {
                 submission.opcode = Opcode::Open as u8;
                 self.key = name.as_bytes();
-                let durability = create.map_or(0, |durability| durability as u64);
-                submission.arg0 = kind as u64 | durability << 8 | u64::from(create.is_some()) << 16;
-                Ok(None)
-            }
-            Request::OpenChained { name, durability } => {
-                submission.opcode = Opcode::Open as u8;
-                self.key = name.as_bytes();
-                submission.arg0 = ObjectKind::Stream as u64 | (durability as u64) << 8 | 1 << 16 | 1 << 24;
+                submission.arg0 = kind as u64 | create.map_or(0, Creation::attributes);
                 Ok(None)
             }
             Request::Catalog { after, reply_bytes_max } => {
@@ -256,6 +313,7 @@ impl<'a> Plan<'a> {
                 (submission.arg0, submission.arg1) = (from, wait_ns);
                 Ok(Some(self.streamed(Opcode::Read, stream, Write::default(), shards)))
             }
+            Request::Commit { entries, durability, relaxed } => self.commit(entries, durability, relaxed, shards),
             Request::Trim { stream, before } => {
                 submission.arg0 = before;
                 Ok(Some(self.streamed(Opcode::Trim, stream, Write::default(), shards)))
@@ -285,6 +343,21 @@ impl<'a> Plan<'a> {
         }
     }
 
+    fn commit(
+        &mut self,
+        entries: &'a [Entry<'a>],
+        durability: Option<Durability>,
+        relaxed: bool,
+        shards: u32,
+    ) -> Result<Option<ShardId>, ClientError> {
+        let shard = shard_of_commit(entries, shards)?;
+        self.submission.opcode = Opcode::Commit as u8;
+        self.submission.flags = relaxed_flag(relaxed) | durability.map_or(0, |durability| durability as u8);
+        self.submission.arg1 = u64::from(shard.0);
+        self.payload = Payload::Entries(entries);
+        Ok(Some(shard))
+    }
+
     fn keyed(&mut self, opcode: Opcode, space: Object, key: &'a [u8], how: Write, shards: u32) -> ShardId {
         self.key = key;
         self.common(opcode, space, how);
@@ -306,6 +379,20 @@ impl<'a> Plan<'a> {
         }
     }
 }
+
+/// The lowest shard of a commit's keys.
+fn shard_of_commit(entries: &[Entry<'_>], shards: u32) -> Result<ShardId, ClientError> {
+    if entries.len() > commit::ENTRIES_MAX {
+        return Err(ClientError::Status(Status::TransactionTooLarge));
+    }
+    if entries.iter().any(|entry| entry.key.len() > KEY_BYTES_MAX) {
+        return Err(ClientError::Status(Status::TooLarge));
+    }
+    let of_keys = entries.iter().map(|entry| shard_of_key(entry.object.0, entry.key, shards));
+    of_keys.min().filter(|_| entries.is_sorted_by_key(|entry| !entry.is_read())).ok_or(BAD_REQUEST)
+}
+
+const BAD_REQUEST: ClientError = ClientError::Status(Status::BadRequest);
 
 fn relaxed_flag(relaxed: bool) -> u8 {
     if relaxed { flag::RELAXED } else { 0 }
@@ -341,6 +428,7 @@ impl Answer {
                 Err(ClientError::CursorMoved { present: Some(self.version).filter(|at| *at != CURSOR_ABSENT) })
             }
             Status::OutOfSequence => Err(ClientError::OutOfSequence { next: self.version }),
+            Status::Conflict => Err(ClientError::Conflict { entry: self.aux, present: self.version }),
             status => Err(ClientError::Status(status)),
         }
     }

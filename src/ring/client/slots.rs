@@ -4,6 +4,7 @@ use crate::ring::protocol::low_u32;
 use crate::timing::Tag;
 
 use super::arena::Block;
+use super::request::Form;
 
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,7 @@ pub(super) struct Flight {
     pub owner: Owner,
     pub user_data: u64,
     pub reactor: u32,
+    pub form: Form,
     pub block: Option<Block>,
     pub reply_offset: u64,
     pub reply_bytes_max: u32,
@@ -73,8 +75,15 @@ impl Slots {
 mod tests {
     use super::*;
 
-    const FLIGHT: Flight =
-        Flight { owner: Owner::User, user_data: 7, reactor: 1, block: None, reply_offset: 0, reply_bytes_max: 0 };
+    const FLIGHT: Flight = Flight {
+        owner: Owner::User,
+        user_data: 7,
+        reactor: 1,
+        form: Form::Plain,
+        block: None,
+        reply_offset: 0,
+        reply_bytes_max: 0,
+    };
 
     #[test]
     fn an_answer_counts_once_and_on_its_own_reactor() {

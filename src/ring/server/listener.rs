@@ -55,6 +55,7 @@ pub struct Listener {
 #[derive(Debug)]
 struct Stop {
     asked: AtomicBool,
+    hang_up: AtomicBool,
     bell: EventFd,
 }
 
@@ -69,7 +70,8 @@ impl Listener {
             return Err(Error::new("the listener needs one mailbox a reactor"));
         }
         let listener = bind(&options.socket, options.mode)?;
-        let stop = Arc::new(Stop { asked: AtomicBool::new(false), bell: EventFd::new()? });
+        let stop =
+            Arc::new(Stop { asked: AtomicBool::new(false), hang_up: AtomicBool::new(false), bell: EventFd::new()? });
         let worker = Worker {
             options,
             mailboxes,
@@ -85,6 +87,24 @@ impl Listener {
         };
         let thread = std::thread::Builder::new().name("forebay-listen".into()).spawn(move || worker.run())?;
         Ok(Listener { stop, thread: Some(thread) })
+    }
+
+    #[must_use]
+    pub fn hang_up(&self) -> HangUp {
+        HangUp(self.stop.clone())
+    }
+}
+
+/// Ends a listener, and the connections of its clients with it, from any thread.
+#[derive(Clone, Debug)]
+pub struct HangUp(Arc<Stop>);
+
+impl HangUp {
+    /// Every client finds its daemon gone, soon: the listener's thread does it. Does not block.
+    pub fn all(&self) {
+        self.0.hang_up.store(true, Ordering::Release);
+        self.0.asked.store(true, Ordering::Release);
+        self.0.bell.ring();
     }
 }
 
@@ -180,6 +200,9 @@ impl Worker {
             if accepting {
                 self.accept();
             }
+        }
+        if self.stop.hang_up.load(Ordering::Acquire) {
+            self.sessions.iter().for_each(|session| session.connection.shutdown());
         }
     }
 

@@ -56,14 +56,13 @@ impl Meaning {
         let mut meaning = Meaning::default();
         for record in records {
             let version = record.version;
-            match record.kind {
-                Kind::Put | Kind::Delete => {
-                    let value = (record.kind == Kind::Put).then(|| record.value.clone());
-                    let held = meaning.keys.entry((record.object, record.key.clone())).or_default();
-                    if replaces(held.0, version) {
-                        *held = (version, value);
-                    }
+            for (object, key, value) in record.key_writes() {
+                let held = meaning.keys.entry((object, key.to_vec())).or_default();
+                if replaces(held.0, version) {
+                    *held = (version, value.map(<[u8]>::to_vec));
                 }
+            }
+            match record.kind {
                 Kind::Append => {
                     meaning.streams.entry(record.object).or_default().events.insert(version, record.value.clone());
                 }
@@ -85,7 +84,7 @@ impl Meaning {
                     let stream = meaning.streams.entry(record.object).or_default();
                     stream.trimmed = stream.trimmed.max(version);
                 }
-                Kind::Create | Kind::Reclaim => {}
+                Kind::Put | Kind::Delete | Kind::Commit | Kind::Create | Kind::Reclaim => {}
             }
         }
         meaning
@@ -97,9 +96,8 @@ impl Meaning {
         for ((object, key), held) in &said.keys {
             let found = self.keys.get(&(*object, key.clone()));
             let absent = |held: Option<&Held>| held.is_none_or(|(_, value)| value.is_none());
-            let deleted = possible.iter().any(
-                |action| matches!(action, Action::Delete { space, key: own, .. } if space.id == *object && own == key),
-            );
+            let deletes = (*object, key.as_slice(), None);
+            let deleted = possible.iter().any(|action| action.key_writes().contains(&deletes));
             let same = found == Some(held) || absent(found) && (absent(Some(held)) || deleted);
             ensure!(same, "key {key:?} of {object} held version {}; recovered: {found:?}", held.0);
         }

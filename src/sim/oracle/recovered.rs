@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
+use crate::ring::protocol::commit::{What, entries};
 use crate::ring::protocol::shard_of_stream;
-use crate::sim::action::{Action, once_key};
+use crate::sim::action::{Action, KeyWrite, once_key};
 use crate::sim::machine::{Found, FoundLog};
 use crate::sim::oracle::meaning::Meaning;
 use crate::sim::oracle::{Known, Logged, Oracle, ShardLog, Space, Stream, Verdict, ensure};
-use crate::types::{Durability, Lsn, ObjectKind, ShardId};
+use crate::types::{Durability, Lsn, ObjectId, ObjectKind, ShardId};
 use crate::wal::record::Kind;
 
 /// How a life ended.
@@ -72,8 +73,9 @@ impl Oracle {
         found.holds_once()?;
         found.holds_chains()?;
         let (mut version, mut matched) = (0, 0);
+        // Commits of which a copy is left: what they deleted is not in it.
+        let mut in_part = Vec::new();
         for record in &found.records {
-            let known = self.objects.iter().find(|known| known.object.id == record.object);
             let entry = log.entries.get(&record.lsn.0);
             if record.kind == Kind::Reclaim {
                 ensure!(entry.is_none(), "{record:?} stands where a write was acknowledged");
@@ -83,6 +85,7 @@ impl Oracle {
                 ensure!(before == record, "{record:?} stands where {before:?} was recovered before");
                 continue;
             }
+            let known = self.known_of(record);
             let Some(known) = known.filter(|_| record.kind != Kind::Create) else {
                 ensure!(entry.is_none(), "{record:?} stands where a write was acknowledged");
                 ensure!(self.strangers || record.kind == Kind::Create, "a record of nobody: {record:?}");
@@ -100,14 +103,21 @@ impl Oracle {
                 version = record.version;
             }
             if let Some(logged) = entry {
+                ensure!(!is_torn(&logged.action, record), "a commit is torn: {record:?} of {:?}", logged.action);
                 ensure!(is_of(logged, record), "{record:?} stands where {:?} was", logged.action);
                 matched += 1;
             } else {
                 let fits = issued.iter().enumerate().filter(|(_, action)| may_be(action, record));
                 // Of several trims, the one that asked for the least: the others may have done more.
                 let best = fits.min_by_key(|(at, action)| (asked_to_trim(action), *at)).map(|(at, _)| at);
+                let torn = log.entries.values().map(|logged| &logged.action).chain(&*issued);
+                ensure!(
+                    best.is_some() || !torn.into_iter().any(|action| is_torn(action, record)),
+                    "a commit is torn: {record:?}"
+                );
                 ensure!(best.is_some(), "nobody asked for this, or it was dead: {record:?}");
-                best.map(|at| issued.remove(at));
+                let action = best.map(|at| issued.remove(at));
+                in_part.extend(action.filter(|_| record.copy));
             }
         }
         let (first, last) = (found.first_lsn.0, found.last_lsn());
@@ -122,9 +132,16 @@ impl Oracle {
         let said: Vec<Found> = log.entries.range(..first).filter_map(|(lsn, logged)| logged.record(*lsn)).collect();
         let said = log.base.range(..first).map(|(_, record)| record).chain(&said).chain(&found.records);
         // Nobody here knows what strangers did with theirs.
-        let said = said.filter(|record| self.objects.iter().any(|known| known.object.id == record.object));
-        let possible: Vec<&Action> = issued.iter().map(Rc::as_ref).collect();
+        let said = said.filter(|record| self.known_of(record).is_some());
+        let possible: Vec<&Action> = issued.iter().chain(&in_part).map(Rc::as_ref).collect();
         Meaning::in_order(found.records.iter()).is_all_of(&Meaning::highest(said), &possible)
+    }
+
+    /// What is known of the object of a record; of a commit, of one of its spaces.
+    fn known_of(&self, record: &Found) -> Option<&Known> {
+        let writes = record.key_writes();
+        let object = writes.first().map_or(record.object, |(object, ..)| *object);
+        self.objects.iter().find(|known| known.object.id == object)
     }
 
     /// What was opened is in the catalog.
@@ -156,8 +173,10 @@ impl Oracle {
             let base = found.records.iter().map(|record| (record.lsn.0, record.clone())).collect();
             *log = ShardLog { version_max: version_floor, base, recorded_lsn: found.last_lsn(), ..ShardLog::default() };
             for record in &found.records {
-                if let Some(known) = self.objects.iter_mut().find(|known| known.object.id == record.object) {
-                    replay(known, record);
+                for (object, key, value) in record.key_writes() {
+                    if let Some(known) = self.objects.iter_mut().find(|known| known.object.id == object) {
+                        known.space.replay(key, record.version, value);
+                    }
                 }
             }
             for (object, meaning) in Meaning::in_order(found.records.iter()).streams {
@@ -189,10 +208,27 @@ impl Oracle {
 }
 
 impl Found {
-    fn says_as(&self, other: &Found) -> bool {
-        (self.kind, self.object, self.version) == (other.kind, other.object, other.version)
-            && self.key == other.key
-            && (self.value == other.value || other.copy && other.once().is_some() && other.value.is_empty())
+    /// Whether this says what `copy` says: of a commit, all that still counted; of an append whose events are gone, that its
+    /// producer made it.
+    fn says_as(&self, copy: &Found) -> bool {
+        let without_events = copy.copy && copy.once().is_some() && copy.value.is_empty();
+        let in_part = self.kind == Kind::Commit && is_part(&self.value, &copy.value);
+        (self.kind, self.object, self.version) == (copy.kind, copy.object, copy.version)
+            && self.key == copy.key
+            && (self.value == copy.value || without_events || in_part)
+    }
+
+    /// What it writes to keys, once more and simply.
+    pub fn key_writes(&self) -> Vec<KeyWrite<'_>> {
+        match self.kind {
+            Kind::Put => vec![(self.object, &self.key, Some(&self.value))],
+            Kind::Delete => vec![(self.object, &self.key, None)],
+            Kind::Commit => {
+                let value = |what| if let What::Put(value) = what { Some(value) } else { None };
+                entries(&self.value).map(|entry| (entry.object, entry.key, value(entry.what))).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// The offset after the last event that there was.
@@ -230,9 +266,11 @@ impl Logged {
             Action::SetCursor { name, .. } | Action::DropCursor { name, .. } => {
                 (Kind::Cursor, name.as_bytes().to_vec())
             }
+            Action::Commit { .. } => (Kind::Commit, Vec::new()),
             _ => return None,
         };
-        let (object, value) = (self.action.object()?.id, self.action.payload());
+        let object = self.action.object().map_or(ObjectId(0), |object| object.id);
+        let value = self.action.payload();
         Some(Found { lsn: Lsn(lsn), kind, object, version: self.version, key, value, copy: false })
     }
 }
@@ -266,7 +304,7 @@ impl FoundLog {
     }
 
     fn of_spaces(&self) -> impl Iterator<Item = &Found> {
-        self.records.iter().filter(|record| matches!(record.kind, Kind::Put | Kind::Delete))
+        self.records.iter().filter(|record| kind_of(record.kind) == ObjectKind::Space)
     }
 
     /// Whether the record of a version should be there and is not. Before the log's beginning only what counts is kept,
@@ -283,11 +321,24 @@ impl FoundLog {
 }
 
 fn kind_of(kind: Kind) -> ObjectKind {
-    if matches!(kind, Kind::Put | Kind::Delete) { ObjectKind::Space } else { ObjectKind::Stream }
+    if matches!(kind, Kind::Put | Kind::Delete | Kind::Commit) { ObjectKind::Space } else { ObjectKind::Stream }
 }
 
 pub(super) fn is_of(logged: &Logged, record: &Found) -> bool {
     logged.version == record.version && may_be(&logged.action, record)
+}
+
+/// Whether `part` has only entries of `whole`, in their order.
+fn is_part(whole: &[u8], part: &[u8]) -> bool {
+    let mut whole = entries(whole);
+    entries(part).all(|wanted| whole.any(|entry| entry == wanted))
+}
+
+/// Whether a record that is no copy has some of a commit's writes, and not all.
+fn is_torn(action: &Action, record: &Found) -> bool {
+    let commits = matches!(action, Action::Commit { .. }) && record.kind == Kind::Commit && !record.copy;
+    let whole = if commits { action.payload() } else { Vec::new() };
+    commits && whole != record.value && is_part(&whole, &record.value)
 }
 
 fn may_be(action: &Action, record: &Found) -> bool {
@@ -299,6 +350,10 @@ fn may_be(action: &Action, record: &Found) -> bool {
         Action::Append { .. } => Kind::AppendBatch,
         Action::Trim { .. } => Kind::Trim,
         Action::SetCursor { .. } | Action::DropCursor { .. } => Kind::Cursor,
+        Action::Commit { .. } if record.copy && record.kind == Kind::Commit => {
+            return is_part(&action.payload(), &record.value);
+        }
+        Action::Commit { .. } => Kind::Commit,
         _ => return false,
     };
     let trimmed = |before: u64| record.version <= before;
@@ -310,13 +365,4 @@ fn may_be(action: &Action, record: &Found) -> bool {
 
 fn asked_to_trim(action: &Action) -> u64 {
     if let Action::Trim { before, .. } = action { *before } else { 0 }
-}
-
-/// The meaning of a record of a space, told once more and simply.
-fn replay(known: &mut Known, record: &Found) {
-    match record.kind {
-        Kind::Put => known.space.replay(&record.key, record.version, Some(&record.value)),
-        Kind::Delete => known.space.replay(&record.key, record.version, None),
-        _ => {}
-    }
 }

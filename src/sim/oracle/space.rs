@@ -1,10 +1,11 @@
 //! Linearizability of each key: one reactor's order, seen through versions that only rise.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use crate::ring::client::{Answer, pairs};
 use crate::ring::protocol::{AUX_MORE, Status, shard_of_key};
-use crate::sim::action::Action;
+use crate::sim::action::{Action, KeyWrite};
 use crate::sim::oracle::{Oracle, Verdict, ensure, is_strict};
 use crate::types::{ObjectId, ShardId};
 
@@ -20,6 +21,14 @@ impl Event {
     fn present(&self, version: u64) -> u64 {
         if self.value.is_some() { version } else { 0 }
     }
+}
+
+/// What a write may delete.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Deletes {
+    /// A key that was there.
+    Present,
+    Any,
 }
 
 #[derive(Default)]
@@ -62,45 +71,61 @@ impl Space {
 impl Oracle {
     /// Whether some write of this key has no answer, so that its version is unknown.
     fn unresolved(&self, object: ObjectId, key: &[u8]) -> bool {
+        self.may_write(object, key, |_| true)
+    }
+
+    /// Whether somebody may have written this to a key without having been told.
+    fn may_write(&self, object: ObjectId, key: &[u8], fits: impl Fn(Option<&[u8]>) -> bool) -> bool {
         self.possible().any(|action| {
-            action.is_write() && action.key() == Some(key) && action.object().is_some_and(|own| own.id == object)
+            let mut writes = action.key_writes().into_iter();
+            writes.any(|(own, name, value)| own == object && name == key && fits(value))
         })
     }
 
-    fn may_be_deleted(&self, object: ObjectId, key: &[u8]) -> bool {
-        self.possible().any(
-            |action| matches!(&**action, Action::Delete { space, key: own, .. } if space.id == object && own == key),
-        )
+    pub(super) fn may_be_deleted(&self, object: ObjectId, key: &[u8]) -> bool {
+        self.may_write(object, key, |value| value.is_none())
     }
 
     fn may_be_put(&self, object: ObjectId, key: &[u8], value: Option<&[u8]>) -> bool {
-        self.possible().any(|action| {
-            matches!(&**action, Action::Put { space, key: own, value: bytes, .. }
-                if space.id == object && own == key && value.is_none_or(|value| value == bytes))
-        })
+        self.may_write(object, key, |bytes| bytes.is_some_and(|bytes| value.is_none_or(|value| value == bytes)))
     }
 
     /// A put or delete was done, and has a version.
-    pub(super) fn key_written(&mut self, action: &Action, floor: u64, answer: &Answer) -> Verdict {
-        let (Some(object), Some(key)) = (action.object(), action.key()) else { return Ok(()) };
+    pub(super) fn key_written(&mut self, action: &Rc<Action>, floor: u64, answer: &Answer) -> Verdict {
+        let if_version = action.how().if_version;
+        for (object, key, value) in action.key_writes() {
+            let deletes = if value.is_none() { Deletes::Present } else { Deletes::Any };
+            self.one_written((object, key, value), (if_version, deletes), floor, answer)?;
+        }
+        self.graph.note(action, answer.version);
+        Ok(())
+    }
+
+    /// A key was written: `condition` says of what it was before.
+    pub(super) fn one_written(
+        &mut self,
+        (object, key, value): KeyWrite<'_>,
+        (if_version, deletes): (Option<u64>, Deletes),
+        floor: u64,
+        answer: &Answer,
+    ) -> Verdict {
         let version = answer.version;
-        let shard = shard_of_key(object.id.0, key, self.shards);
+        let shard = shard_of_key(object.0, key, self.shards);
         ensure!(version > floor, "the version did not rise from {floor}");
         self.version_is_new(shard, version)?;
-        let unresolved = self.unresolved(object.id, key);
-        let value = if let Action::Put { value, .. } = action { Some(value.clone()) } else { None };
-        let space = &mut self.known(object).space;
-        let state = space.keys.entry(key.to_vec()).or_default();
+        let unresolved = self.unresolved(object, key);
+        let state = self.key_state(object, key);
+        let value = value.map(<[u8]>::to_vec);
         if let Some(seen) = state.events.get(&version) {
             ensure!(seen.value == value, "another write of this version was seen before");
         }
-        let event = Event { value, if_version: action.how().if_version };
+        let event = Event { value, if_version };
         let present_before = |version: u64| {
             state.events.range(..version).next_back().map_or(0, |(version, event)| event.present(*version))
         };
         if !unresolved {
             let before = present_before(version);
-            ensure!(event.value.is_some() || before != 0, "a key that was absent was deleted");
+            ensure!(deletes == Deletes::Any || before != 0, "a key that was absent was deleted");
             ensure!(event.if_version.is_none_or(|expected| expected == before), "the version before was {before}");
             if let Some((after, next)) = state.events.range(version + 1..).next() {
                 let present = event.present(version);
@@ -135,12 +160,13 @@ impl Oracle {
                 }
             }
             (Status::NoSpace | Status::NoMemory | Status::Fenced | Status::Stopping, _) => Ok(()),
+            (Status::Unreadable, Action::Get { .. }) if self.may_spoil => Ok(()),
             (status, _) => Err(format!("unexpected status {status:?}")),
         }
     }
 
     /// Somebody saw a version of a key, with its value or without.
-    fn showed(
+    pub(super) fn showed(
         &mut self,
         id: ObjectId,
         key: &[u8],
@@ -172,7 +198,7 @@ impl Oracle {
         Ok(())
     }
 
-    fn showed_absent(&mut self, id: ObjectId, key: &[u8], floor: u64, strict: bool) -> Verdict {
+    pub(super) fn showed_absent(&mut self, id: ObjectId, key: &[u8], floor: u64, strict: bool) -> Verdict {
         let may_be_deleted = self.may_be_deleted(id, key);
         let shard = shard_of_key(id.0, key, self.shards);
         let state = self.key_state(id, key);
@@ -194,20 +220,22 @@ impl Oracle {
 
     pub(super) fn scan_answer(
         &mut self,
-        action: &Action,
+        action: &Rc<Action>,
         floors: &BTreeMap<Vec<u8>, u64>,
         answer: &Answer,
         reply: &[u8],
     ) -> Verdict {
-        let Action::Scan { space, shard, prefix, limit, relaxed, .. } = action else { return Ok(()) };
+        let Action::Scan { space, shard, prefix, limit, relaxed, .. } = &**action else { return Ok(()) };
         match answer.status {
             Status::Ok => {}
             Status::ReplyTooSmall | Status::Fenced | Status::Stopping => return Ok(()),
+            Status::Unreadable if self.may_spoil => return Ok(()),
             status => return Err(format!("unexpected status {status:?}")),
         }
         let strict = is_strict(*space, *relaxed);
         let mut last: Option<Vec<u8>> = None;
         let mut count = 0;
+        let mut seen = Vec::new();
         for pair in pairs(reply) {
             let (key, version, value) = pair.map_err(|error| error.to_string())?;
             ensure!(key.starts_with(prefix), "a pair outside of the prefix: {key:?}");
@@ -218,8 +246,10 @@ impl Oracle {
             self.showed(space.id, key, floor, version, Some(value), strict)
                 .map_err(|what| format!("key {key:?}: {what}"))?;
             last = Some(key.to_vec());
+            seen.push((space.id, key.to_vec(), version));
             count += 1;
         }
+        self.graph.note_scan(action, seen);
         ensure!(*limit == 0 || count <= *limit, "{count} pairs are more than the limit");
         if answer.aux & AUX_MORE == 0 {
             self.absent_between(space.id, floors, last.as_deref(), None, strict)?;

@@ -151,7 +151,7 @@ impl Store {
         for event in single.into_iter().chain(batch) {
             if let Err(status) = self.streams.link(&mut self.heap, mode.object, event, &head) {
                 self.streams.take_back(&mut self.heap, mode.object, end - first);
-                return self.no_memory(status);
+                return self.no_memory(context.wal, status);
             }
             head = head_after(&head, end, event);
             end += 1;

@@ -124,7 +124,7 @@ impl Store {
         }
         let before = held.unwrap_or(Cursor { offset, lsn: Lsn::NONE });
         if !self.streams.stream(mode.object).set_cursor(&mut self.heap, name, before) {
-            return self.no_memory(Status::NoMemory);
+            return self.no_memory(context.wal, Status::NoMemory);
         }
         let (lsn, after) = mode.log(context, Kind::Cursor, offset, name, &[]);
         self.streams.stream(mode.object).set_cursor(&mut self.heap, name, Cursor { offset, lsn });

@@ -301,7 +301,7 @@ impl Store {
         }
         let grows = producers.grows(producer, producers_max);
         if grows && !self.heap.charge(PRODUCER_BYTES) {
-            return self.no_memory(Status::NoMemory);
+            return self.no_memory(context.wal, Status::NoMemory);
         }
         let key = key_of(producer, sequence);
         let outcome = if chained {
@@ -324,7 +324,11 @@ impl Store {
 
 /// The answer to what was appended before: the same, with the same promise.
 fn already(context: &mut Context<'_>, mode: Mode, offset: u64, lsn: Lsn) -> Outcome {
-    let strict = mode.durability == Durability::Strict && lsn > context.wal.durable_lsn();
+    let durable = lsn <= context.wal.durable_lsn();
+    if !durable && context.wal.fenced().is_some() {
+        return Outcome::status(Status::Fenced);
+    }
+    let strict = mode.durability == Durability::Strict && !durable;
     let mut outcome = Outcome::version(Status::Ok, offset, if strict { lsn } else { Lsn::NONE });
     if strict {
         context.wal.want_durable();

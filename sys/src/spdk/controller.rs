@@ -20,6 +20,8 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 type IdentifyData = [u8; 4096];
 const SERIAL: std::ops::Range<usize> = 4..24;
 const MODEL: std::ops::Range<usize> = 24..64;
+/// ONCS; its bit 2 is Dataset Management.
+const OPTIONAL_COMMANDS: usize = 520;
 const VOLATILE_CACHE: usize = 525;
 const ATOMIC_POWER_FAIL: usize = 528;
 
@@ -41,6 +43,8 @@ pub struct Identity {
     pub blocks: u64,
     /// There is a volatile write cache (VWC): a write that ended is not yet durable.
     pub volatile_cache: bool,
+    /// It takes Dataset Management (ONCS), and so can be told what carries nothing.
+    pub dataset_management: bool,
     /// The most that one command transfers (MDTS). SPDK splits what is larger.
     pub transfer_bytes_max: u32,
     /// A power cut tears no write of up to so many blocks (AWUPF).
@@ -246,6 +250,7 @@ fn identify(controller: NonNull<spdk_nvme_ctrlr>, namespace: NonNull<spdk_nvme_n
         // SAFETY: as above.
         blocks: unsafe { bindings::spdk_nvme_ns_get_num_sectors(namespace.as_ptr()) },
         volatile_cache: data[VOLATILE_CACHE] & 1 != 0,
+        dataset_management: data[OPTIONAL_COMMANDS] & 1 << 2 != 0,
         // SAFETY: an attached controller.
         transfer_bytes_max: unsafe { bindings::spdk_nvme_ctrlr_get_max_xfer_size(controller.as_ptr()) },
         power_fail_atomic_blocks: u32::from(data[ATOMIC_POWER_FAIL])

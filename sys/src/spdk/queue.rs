@@ -7,12 +7,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::bindings::{
-    self, spdk_nvme_cmd_cb, spdk_nvme_cpl, spdk_nvme_ns_cmd_read, spdk_nvme_ns_cmd_write, spdk_nvme_qpair,
+    self, spdk_nvme_cmd_cb, spdk_nvme_cpl, spdk_nvme_dsm_range, spdk_nvme_ns_cmd_dataset_management,
+    spdk_nvme_ns_cmd_read, spdk_nvme_ns_cmd_write, spdk_nvme_qpair,
 };
 use super::controller::Controller;
 use crate::dma::DmaBuffer;
 
 const NO_PLACE: u32 = u32::MAX;
+
+/// Attribute Deallocate of Dataset Management, in its dword 11.
+const DEALLOCATE: u32 = 1 << 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -20,6 +24,8 @@ pub enum Command {
     Write,
     /// With force unit access (FUA): durable when it ends, on a drive that honours it.
     WriteThrough,
+    /// Dataset Management of one range, which carries nothing any more. Transfers nothing of the buffer.
+    Deallocate,
 }
 
 /// The status of a command that ended, as NVMe words it.
@@ -153,7 +159,7 @@ impl<T> QueuePair<T> {
     /// Buffer and context come back when the command was not taken.
     ///
     /// # Panics
-    /// When the buffer is not SPDK's, or shorter than so many blocks.
+    /// When the buffer is not SPDK's, or shorter than what is transferred.
     pub fn submit(
         &mut self,
         command: Command,
@@ -162,6 +168,9 @@ impl<T> QueuePair<T> {
         mut buffer: DmaBuffer,
         context: T,
     ) -> Result<(), Refused<T>> {
+        if command == Command::Deallocate {
+            return self.deallocate(block, blocks, buffer, context);
+        }
         let bytes = blocks as usize * self.controller.identity().block_bytes as usize;
         assert!(bytes <= buffer.len(), "a transfer of {bytes} B from a buffer of {} B", buffer.len());
         assert!(buffer.is_from_spdk(), "a controller can reach only SPDK's memory");
@@ -176,6 +185,15 @@ impl<T> QueuePair<T> {
                 // SAFETY: as above.
                 unsafe { spdk_nvme_ns_cmd_write(namespace, pair, payload, block, blocks, callback, argument, flags) }
             }
+        })
+    }
+
+    fn deallocate(&mut self, block: u64, blocks: u32, buffer: DmaBuffer, context: T) -> Result<(), Refused<T>> {
+        let range = spdk_nvme_dsm_range { starting_lba: block, length: blocks, ..spdk_nvme_dsm_range::default() };
+        self.start(Some(buffer), context, |namespace, pair, argument| {
+            let (ranges, callback): (_, spdk_nvme_cmd_cb) = (ptr::from_ref(&range), Some(ended));
+            // SAFETY: see `start`; SPDK copies the one range, which lives through the call, before it returns.
+            unsafe { spdk_nvme_ns_cmd_dataset_management(namespace, pair, DEALLOCATE, ranges, 1, callback, argument) }
         })
     }
 

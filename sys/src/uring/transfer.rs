@@ -120,7 +120,7 @@ mod tests {
     }
 
     fn ring(file: &File, entries: u32, task_run: TaskRun, span: Option<&DmaSpan>) -> Option<Uring<usize>> {
-        let options = UringOptions { iopoll: false, task_run, span };
+        let options = UringOptions { iopoll: false, task_run, span, held: None };
         match Uring::new(file.try_clone().unwrap(), entries, &options) {
             Ok(ring) => Some(ring),
             Err(error) => {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use forebay::appliance::Appliance;
-use forebay::appliance::prepare::{FormatOptions, format_device};
+use forebay::appliance::prepare::{FormatOptions, SegmentSize, format_device};
 use forebay::config::{ByteSize, Config, Spin};
 use forebay::device::open::{OpenOptions, open};
 use forebay::ring::client::{Client, ConnectOptions, Object, Request, SubmitError, Write};
@@ -36,7 +36,7 @@ impl Forebay {
         let path = setup.kept.join("forebay.img");
         let made = path.metadata().map_or(0, |metadata| metadata.len()) == DEVICE_BYTES;
         let capacity_bytes = (!made).then_some(DEVICE_BYTES);
-        let options = FormatOptions { capacity_bytes, segment_bytes: 64 << 20, shards: 4, force: true };
+        let options = FormatOptions { capacity_bytes, segment_size: SegmentSize::Bytes(64 << 20), shards: 4, force: true };
         format_device(&path, &options, &mut |_, _| {})?;
         let mut config = Config::default();
         config.reactors.cores = vec![setup.cores[0]];

@@ -1,0 +1,147 @@
+//! What compression in the client costs and saves: puts and gets of values that look like JSON, by a reactor in the
+//! client's own thread. `cargo bench --bench compression`, with `-- --json` for a machine and `-- --rounds N` for more
+//! than 5.
+//!
+//! Durability is `memory`: no log and no drive, so that what is left is the ring, the store and the codec. Rounds take
+//! turns over the codecs; a figure is the median of the rounds' medians.
+
+#[expect(dead_code, reason = "other benches use the rest of it")]
+mod rig;
+
+use std::time::{Duration, Instant};
+
+use forebay::reactor::Clock;
+use forebay::ring::client::{Creation, Object, Request, Write};
+use forebay::types::{Compression, Durability, ObjectId, ObjectKind};
+use rig::{Failure, Rig, key};
+use serde_json::json;
+
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: forebay_sys::alloc::HugePages = forebay_sys::alloc::HugePages;
+
+const CODECS: [Compression; 3] = [Compression::None, Compression::Lz4, Compression::Zstd];
+const SIZES: [usize; 2] = [1 << 10, 16 << 10];
+const VALUES: u64 = 500;
+const OPERATIONS: u64 = 4_000;
+
+struct Tsc(quanta::Clock, u64);
+
+impl Clock for Tsc {
+    fn now_ns(&self) -> u64 {
+        self.0.delta_as_nanos(self.1, self.0.raw())
+    }
+}
+
+/// Orders with fields that repeat and numbers that do not, as long as asked for.
+fn value(number: u64, bytes: usize) -> Vec<u8> {
+    let mut word = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut draw = |below: u64| {
+        word ^= word << 13;
+        word ^= word >> 7;
+        word ^= word << 17;
+        word % below
+    };
+    let states = ["open", "paid", "packed", "sent", "returned"];
+    let cities = ["Lisbon", "Tallinn", "Graz", "Porto", "Bergen", "Turku", "Ghent", "Split"];
+    let mut text = String::from("[");
+    while text.len() < bytes {
+        text += &json!({
+            "id": draw(1 << 40),
+            "customer": { "id": draw(1 << 32), "city": cities[usize::try_from(draw(8)).expect("below 8")] },
+            "state": states[usize::try_from(draw(5)).expect("below 5")],
+            "total_cents": draw(1_000_000),
+            "token": format!("{:016x}", draw(u64::MAX)),
+            "updated": format!("2026-11-{:02}T{:02}:{:02}:{:02}Z", draw(30) + 1, draw(24), draw(60), draw(60)),
+        })
+        .to_string();
+        text.push(',');
+    }
+    text.truncate(bytes);
+    text.into_bytes()
+}
+
+/// Done so often, each time with the number of times before.
+type Operation<'a> = dyn FnMut(&mut Rig<Tsc>, u64) -> Result<(), Failure> + 'a;
+
+struct Figure {
+    put_ns: u64,
+    get_ns: u64,
+    ratio: f64,
+}
+
+fn median(mut figures: Vec<u64>) -> u64 {
+    figures.sort_unstable();
+    figures[figures.len() / 2]
+}
+
+fn measure(compression: Compression, bytes: usize) -> Result<Figure, Failure> {
+    let clock = quanta::Clock::new();
+    let start = clock.raw();
+    let mut rig = Rig::new(64 << 20, Tsc(clock, start))?;
+    let (kind, durability) = (ObjectKind::Space, Durability::Memory);
+    let create = Some(Creation { durability, compression, chained: false });
+    let answer = rig.call(&Request::Open { name: "orders", kind, create })?;
+    let space = Object { id: ObjectId(u32::try_from(answer.version)?), kind, durability, compression };
+    let values: Vec<Vec<u8>> = (0..VALUES).map(|number| value(number, bytes)).collect();
+    let at = |number: u64| &values[usize::try_from(number % VALUES).expect("64-bit machines only")];
+    let mut timed = |operation: &mut Operation<'_>| {
+        // The first pass fills and warms.
+        let mut times = Vec::with_capacity(usize::try_from(OPERATIONS)?);
+        for number in 0..VALUES + OPERATIONS {
+            let begun = Instant::now();
+            operation(&mut rig, number)?;
+            let elapsed: Duration = begun.elapsed();
+            if number >= VALUES {
+                times.push(u64::try_from(elapsed.as_nanos())?);
+            }
+        }
+        Ok::<u64, Failure>(median(times))
+    };
+    let put_ns = timed(&mut |rig, number| {
+        let (key, value, how) = (key(number % VALUES), at(number), Write::default());
+        rig.call(&Request::Put { space, key: &key, value, how }).map(drop)
+    })?;
+    let get_ns = timed(&mut |rig, number| {
+        let key = key(number % VALUES);
+        rig.call(&Request::Get { space, key: &key, relaxed: true, value_bytes_max: bytes })?;
+        if rig.reply == *at(number) { Ok(()) } else { Err("another value came back".into()) }
+    })?;
+    Ok(Figure { put_ns, get_ns, ratio: rig.client.compression_stats().ratio() })
+}
+
+fn main() -> Result<(), Failure> {
+    let (mut as_json, mut rounds) = (false, 5);
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--json" => as_json = true,
+            "--rounds" => rounds = words.next().ok_or("--rounds needs a number")?.parse()?,
+            "--bench" => {}
+            other => return Err(format!("unknown argument {other:?}; there are --json and --rounds").into()),
+        }
+    }
+    for bytes in SIZES {
+        let mut found: [Vec<Figure>; 3] = Default::default();
+        for _ in 0..rounds {
+            for (codec, figures) in CODECS.into_iter().zip(&mut found) {
+                figures.push(measure(codec, bytes)?);
+            }
+        }
+        for (codec, figures) in CODECS.into_iter().zip(&found) {
+            let put_ns = median(figures.iter().map(|figure| figure.put_ns).collect());
+            let get_ns = median(figures.iter().map(|figure| figure.get_ns).collect());
+            let ratio = figures.first().map_or(1.0, |figure| figure.ratio);
+            let name = codec.name();
+            if as_json {
+                let line = json!({
+                    "codec": name, "value_bytes": bytes, "ratio": ratio, "put_ns": put_ns, "get_ns": get_ns,
+                });
+                println!("{line}");
+            } else {
+                println!("{name:<5} {bytes:>6} B  {ratio:5.2}:1  put {put_ns:>7} ns  get {get_ns:>7} ns");
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! `forebay export`: spaces and streams as JSON, an object a line.
+
+use forebay::error::Error;
+use forebay::ring::client::{Client, ClientError, Object, ScanRange};
+use forebay::types::ObjectKind;
+use serde_json::{Map, Value, json};
+
+use super::bytes;
+use super::context::{Context, Failure};
+use super::dump::Counts;
+use super::progress::Progress;
+use super::read::begin;
+
+/// What a page of pairs is to take in memory, about.
+const PAGE_BYTES: usize = 8 << 20;
+const PAGE_PAIRS_MAX: usize = 1_024;
+/// Before it is known how large values are.
+const PAGE_PAIRS_FIRST: usize = 16;
+
+/// Print spaces and streams as JSON, an object a line, for `import`.
+///
+/// All of them, or those that are named. It is no snapshot: each pair is as it was at some moment of the export. The last
+/// line counts what came before, so that `import` sees a file that was cut short.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Names of spaces and streams. Default: all.
+    objects: Vec<String>,
+}
+
+pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
+    let mut client = context.connect()?;
+    let all = client.catalog()?;
+    if let Some(name) = args.objects.iter().find(|name| !all.iter().any(|(known, _)| known == *name)) {
+        return Err(Error::new(format!("no space or stream is named {name:?}"))
+            .remedy("leave out the names to export everything there is")
+            .into());
+    }
+    let mut export = Export { client, context, counts: Counts::default(), progress: Progress::new() };
+    for (name, object) in all.iter().filter(|(name, _)| args.objects.is_empty() || args.objects.contains(name)) {
+        export.counts.objects += 1;
+        match object.kind {
+            ObjectKind::Space => export.space(name, *object)?,
+            ObjectKind::Stream => export.stream(name, *object)?,
+        }
+    }
+    let Counts { objects, pairs, events } = export.counts;
+    context.out.json(&json!({ "kind": "end", "objects": objects, "pairs": pairs, "events": events }))
+}
+
+struct Export<'a> {
+    client: Client,
+    context: &'a mut Context,
+    counts: Counts,
+    progress: Progress,
+}
+
+impl Export<'_> {
+    fn space(&mut self, name: &str, space: Object) -> Result<(), Failure> {
+        let (durability, compression) = (space.durability.name(), space.compression.name());
+        let head = json!({ "kind": "space", "object": name, "durability": durability, "compression": compression });
+        self.context.out.json(&head)?;
+        let (mut begin, mut limit) = (Vec::new(), PAGE_PAIRS_FIRST);
+        loop {
+            let page = self.client.scan(space, &ScanRange::Range { begin: &begin, end: &[] }, limit)?;
+            let page_bytes: usize = page.pairs.iter().map(|pair| pair.key.len() + pair.value.len()).sum();
+            for pair in &page.pairs {
+                let mut line = head_of("pair", name);
+                bytes::insert(&mut line, "key", &pair.key, false);
+                bytes::insert(&mut line, "value", &pair.value, false);
+                line.insert("version".into(), pair.version.into());
+                self.context.out.json(&Value::Object(line))?;
+            }
+            self.counts.pairs += page.pairs.len() as u64;
+            self.show(name);
+            limit = (PAGE_BYTES / (page_bytes / page.pairs.len().max(1)).max(1)).clamp(1, PAGE_PAIRS_MAX);
+            match page.cursor {
+                Some(cursor) => begin = cursor,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn stream(&mut self, name: &str, stream: Object) -> Result<(), Failure> {
+        let mut next = begin(&mut self.client, stream, None)?;
+        let durability = stream.durability.name();
+        self.context.out.json(&json!({ "kind": "stream", "object": name, "durability": durability, "first": next }))?;
+        loop {
+            let events = match self.client.read(stream, next, None) {
+                // Trimmed meanwhile.
+                Err(ClientError::Trimmed { first }) => {
+                    next = first;
+                    continue;
+                }
+                events => events?,
+            };
+            let Some((last, _)) = events.last() else { return Ok(()) };
+            next = last + 1;
+            for (offset, event) in &events {
+                let mut line = head_of("event", name);
+                bytes::insert(&mut line, "event", event, false);
+                line.insert("offset".into(), (*offset).into());
+                self.context.out.json(&Value::Object(line))?;
+            }
+            self.counts.events += events.len() as u64;
+            self.show(name);
+        }
+    }
+
+    fn show(&mut self, name: &str) {
+        let Counts { pairs, events, .. } = self.counts;
+        self.progress.show(|| format!("exporting {name:?}: {pairs} pairs and {events} events so far"));
+    }
+}
+
+fn head_of(kind: &str, object: &str) -> Map<String, Value> {
+    Map::from_iter([("kind".to_owned(), kind.into()), ("object".to_owned(), object.into())])
+}

@@ -1,0 +1,139 @@
+//! LZ4 and zstd, each there if the feature of its name is.
+
+use crate::types::Compression;
+
+/// The fastest level: what a client waits for counts more than the last percent.
+#[cfg(feature = "zstd")]
+const ZSTD_LEVEL: i32 = 1;
+
+/// What the libraries keep from one value to the next. Made when it is first needed.
+#[derive(Default)]
+pub(super) struct Codecs {
+    #[cfg(feature = "lz4")]
+    lz4: lz4_flex::block::CompressTable,
+    #[cfg(feature = "zstd")]
+    compressor: Option<zstd::bulk::Compressor<'static>>,
+    #[cfg(feature = "zstd")]
+    decompressor: Option<zstd::bulk::Decompressor<'static>>,
+}
+
+impl std::fmt::Debug for Codecs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Codecs")
+    }
+}
+
+impl Codecs {
+    /// Whether this program can compress and decompress so.
+    pub fn has(compression: Compression) -> bool {
+        match compression {
+            Compression::None => true,
+            Compression::Lz4 => cfg!(feature = "lz4"),
+            Compression::Zstd => cfg!(feature = "zstd"),
+        }
+    }
+
+    /// Compresses `plain` to `out` from `at` on, and grows `out` as far as that needs. The bytes that it takes; `None`
+    /// where they would be more than `bytes_max`, or where the codec is not there.
+    pub fn compress(
+        &mut self,
+        compression: Compression,
+        plain: &[u8],
+        out: &mut Vec<u8>,
+        at: usize,
+        bytes_max: usize,
+    ) -> Option<usize> {
+        let bytes = match compression {
+            Compression::None => return None,
+            Compression::Lz4 => self.compress_lz4(plain, out, at)?,
+            Compression::Zstd => self.compress_zstd(plain, out, at, bytes_max)?,
+        };
+        (bytes <= bytes_max).then_some(bytes)
+    }
+
+    /// Fills all of `plain`.
+    ///
+    /// # Errors
+    /// What is wrong with the value, or which feature the program lacks.
+    pub fn decompress(&mut self, compression: Compression, bytes: &[u8], plain: &mut [u8]) -> Result<(), String> {
+        let filled = match compression {
+            Compression::None => return Err("it is plain".into()),
+            Compression::Lz4 => self.decompress_lz4(bytes, plain)?,
+            Compression::Zstd => self.decompress_zstd(bytes, plain)?,
+        };
+        match filled {
+            Some(filled) if filled == plain.len() => Ok(()),
+            _ => Err(format!("it is no {} of {} B", compression.name(), plain.len())),
+        }
+    }
+}
+
+#[cfg(feature = "lz4")]
+impl Codecs {
+    fn compress_lz4(&mut self, plain: &[u8], out: &mut Vec<u8>, at: usize) -> Option<usize> {
+        // It refuses less room than the worst case needs.
+        grow(out, at + lz4_flex::block::get_maximum_output_size(plain.len()));
+        lz4_flex::block::compress_into_with_table(plain, &mut out[at..], &mut self.lz4).ok()
+    }
+
+    fn decompress_lz4(&mut self, bytes: &[u8], plain: &mut [u8]) -> Result<Option<usize>, String> {
+        Ok(lz4_flex::block::decompress_into(bytes, plain).ok())
+    }
+}
+
+#[cfg(not(feature = "lz4"))]
+impl Codecs {
+    fn compress_lz4(&mut self, _: &[u8], _: &mut Vec<u8>, _: usize) -> Option<usize> {
+        None
+    }
+
+    fn decompress_lz4(&mut self, _: &[u8], _: &mut [u8]) -> Result<Option<usize>, String> {
+        Err(lacking(Compression::Lz4))
+    }
+}
+
+#[cfg(feature = "zstd")]
+impl Codecs {
+    fn compress_zstd(&mut self, plain: &[u8], out: &mut Vec<u8>, at: usize, bytes_max: usize) -> Option<usize> {
+        if self.compressor.is_none() {
+            self.compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
+        }
+        grow(out, at + bytes_max);
+        // With no more room than is worth it, it gives up early.
+        self.compressor.as_mut()?.compress_to_buffer(plain, &mut out[at..at + bytes_max]).ok()
+    }
+
+    fn decompress_zstd(&mut self, bytes: &[u8], plain: &mut [u8]) -> Result<Option<usize>, String> {
+        if self.decompressor.is_none() {
+            self.decompressor = zstd::bulk::Decompressor::new().ok();
+        }
+        let decompressor = self.decompressor.as_mut().ok_or("there is no memory to decompress it")?;
+        Ok(decompressor.decompress_to_buffer(bytes, plain).ok())
+    }
+}
+
+#[cfg(not(feature = "zstd"))]
+impl Codecs {
+    fn compress_zstd(&mut self, _: &[u8], _: &mut Vec<u8>, _: usize, _: usize) -> Option<usize> {
+        None
+    }
+
+    fn decompress_zstd(&mut self, _: &[u8], _: &mut [u8]) -> Result<Option<usize>, String> {
+        Err(lacking(Compression::Zstd))
+    }
+}
+
+#[cfg(any(feature = "lz4", feature = "zstd"))]
+fn grow(out: &mut Vec<u8>, bytes: usize) {
+    if out.len() < bytes {
+        out.resize(bytes, 0);
+    }
+}
+
+#[cfg(not(all(feature = "lz4", feature = "zstd")))]
+fn lacking(compression: Compression) -> String {
+    let name = compression.name();
+    format!(
+        "it is compressed with {name}, and this program was built without the feature {name:?} of forebay (build it with that)"
+    )
+}

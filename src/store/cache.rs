@@ -1,0 +1,351 @@
+//! Values of logged keys in memory, within the store's budget. A value that is not here is on the drive.
+//!
+//! A queue of chunks. Values are written at its end. When the budget is used up the oldest chunk comes to the end, and
+//! keeps only what was asked for since it was last there, and what cannot be read from the drive yet: the CLOCK of
+//! Corbató (1968), a chunk at a time. So nothing is allocated, no lists are kept, and who is gone costs no look: a value
+//! is here if its chunk's number is one of those in the queue.
+
+use std::collections::VecDeque;
+
+use crate::bytes::{get_u32, get_u64, index, len_u32, put_u32, put_u64};
+use crate::store::heap::Heap;
+use crate::types::Lsn;
+
+/// The size of a chunk. To go through one takes some 10 us.
+pub const CHUNK_BYTES: usize = 256 << 10;
+/// Chunks that are looked at in one go. Then the request comes again.
+const LOOKS_MAX: usize = 4;
+/// Chunks that the index leaves to it.
+const CHUNKS_MIN: usize = 4;
+
+/// Before each value: its slot u32 · its room in bytes u32, a multiple of 8, `REFERENCED` · u64 the LSN of its record.
+const HEADER_BYTES: usize = 16;
+const ROOM: usize = 4;
+const LSN: usize = 8;
+/// Asked for since its chunk was last at the end of the queue.
+const REFERENCED: u8 = 1;
+
+/// Where a value is, or was: chunk number (33 bits: as many chunks as are filled in some centuries), offset (15 bits, in
+/// units of 8 B).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position(u64);
+
+const OFFSET_BITS: u32 = 15;
+const _: () = assert!(CHUNK_BYTES <= 8 << OFFSET_BITS);
+
+impl Position {
+    /// Nowhere.
+    pub const NONE: Position = Position(0);
+
+    /// Bits that it takes.
+    pub const BITS: u32 = 48;
+
+    /// From what `bits` gave.
+    pub fn from_bits(bits: u64) -> Position {
+        Position(bits)
+    }
+
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
+    fn new(number: u64, offset: usize) -> Position {
+        Position(number << OFFSET_BITS | offset as u64 / 8)
+    }
+
+    fn number(self) -> u64 {
+        self.0 >> OFFSET_BITS
+    }
+
+    fn offset(self) -> usize {
+        index(self.0 & ((1 << OFFSET_BITS) - 1)) * 8
+    }
+}
+
+/// Why there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// What is here is not on the drive yet, or there was more to look at: try again.
+    Now,
+    /// The index leaves no memory.
+    Memory,
+}
+
+/// Who owns the values, by slot.
+pub trait Owners {
+    /// Whether the slot's value is the one at this position.
+    fn owns(&self, slot: u32, position: Position) -> bool;
+    /// It is at another one now.
+    fn moved(&mut self, slot: u32, position: Position);
+}
+
+struct Chunk {
+    bytes: Box<[u8]>,
+    used: usize,
+}
+
+pub struct Cache {
+    chunks: VecDeque<Chunk>,
+    /// The number of the oldest chunk; the first ever is 1.
+    first: u64,
+    bytes: usize,
+    chunk_bytes: usize,
+    bytes_max: usize,
+}
+
+/// What a value takes, its header included.
+fn item_bytes(value_bytes: usize) -> usize {
+    HEADER_BYTES + value_bytes.next_multiple_of(8)
+}
+
+/// The room of the value whose header begins `item`.
+fn room_of(item: &[u8]) -> usize {
+    (get_u32(item, ROOM) & !u32::from(REFERENCED)) as usize
+}
+
+impl Cache {
+    /// A cache of at most `bytes_max`, besides what has to be in memory, in chunks of `chunk_bytes`.
+    pub fn new(chunk_bytes: usize, bytes_max: usize) -> Cache {
+        Cache { chunks: VecDeque::new(), first: 1, bytes: 0, chunk_bytes, bytes_max }
+    }
+
+    /// Memory that the chunks take.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn chunk(&self, position: Position) -> Option<usize> {
+        position.number().checked_sub(self.first).map(index)
+    }
+
+    /// The value at a position, if it is here. It stays here for another round.
+    #[inline]
+    pub fn get(&mut self, position: Position, bytes: usize) -> Option<&[u8]> {
+        let at = self.chunk(position)?;
+        let item = &mut self.chunks[at].bytes[position.offset()..];
+        item[ROOM] |= REFERENCED;
+        Some(&item[HEADER_BYTES..HEADER_BYTES + bytes])
+    }
+
+    /// Writes a value over the one at a position, where it is here and has the room. `lsn`: of its record.
+    #[inline]
+    pub fn overwrite(&mut self, position: Position, value: &[u8], lsn: Lsn) -> bool {
+        let Some(at) = self.chunk(position) else { return false };
+        let item = &mut self.chunks[at].bytes[position.offset()..];
+        if value.len().next_multiple_of(8) != room_of(item) {
+            return false;
+        }
+        put_u64(item, LSN, lsn.0);
+        item[HEADER_BYTES..HEADER_BYTES + value.len()].copy_from_slice(value);
+        true
+    }
+
+    /// Says whether `overwrite` would do.
+    pub fn suits(&self, position: Position, value_bytes: usize) -> bool {
+        let room = self.chunk(position).map(|at| room_of(&self.chunks[at].bytes[position.offset()..]));
+        room == Some(value_bytes.next_multiple_of(8))
+    }
+
+    /// Makes room for a value, so that `insert` finds it. What is not durable stays.
+    pub fn make_room(
+        &mut self,
+        heap: &mut Heap,
+        owners: &mut impl Owners,
+        value_bytes: usize,
+        durable: Lsn,
+    ) -> Result<(), Full> {
+        let bytes = item_bytes(value_bytes);
+        // A large value has a chunk of its own.
+        let own = bytes > self.chunk_bytes / 4;
+        let wanted = if own { bytes } else { self.chunk_bytes };
+        if wanted as u64 > heap.unused_bytes() + self.bytes as u64 || wanted > self.bytes_max {
+            return Err(Full::Memory);
+        }
+        for _ in 0..LOOKS_MAX {
+            if !own && self.chunks.back().is_some_and(|chunk| chunk.bytes.len() - chunk.used >= bytes) {
+                return Ok(());
+            }
+            if wanted as u64 <= heap.unused_bytes() && self.bytes + wanted <= self.bytes_max {
+                self.add(heap, wanted);
+                return Ok(());
+            }
+            self.look_at_oldest(heap, owners, durable, own)?;
+        }
+        Err(Full::Now)
+    }
+
+    /// The same over the budget, for what has to be here until it is durable: frames in flight bound it.
+    pub fn make_room_over(&mut self, heap: &mut Heap, owners: &mut impl Owners, value_bytes: usize, durable: Lsn) {
+        if self.make_room(heap, owners, value_bytes, durable).is_err() {
+            self.add(heap, item_bytes(value_bytes).max(self.chunk_bytes));
+        }
+    }
+
+    fn add(&mut self, heap: &mut Heap, bytes: usize) {
+        heap.charge_over(bytes);
+        self.bytes += bytes;
+        self.chunks.push_back(Chunk { bytes: vec![0; bytes].into_boxed_slice(), used: 0 });
+    }
+
+    /// Gives memory back, for the index. `false`: there is none to be given now.
+    pub fn shrink(&mut self, heap: &mut Heap, owners: &mut impl Owners, durable: Lsn) -> bool {
+        let before = self.bytes;
+        (0..LOOKS_MAX).any(|_| {
+            self.bytes > CHUNKS_MIN * self.chunk_bytes
+                && self.look_at_oldest(heap, owners, durable, true).is_ok()
+                && self.bytes < before
+        })
+    }
+
+    /// The oldest chunk comes to the end of the queue with what stays of it, or goes. `tight`: only what must stay does.
+    #[cold]
+    fn look_at_oldest(
+        &mut self,
+        heap: &mut Heap,
+        owners: &mut impl Owners,
+        durable: Lsn,
+        tight: bool,
+    ) -> Result<(), Full> {
+        let mut chunk = self.chunks.pop_front().ok_or(Full::Memory)?;
+        self.first += 1;
+        let number = self.first + self.chunks.len() as u64;
+        let (mut at, mut kept) = (0, 0);
+        while at < chunk.used {
+            let item = &mut chunk.bytes[at..];
+            let (slot, bytes) = (get_u32(item, 0), HEADER_BYTES + room_of(item));
+            let referenced = item[ROOM] & REFERENCED != 0 && !tight;
+            let needed = get_u64(item, LSN) > durable.0;
+            if owners.owns(slot, Position::new(self.first - 1, at)) && (needed || referenced) {
+                item[ROOM] &= !REFERENCED;
+                chunk.bytes.copy_within(at..at + bytes, kept);
+                owners.moved(slot, Position::new(number, kept));
+                kept += bytes;
+            }
+            at += bytes;
+        }
+        let own = chunk.bytes.len() != self.chunk_bytes;
+        if kept == 0 && (tight || own) {
+            self.bytes -= chunk.bytes.len();
+            heap.refund(chunk.bytes.len());
+            return Ok(());
+        }
+        chunk.used = kept;
+        self.chunks.push_back(chunk);
+        Ok(())
+    }
+
+    /// Writes a value at the end of the queue. `make_room` said yes.
+    pub fn insert(&mut self, slot: u32, value: &[u8], lsn: Lsn) -> Position {
+        let number = self.first + self.chunks.len() as u64 - 1;
+        let chunk = self.chunks.back_mut().expect("there is room");
+        let (at, bytes) = (chunk.used, item_bytes(value.len()));
+        let item = &mut chunk.bytes[at..at + bytes];
+        put_u32(item, 0, slot);
+        put_u32(item, ROOM, len_u32(bytes - HEADER_BYTES));
+        put_u64(item, LSN, lsn.0);
+        item[HEADER_BYTES..HEADER_BYTES + value.len()].copy_from_slice(value);
+        chunk.used += bytes;
+        Position::new(number, at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHUNK: usize = 4_096;
+
+    /// What each slot holds.
+    struct Slots(Vec<Position>);
+
+    impl Owners for Slots {
+        fn owns(&self, slot: u32, position: Position) -> bool {
+            self.0[slot as usize] == position
+        }
+
+        fn moved(&mut self, slot: u32, position: Position) {
+            self.0[slot as usize] = position;
+        }
+    }
+
+    struct Bench {
+        heap: Heap,
+        cache: Cache,
+        slots: Slots,
+    }
+
+    impl Bench {
+        fn new(bytes_max: usize) -> Bench {
+            let slots = Slots(vec![Position::NONE; 1_000]);
+            Bench { heap: Heap::new(1 << 20), cache: Cache::new(CHUNK, bytes_max), slots }
+        }
+
+        fn put(&mut self, slot: u32, bytes: usize, lsn: Lsn, durable: Lsn) -> Result<(), Full> {
+            self.cache.make_room(&mut self.heap, &mut self.slots, bytes, durable)?;
+            let value = vec![slot.to_le_bytes()[0]; bytes];
+            self.slots.0[slot as usize] = self.cache.insert(slot, &value, lsn);
+            Ok(())
+        }
+
+        fn holds(&mut self, slot: u32, bytes: usize) -> bool {
+            let value = self.cache.get(self.slots.0[slot as usize], bytes);
+            value.is_some_and(|value| value.iter().all(|byte| *byte == slot.to_le_bytes()[0]))
+        }
+    }
+
+    #[test]
+    fn the_youngest_stay_and_those_that_are_asked_for() {
+        let mut bench = Bench::new(8 * CHUNK);
+        for slot in 0..1_000 {
+            bench.put(slot, 100, Lsn(1), Lsn(1)).unwrap();
+            assert!(bench.holds(0, 100), "asked for all the time, at {slot}");
+        }
+        assert!(bench.cache.bytes() <= 8 * CHUNK && bench.heap.used_bytes() == bench.cache.bytes() as u64);
+        assert!((900..1_000).all(|slot| bench.holds(slot, 100)));
+        assert!((1..100).all(|slot| !bench.holds(slot, 100)));
+    }
+
+    #[test]
+    fn what_is_not_durable_stays() {
+        let mut bench = Bench::new(4 * CHUNK);
+        let refused = (0..1_000).find(|slot| bench.put(*slot, 500, Lsn(9), Lsn(8)).is_err()).unwrap();
+        assert!((20..40).contains(&refused), "{refused}");
+        assert_eq!(bench.put(refused, 500, Lsn(9), Lsn(8)), Err(Full::Now));
+        assert!((0..refused).all(|slot| bench.holds(slot, 500)));
+        bench.cache.make_room_over(&mut bench.heap, &mut bench.slots, 500, Lsn(8));
+        assert!((0..refused).all(|slot| bench.holds(slot, 500)));
+        // A look clears the marks of those that were asked for; then they go.
+        assert!((0..8).any(|_| bench.put(refused, 500, Lsn(9), Lsn(9)).is_ok()));
+    }
+
+    #[test]
+    fn large_values_and_small_ones_share_the_budget() {
+        let mut bench = Bench::new(8 * CHUNK);
+        for slot in 0..500 {
+            let bytes = if slot % 5 == 0 { 3 * CHUNK } else { 300 };
+            let mut tries = 0;
+            while bench.put(slot, bytes, Lsn(1), Lsn(1)).is_err() {
+                tries += 1;
+                assert!(tries < 10, "slot {slot}");
+            }
+            assert!(bench.cache.bytes() <= 8 * CHUNK);
+            assert!(bench.holds(slot, bytes));
+        }
+        assert_eq!(bench.put(1, 9 * CHUNK, Lsn(1), Lsn(1)), Err(Full::Memory));
+        while bench.cache.shrink(&mut bench.heap, &mut bench.slots, Lsn(1)) {}
+        assert!(bench.cache.bytes() <= CHUNKS_MIN * CHUNK && bench.heap.used_bytes() == bench.cache.bytes() as u64);
+    }
+
+    #[test]
+    fn a_value_of_the_same_room_is_written_in_place() {
+        let mut bench = Bench::new(4 * CHUNK);
+        bench.put(1, 100, Lsn(1), Lsn(1)).unwrap();
+        let position = bench.slots.0[1];
+        assert!(bench.cache.suits(position, 99) && bench.cache.overwrite(position, &[7; 99], Lsn(5)));
+        assert_eq!(bench.cache.get(position, 99), Some(&[7; 99][..]));
+        assert!(!bench.cache.suits(position, 90) && !bench.cache.overwrite(position, &[7; 200], Lsn(6)));
+        // It is pinned by its new record.
+        (2..300).for_each(|slot| _ = bench.put(slot, 100, Lsn(1), Lsn(4)));
+        assert_eq!(bench.cache.get(bench.slots.0[1], 99), Some(&[7; 99][..]));
+    }
+}

@@ -1,0 +1,217 @@
+//! Commits: a transaction's reads are checked, then all of its writes are one record, with one version. So a crash
+//! leaves all of them or none, and no reader sees some.
+
+use crate::ring::protocol::commit::{ENTRIES_MAX, Entry, What, entries, split_first};
+use crate::ring::protocol::{Completion, Status, durability_of, shard_of_key};
+use crate::store::cache::Full;
+use crate::store::space::{Home, Said};
+use crate::store::{Context, Mode, Outcome, Request, Store};
+use crate::types::{DeviceAddress, Durability, Lsn, ObjectId, ObjectKind};
+use crate::wal::planted::Planted;
+use crate::wal::pool::Writer;
+use crate::wal::record::{Kind, Record};
+
+/// A commit whose entries make sense.
+struct Plan<'a> {
+    /// Its entries that write, as they go into the log.
+    writes: &'a [u8],
+    /// The strictest of the spaces that it writes, or what the request asks for.
+    durability: Durability,
+    logged: bool,
+    /// Deletes may use what is kept for them.
+    writer: Writer,
+}
+
+impl Store {
+    /// Checks every version that was read, and then does all writes, or nothing.
+    pub(super) fn commit(&mut self, context: &mut Context<'_>, request: &Request<'_>) -> Outcome {
+        let Plan { writes, durability, logged, writer } = match self.plan(context, request) {
+            Ok(plan) => plan,
+            Err(status) => return Outcome::status(status),
+        };
+        let seen = match self.check_reads(context, request) {
+            Ok(seen) => seen,
+            Err(conflict) => return conflict,
+        };
+        if writes.is_empty() {
+            // What was read is what is told: it must not be lost any more.
+            return Outcome::Answer { completion: Completion::default(), after: seen };
+        }
+        let mode = Mode { object: ObjectId(0), durability, logged, strict_reads: false };
+        if let Some(refused) = mode.refused(context, 0, writes.len(), writer) {
+            return refused;
+        }
+        let home = if logged { Home::Cache } else { Home::Cell };
+        if let Err(status) = self.reserve(writes, home) {
+            return self.no_memory(context.wal, status);
+        }
+        // In one piece: so no value pushes another one of the same commit out.
+        if logged && let Err(full) = self.spaces.make_room(&mut self.heap, writes.len(), context.wal.readable_lsn()) {
+            return if full == Full::Now { Outcome::Later } else { Outcome::status(Status::NoMemory) };
+        }
+        let version = self.next_version();
+        let (lsn, after) = if context.wal.planted().is(Planted::TornCommit) && logged {
+            log_apart(context, mode, version, writes)
+        } else {
+            mode.log(context, Kind::Commit, version, &[], writes)
+        };
+        let said = Said { version, lsn, place: context.wal.last_place(), in_commit: true };
+        self.write_all(writes, said, context.wal.readable_lsn());
+        let completion = Completion { version, lsn: lsn.0, ..Completion::default() };
+        Outcome::Answer { completion, after }
+    }
+
+    /// Looks at every entry, but at no version.
+    fn plan<'a>(&self, context: &Context<'_>, request: &Request<'a>) -> Result<Plan<'a>, Status> {
+        let asked = durability_of(request.submission.flags);
+        let (mut rest, mut count) = (request.value, 0);
+        let mut plan = Plan { writes: &[], durability: Durability::Memory, logged: false, writer: Writer::Privileged };
+        while !rest.is_empty() {
+            count += 1;
+            if count > ENTRIES_MAX {
+                return Err(Status::TransactionTooLarge);
+            }
+            let (entry, next) = split_first(rest).ok_or(Status::BadRequest)?;
+            let object = context.catalog.get(entry.object).ok_or(Status::UnknownObject)?;
+            if object.kind != ObjectKind::Space {
+                return Err(Status::WrongKind);
+            }
+            if entry.key.is_empty() || entry.is_read() && !plan.writes.is_empty() {
+                return Err(Status::BadRequest);
+            }
+            if entry.key.len() > self.limits.key_bytes_max {
+                return Err(Status::TooLarge);
+            }
+            if shard_of_key(entry.object.0, entry.key, context.shards) != context.wal.shard() {
+                return Err(Status::CrossShard);
+            }
+            if !entry.is_read() {
+                if plan.writes.is_empty() {
+                    plan.writes = rest;
+                }
+                let durability = asked.unwrap_or(object.durability);
+                plan.durability = plan.durability.max(durability);
+                let logged = durability != Durability::Memory || object.durability != Durability::Memory;
+                let mode = Mode { object: entry.object, durability, logged, strict_reads: false };
+                plan.logged |= self.logs(&Request { key: entry.key, ..*request }, mode).logged;
+            }
+            if let What::Put(_) = entry.what {
+                plan.writer = Writer::Ordinary;
+            }
+            rest = next;
+        }
+        if count == 0 { Err(Status::BadRequest) } else { Ok(plan) }
+    }
+
+    /// Compares the versions. Gives the LSN that an answer which tells that they are right waits for.
+    fn check_reads(&self, context: &mut Context<'_>, request: &Request<'_>) -> Result<Lsn, Outcome> {
+        let mut seen = Lsn::NONE;
+        for (at, entry) in (0..).zip(entries(request.value)) {
+            let What::Read(expected) = entry.what else { break };
+            let strict =
+                context.catalog.get(entry.object).is_some_and(|object| object.durability == Durability::Strict);
+            let mode = Mode {
+                object: entry.object,
+                durability: Durability::Memory,
+                logged: false,
+                strict_reads: strict && !request.is_relaxed(),
+            };
+            let (version, lsn) = self.present(&Request { key: entry.key, ..*request }, mode);
+            if version != expected && !context.wal.planted().is(Planted::SkipReadCheck) {
+                let after = mode.visible_after(context.wal, lsn);
+                let status = Status::Conflict as u16;
+                let completion = Completion { status, version, aux: at, ..Completion::default() };
+                return Err(Outcome::Answer { completion, after });
+            }
+            if strict && !request.is_relaxed() && lsn > context.wal.durable_lsn() {
+                seen = seen.max(lsn);
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Takes all the memory that the puts may need, and gives it back: so each of them finds its own.
+    fn reserve(&mut self, writes: &[u8], home: Home) -> Result<(), Status> {
+        let (mut fits, mut keys, mut index_bytes) = (true, 0, 0);
+        for entry in entries(writes) {
+            let What::Put(value) = entry.what else { continue };
+            let (cell_bytes, key_bytes) = self.spaces.needs(&self.heap, entry.object, entry.key, value.len(), home);
+            if let Some(bytes) = key_bytes {
+                keys += 1;
+                index_bytes += bytes;
+            }
+            if let Some(bytes) = cell_bytes {
+                match self.heap.take(bytes) {
+                    Some(cell) => self.reserved.push(cell),
+                    None => fits = false,
+                }
+            }
+        }
+        fits &= self.spaces.has_room_for(keys) && self.heap.charge(index_bytes) && {
+            self.heap.refund(index_bytes);
+            true
+        };
+        while let Some(cell) = self.reserved.pop() {
+            self.heap.give(cell);
+        }
+        if fits { Ok(()) } else { Err(Status::NoMemory) }
+    }
+
+    fn write_all(&mut self, writes: &[u8], said: Said, durable: Lsn) {
+        for Entry { object, key, what } in entries(writes) {
+            match what {
+                What::Put(value) => self.spaces.put(&mut self.heap, object, key, value, said, durable),
+                What::Delete => self.spaces.remove(&mut self.heap, object, key, said.lsn),
+                What::Read(_) => {}
+            }
+        }
+    }
+
+    /// Takes a commit of the recovered log, which stands at `place`.
+    pub(super) fn replay_commit(&mut self, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
+        let said = Said { version: record.version, lsn: record.lsn, place, in_commit: true };
+        for Entry { object, key, what } in entries(record.value) {
+            match what {
+                What::Put(value) => self.spaces.replay(&mut self.heap, object, key, value, said)?,
+                What::Delete => self.spaces.remove(&mut self.heap, object, key, said.lsn),
+                What::Read(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What of a record has to be said again, before its segment is given up: see `counts`. Of a commit the puts that
+    /// keys still hold, as one record, which is put together in `room`. A copy of the others would bring back what was
+    /// written over.
+    #[must_use]
+    pub fn kept<'a>(&self, record: Record<'a>, end_lsn: Lsn, room: &'a mut Vec<u8>) -> Option<Record<'a>> {
+        if record.kind != Kind::Commit {
+            if self.counts(&record, end_lsn) {
+                return Some(record);
+            }
+            // Of an append whose events are gone, its producer's place.
+            let producer = record.kind == Kind::AppendOnce && self.streams.remembers(&record, end_lsn);
+            return producer.then_some(Record { value: &[], ..record });
+        }
+        room.clear();
+        for entry in entries(record.value) {
+            let put = matches!(entry.what, What::Put(_));
+            if put && self.holds(entry.object, entry.key, record.version, end_lsn) {
+                entry.encode(|part| room.extend_from_slice(part));
+            }
+        }
+        (!room.is_empty()).then_some(Record { value: room, ..record })
+    }
+}
+
+/// The planted bug: a crash between two of these leaves a part of the transaction.
+#[cold]
+fn log_apart(context: &mut Context<'_>, mode: Mode, version: u64, writes: &[u8]) -> (Lsn, Lsn) {
+    let (mut rest, mut logged) = (writes, (Lsn::NONE, Lsn::NONE));
+    while let Some((_, next)) = split_first(rest) {
+        let (entry, _) = rest.split_at(rest.len() - next.len());
+        logged = mode.log(context, Kind::Commit, version, &[], entry);
+        rest = next;
+    }
+    logged
+}

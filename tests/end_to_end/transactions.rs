@@ -1,0 +1,188 @@
+//! Transactions of the client library over a real appliance, with several clients at the same keys.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use forebay::appliance::Appliance;
+use forebay::device::open::{OpenOptions, open};
+use forebay::ring::client::{Client, ClientError, Object, Retry, Write};
+use forebay::ring::protocol::{Status, shard_of_key, stats};
+use forebay::types::{Durability, ShardId};
+
+use crate::daemon::Place;
+
+const SHARDS: u32 = 3;
+const CLIENTS: u64 = 4;
+
+/// An appliance on a file, with two reactors.
+fn start(place: &Place) -> Appliance {
+    let device = open(&place.device(), &OpenOptions::default()).expect("the device opens");
+    Appliance::start(&place.config(), &device, &place.socket(), None, &mut |_| {}).expect("the appliance starts")
+}
+
+/// Keys of a space that lie in one shard.
+fn keys_of(space: Object, shard: ShardId, count: usize) -> Vec<[u8; 8]> {
+    let keys = (0_u64..).map(u64::to_le_bytes);
+    keys.filter(|key| shard_of_key(space.id.0, key, SHARDS) == shard).take(count).collect()
+}
+
+fn number(value: Option<Vec<u8>>) -> u64 {
+    value.map_or(0, |value| u64::from_le_bytes(value.try_into().expect("eight bytes")))
+}
+
+fn get(client: &mut Client, space: Object, key: &[u8]) -> u64 {
+    number(client.get(space, key).expect("it can be read").map(|(_, value)| value))
+}
+
+#[test]
+fn no_increment_of_many_clients_is_lost() {
+    const EACH: u64 = 200;
+    let place = Place::new("transactions-counter").configured(2, "");
+    place.format(64, SHARDS);
+    let appliance = start(&place);
+    for durability in [Durability::Memory, Durability::Buffered, Durability::Strict] {
+        let name = format!("{durability:?} counters");
+        std::thread::scope(|scope| {
+            for _ in 0..CLIENTS {
+                scope.spawn(|| {
+                    let mut client = place.connect();
+                    let space = client.open_space(&name, Some(durability)).expect("it is made");
+                    for _ in 0..EACH {
+                        let increment = client.transaction(&Retry::default(), |transaction| {
+                            let next = number(transaction.get(space, b"counter")?) + 1;
+                            transaction.put(space, b"counter", &next.to_le_bytes());
+                            Ok::<_, ClientError>(next)
+                        });
+                        let (_, version) = increment.expect("it commits");
+                        assert_ne!(version, 0);
+                    }
+                });
+            }
+        });
+    }
+    let mut client = place.connect();
+    let counted: Vec<_> = client.stats().expect("there are counters");
+    let commits: u64 = counted.iter().map(|words| words[stats::COMMITS]).sum();
+    assert_eq!(commits, 3 * CLIENTS * EACH);
+    drop(client);
+    appliance.stop().expect("it stops");
+    let appliance = start(&place);
+    let mut client = place.connect();
+    for (durability, counted) in [(Durability::Buffered, CLIENTS * EACH), (Durability::Strict, CLIENTS * EACH)] {
+        let space = client.open_space(&format!("{durability:?} counters"), None).expect("it is there");
+        assert_eq!(get(&mut client, space, b"counter"), counted, "{durability:?}");
+    }
+    appliance.stop().expect("it stops");
+}
+
+#[test]
+fn transfers_between_accounts_keep_their_sum() {
+    const ACCOUNTS: u64 = 6;
+    const START: u64 = 1_000;
+    let place = Place::new("transactions-accounts").configured(2, "");
+    place.format(64, SHARDS);
+    let appliance = start(&place);
+    let mut client = place.connect();
+    let space = client.open_space("accounts", Some(Durability::Buffered)).expect("it is made");
+    let accounts = keys_of(space, ShardId(1), 6);
+    let open = client.transaction(&Retry::default(), |transaction| {
+        accounts.iter().for_each(|account| transaction.put(space, account, &START.to_le_bytes()));
+        // What it wrote it reads; a key that it deleted is absent, and one that was never there too.
+        assert_eq!(number(transaction.get(space, &accounts[5])?), START);
+        transaction.delete(space, &accounts[5]);
+        assert_eq!(transaction.get(space, &accounts[5])?, None);
+        transaction.put(space, &accounts[5], &START.to_le_bytes());
+        Ok::<_, ClientError>(())
+    });
+    let (_, version) = open.expect("it commits");
+    let held = client.get(space, &accounts[3]).expect("it can be read");
+    assert_eq!(held, Some((version, START.to_le_bytes().to_vec())), "all have the version of the commit");
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let transfers = |seed: u64| {
+            let mut client = place.connect();
+            for step in 0..300 {
+                let chosen = |salt: u64| usize::try_from((seed * 7 + step * salt) % ACCOUNTS).expect("a small number");
+                let (from, to) = (&accounts[chosen(5)], &accounts[chosen(11)]);
+                let transfer = client.transaction(&Retry::default(), |transaction| {
+                    let left = number(transaction.get(space, from)?) - 1;
+                    transaction.put(space, from, &left.to_le_bytes());
+                    let more = number(transaction.get(space, to)?) + 1;
+                    transaction.put(space, to, &more.to_le_bytes());
+                    Ok::<_, ClientError>(())
+                });
+                transfer.expect("it commits");
+            }
+        };
+        let movers: Vec<_> = (1..CLIENTS).map(|seed| scope.spawn(move || transfers(seed))).collect();
+        let reader = scope.spawn(|| {
+            let (mut client, mut sums) = (place.connect(), 0);
+            while !over.load(Ordering::Relaxed) || sums == 0 {
+                // Without writes: its commit says that all was there at one moment.
+                let sum = client.transaction(&Retry::default(), |transaction| {
+                    accounts.iter().try_fold(0, |sum, account| Ok(sum + number(transaction.get(space, account)?)))
+                });
+                let (sum, version): (u64, u64) = sum.map_err(|error: ClientError| error).expect("it commits");
+                assert_eq!((sum, version), (ACCOUNTS * START, 0));
+                sums += 1;
+            }
+            sums
+        });
+        movers.into_iter().for_each(|mover| mover.join().expect("no transfer fails"));
+        over.store(true, Ordering::Relaxed);
+        println!("{} sums were read meanwhile", reader.join().expect("every sum is right"));
+    });
+    assert_eq!(accounts.iter().map(|account| get(&mut client, space, account)).sum::<u64>(), ACCOUNTS * START);
+    appliance.stop().expect("it stops");
+}
+
+#[test]
+fn what_cannot_be_committed_says_why_and_changes_nothing() {
+    let place = Place::new("transactions-refusals").configured(2, "");
+    place.format(64, SHARDS);
+    let appliance = start(&place);
+    let (mut client, mut other) = (place.connect(), place.connect());
+    let space = client.open_space("space", Some(Durability::Strict)).expect("it is made");
+    let own = keys_of(space, ShardId(2), 2_000);
+    // Somebody else is always quicker.
+    let retry = Retry { conflicts_max: 5, ..Retry::default() };
+    let mut tries = 0;
+    let hopeless = client.transaction(&retry, |transaction| {
+        tries += 1;
+        transaction.get(space, &own[1])?;
+        transaction.get(space, &own[0])?;
+        other.put(space, &own[0], b"theirs", Write::default())?;
+        transaction.put(space, &own[0], b"ours");
+        Ok::<_, ClientError>(())
+    });
+    let error = hopeless.expect_err("it gives up");
+    let clear = matches!(&error, ClientError::TooManyConflicts { conflicts: 5, key, .. } if *key == own[0]);
+    assert!(clear && tries == 5, "{error}");
+    assert!(error.to_string().contains("met 5 conflicts") && error.to_string().contains("Retry::conflicts_max"));
+    let mut refused = |keys: &mut dyn Iterator<Item = [u8; 8]>, value: &[u8]| {
+        let keys: Vec<_> = keys.collect();
+        let result = client.transaction(&retry, |transaction| {
+            keys.iter().for_each(|key| transaction.put(space, key, value));
+            Ok::<_, ClientError>(())
+        });
+        match result {
+            Err(ClientError::Status(status)) => status,
+            other => panic!("no status: {other:?}"),
+        }
+    };
+    let elsewhere = keys_of(space, ShardId(0), 1)[0];
+    assert_eq!(refused(&mut [own[1], elsewhere].into_iter(), b"x"), Status::CrossShard);
+    assert_eq!(refused(&mut own.iter().copied().skip(1), b"x"), Status::TransactionTooLarge);
+    assert_eq!(refused(&mut own[1..4].iter().copied(), &[7; 100_000]), Status::TransactionTooLarge);
+    // What `body` says ends it.
+    let failed = client.transaction(&retry, |transaction| {
+        transaction.put(space, &own[1], b"x");
+        Err::<(), _>(ClientError::BadName)
+    });
+    assert!(matches!(failed, Err(ClientError::BadName)));
+    let nothing = client.transaction(&retry, |_| Ok::<_, ClientError>(7)).expect("nothing to commit");
+    assert_eq!(nothing, (7, 0));
+    assert_eq!(client.get(space, &own[0]).expect("it can be read").expect("it is there").1, b"theirs");
+    assert_eq!(client.get(space, &own[1]).expect("it can be read"), None);
+    assert_eq!(client.get(space, &elsewhere).expect("it can be read"), None);
+    appliance.stop().expect("it stops");
+}
