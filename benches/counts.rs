@@ -18,7 +18,7 @@ use forebay::reactor::Clock;
 use forebay::ring::client::{Client, Object, Request, Write};
 use forebay::ring::protocol::{Completion, Status};
 use forebay::ring::server::{Rights, SessionId, pair_in_process};
-use forebay::types::{Durability, Lsn, ObjectId, ObjectKind};
+use forebay::types::{Compression, Durability, Lsn, ObjectId, ObjectKind};
 use forebay::wal::record::{self, Kind, Record};
 use rig::bare::Bare;
 use rig::{Failure, Rig, SHAPE, VALUE, key, put};
@@ -121,9 +121,10 @@ fn puts(durability: Durability) -> Result<impl FnMut(u64) -> Result<(), Failure>
 
 fn appends(durability: Durability) -> Result<impl FnMut(u64) -> Result<(), Failure>, Failure> {
     let mut rig = Rig::new(128 << 20, Steps(Cell::new(0)))?;
-    let (kind, create) = (ObjectKind::Stream, Some(durability));
+    let (kind, create) = (ObjectKind::Stream, Some(durability.into()));
     let answer = rig.call(&Request::Open { name: "s", kind, create })?;
-    let stream = Object { id: ObjectId(u32::try_from(answer.version)?), kind, durability };
+    let id = ObjectId(u32::try_from(answer.version)?);
+    let stream = Object { id, kind, durability, compression: Compression::None };
     Ok(move |_| rig.call(&Request::Append { stream, event: &VALUE, how: Write::default() }).map(drop))
 }
 

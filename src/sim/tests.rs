@@ -100,7 +100,7 @@ fn events_that_changed_places_are_found() {
 fn who_waits_for_a_drive_that_hangs_is_told_and_told_once() {
     // For ever, or until the drive comes to itself.
     finds(Planted::WaitForStalled, 1..=200, "no answer");
-    finds(Planted::WaitForStalled, 1..=400, "had stopped writing, and acknowledges");
+    finds(Planted::WaitForStalled, 1..=1500, "had stopped writing, and acknowledges");
 }
 
 #[test]

@@ -50,7 +50,7 @@ impl Position {
     }
 
     fn new(number: u64, offset: usize) -> Position {
-        Position(number << OFFSET_BITS | offset as u64 / 8)
+        Position(number << OFFSET_BITS | (offset as u64 / 8))
     }
 
     fn number(self) -> u64 {

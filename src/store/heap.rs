@@ -37,7 +37,7 @@ impl Cell {
     }
 
     fn new(class: u64, chunk: usize, offset: usize) -> Cell {
-        Cell(class << (CHUNK_BITS + OFFSET_BITS) | (chunk as u64) << OFFSET_BITS | offset as u64 / 16)
+        Cell(class << (CHUNK_BITS + OFFSET_BITS) | (chunk as u64) << OFFSET_BITS | (offset as u64 / 16))
     }
 
     fn large(number: usize) -> Cell {

@@ -12,7 +12,7 @@ use crate::daemon::{Daemon, Place};
 const KEYS: u32 = 9_000;
 
 fn value(number: u32, round: u32) -> Vec<u8> {
-    let bytes = if number % 500 == 0 { 200_000 } else { 4_000 };
+    let bytes = if number.is_multiple_of(500) { 200_000 } else { 4_000 };
     [number, round].iter().flat_map(|word| word.to_le_bytes()).cycle().take(bytes).collect()
 }
 

@@ -84,7 +84,7 @@ impl Entry {
 
     pub fn set_place(&mut self, place: DeviceAddress) {
         debug_assert!(place.0.is_multiple_of(8) && place.0 / 8 <= LOW, "a record stands at a multiple of 8");
-        self.place = self.place & !LOW | place.0 / 8;
+        self.place = self.place & !LOW | (place.0 / 8);
     }
 
     pub fn cached(&self) -> Position {

@@ -32,8 +32,7 @@ impl Store {
         for slot in ordered.order.from(|slot| is_before(entries[slot as usize].key(&self.heap), begin)) {
             let entry = entries[slot as usize];
             let key = entry.key(&self.heap);
-            let ended = is_beyond(key, request, is_prefix);
-            if ended {
+            if is_beyond(key, request, is_prefix) {
                 break;
             }
             if looked > 0 && looked >= context.ahead.capacity().min(index(limit)) {
