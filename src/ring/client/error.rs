@@ -192,22 +192,7 @@ impl fmt::Display for ClientError {
             ClientError::Disconnected => {
                 f.write_str("the daemon is gone; start it again (`forebay serve`) and look into its log")
             }
-            ClientError::NoDaemon { socket, error } if socket.as_os_str().len() > SOCKET_BYTES_MAX => write!(
-                f,
-                "no daemon listens on {}: {error}; a socket's path has at most {SOCKET_BYTES_MAX} bytes, choose a \
-                 shorter one for the daemon too",
-                socket.display()
-            ),
-            ClientError::NoDaemon { socket, error } => write!(
-                f,
-                "no daemon listens on {}: {error}; start one (`forebay serve`) or name its socket (--socket)",
-                socket.display()
-            ),
-            ClientError::TimedOut { socket } => write!(
-                f,
-                "the daemon on {} did not answer in time; see whether it is overloaded or stopped",
-                socket.display()
-            ),
+            ClientError::NoDaemon { .. } | ClientError::TimedOut { .. } => self.no_daemon(f),
             ClientError::ArenaTooSmall { needed, block_bytes_max } => write!(
                 f,
                 "a request needs {needed} B in one piece and this session's arena has pieces of at most \
@@ -231,6 +216,28 @@ impl fmt::Display for ClientError {
 }
 
 impl ClientError {
+    fn no_daemon(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::NoDaemon { socket, error } if socket.as_os_str().len() > SOCKET_BYTES_MAX => write!(
+                f,
+                "no daemon listens on {}: {error}; a socket's path has at most {SOCKET_BYTES_MAX} bytes, choose a \
+                 shorter one for the daemon too",
+                socket.display()
+            ),
+            ClientError::NoDaemon { socket, error } => write!(
+                f,
+                "no daemon listens on {}: {error}; start one (`forebay serve`) or name its socket (--socket)",
+                socket.display()
+            ),
+            ClientError::TimedOut { socket } => write!(
+                f,
+                "the daemon on {} did not answer in time; see whether it is overloaded or stopped",
+                socket.display()
+            ),
+            _ => Ok(()),
+        }
+    }
+
     fn conflict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ClientError::Conflict { entry, present: 0 } => {
