@@ -45,6 +45,9 @@ asked_too_much=0
 expects_uuids=1
 # What hugepages must leave of the memory.
 spare_mib=256
+# A number of hugepages: of few enough digits for every sum, and without a zero in front, which bash takes for octal.
+count_form='(0|[1-9][0-9]{0,8})'
+checked=0
 
 parse() {
     local value
@@ -76,11 +79,12 @@ check_hugepages() {
     local index nodes more=0 available
     nodes=("$root"/sys/devices/system/node/node[0-9]*)
     for index in "${!hugepages[@]}"; do
-        if [[ ${hugepages[index]} =~ ^[0-9]+$ ]]; then
+        if [[ ${hugepages[index]} =~ ^$count_form$ ]]; then
             [ ${#nodes[@]} = 1 ] || die "--hugepages ${hugepages[index]}: there are ${#nodes[@]} NUMA nodes; say NODE=COUNT"
             hugepages[index]="${nodes[0]##*/node}=${hugepages[index]}"
         fi
-        [[ ${hugepages[index]} =~ ^[0-9]+=[0-9]+$ ]] || usage_error "--hugepages takes NODE=COUNT, not '${hugepages[index]}'"
+        [[ ${hugepages[index]} =~ ^(0|[1-9][0-9]{0,3})=$count_form$ ]] ||
+            usage_error "--hugepages takes NODE=COUNT, not '${hugepages[index]}'"
         [ -e "$(pages_path "${hugepages[index]%=*}")" ] ||
             die "NUMA node ${hugepages[index]%=*} has no hugepages of 2 MiB; nodes: ${nodes[*]##*/node}"
         more=$((more + ${hugepages[index]#*=} - $(cat "$(pages_path "${hugepages[index]%=*}")")))
@@ -167,6 +171,7 @@ check_all() {
     check_hugepages
     for bdf in "${controllers[@]}"; do check_controller "$bdf"; done
     check_devices
+    checked=1
 }
 
 # --- Changes. ---
@@ -276,8 +281,13 @@ case $action in
     *) usage_error "unknown command '$action'" ;;
 esac
 if [ "$json" = 1 ] && [ "$action" != status ]; then usage_error "--json goes with status"; fi
+if [ "$action" != config ] && [ -n "${hugepages[*]}${controllers[*]}${devices[*]}${uuids[*]}$user$poll_queues$nr_requests" ]; then
+    usage_error "$action takes no part of a host: it is about all of it"
+fi
 if [ "$action" = status ]; then status && exit; fi
 if [ -z "$root" ]; then need_root; fi
 if [ "$action" = reset ]; then undo_all && exit; fi
 check_all
+# Some errors of bash end a function and not the script.
+if [ "$checked" = 0 ]; then die "the checks did not come to their end; nothing was changed"; fi
 config

@@ -69,6 +69,9 @@ refused 'no PCI device 0000:02' "a controller that is not there" --bind 0000:02:
 refused 'there is no user' "a user that is not there" --user forebay-nobody
 refused 'node 3 has no hugepages' "a node that is not there" --hugepages 3=10
 refused 'must stay' "hugepages beyond the memory" --hugepages 99999
+expect 2 'takes NODE=COUNT' "hugepages with a zero in front" host config --hugepages 0=08 --bind 9999:99:99.9
+expect 2 'takes NODE=COUNT' "more hugepages than there are numbers" host config --hugepages 0=5000000000000000000
+expect 2 'is about all of it' "reset of a part" host reset --bind "$bdf"
 mkdir -p "$tree/sys/devices/system/node/node1"
 refused 'there are 2 NUMA nodes' "hugepages without a node where there are two" --hugepages 10
 expect 0 "^ok +NVMe +$bdf: driver nvme" "status" host status
