@@ -80,7 +80,7 @@ fn measure(compression: Compression, bytes: usize) -> Result<Figure, Failure> {
     let start = clock.raw();
     let mut rig = Rig::new(64 << 20, Tsc(clock, start))?;
     let (kind, durability) = (ObjectKind::Space, Durability::Memory);
-    let create = Some(Creation { durability, compression });
+    let create = Some(Creation { durability, compression, chained: false });
     let answer = rig.call(&Request::Open { name: "orders", kind, create })?;
     let space = Object { id: ObjectId(u32::try_from(answer.version)?), kind, durability, compression };
     let values: Vec<Vec<u8>> = (0..VALUES).map(|number| value(number, bytes)).collect();

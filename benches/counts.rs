@@ -15,10 +15,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use forebay::reactor::Clock;
-use forebay::ring::client::{Client, Request};
+use forebay::ring::client::{Client, Object, Request, Write};
 use forebay::ring::protocol::{Completion, Status};
 use forebay::ring::server::{Rights, SessionId, pair_in_process};
-use forebay::types::{Durability, Lsn, ObjectId};
+use forebay::types::{Compression, Durability, Lsn, ObjectId, ObjectKind};
 use forebay::wal::record::{self, Kind, Record};
 use rig::bare::Bare;
 use rig::{Failure, Rig, SHAPE, VALUE, key, put};
@@ -26,8 +26,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 const BOUNDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/counts.toml");
-const OPERATIONS: [&str; 8] =
-    ["ring", "store", "encode", "turn", "put-memory", "get-memory", "put-buffered", "put-strict"];
+const OPERATIONS: [&str; 9] =
+    ["ring", "store", "encode", "turn", "put-memory", "get-memory", "put-buffered", "put-strict", "append-buffered"];
 const WARM_UP: u64 = 3_000;
 const COUNTED: u64 = 2_000;
 /// Compilers differ, and hash seeds do from run to run.
@@ -108,6 +108,7 @@ fn operation(name: &str) -> Result<Box<Operation>, Failure> {
                 rig.call(&Request::Get { space, key: &key(number), relaxed: false, value_bytes_max: 128 }).map(drop)
             })
         }
+        "append-buffered" => Box::new(appends(Durability::Buffered)?),
         put => Box::new(puts(put.strip_prefix("put-").ok_or("no such operation")?.parse()?)?),
     })
 }
@@ -116,6 +117,15 @@ fn puts(durability: Durability) -> Result<impl FnMut(u64) -> Result<(), Failure>
     let mut rig = Rig::new(128 << 20, Steps(Cell::new(0)))?;
     let space = rig.space("s", durability)?;
     Ok(move |number| rig.call(&put(space, &key(number))).map(drop))
+}
+
+fn appends(durability: Durability) -> Result<impl FnMut(u64) -> Result<(), Failure>, Failure> {
+    let mut rig = Rig::new(128 << 20, Steps(Cell::new(0)))?;
+    let (kind, create) = (ObjectKind::Stream, Some(durability.into()));
+    let answer = rig.call(&Request::Open { name: "s", kind, create })?;
+    let id = ObjectId(u32::try_from(answer.version)?);
+    let stream = Object { id, kind, durability, compression: Compression::None };
+    Ok(move |_| rig.call(&Request::Append { stream, event: &VALUE, how: Write::default() }).map(drop))
 }
 
 /// A request and its answer through both rings, with nobody behind them.

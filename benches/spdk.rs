@@ -139,6 +139,8 @@ fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
             value_bytes_max: 16 << 10,
             memory_bytes_max: 256 << 20,
             keys_max: 10_000,
+            producers_max: 1_024,
+            cursors_max: 1_024,
             cache_bytes_max: 16 << 20,
             cache_chunk_bytes: 256 << 10,
         },

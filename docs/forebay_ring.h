@@ -16,10 +16,15 @@
 #define FB_KEY_BYTES_MAX             1024
 #define FB_VALUE_BYTES_MAX           16777216
 #define FB_NAME_BYTES_MAX            255
+#define FB_PRODUCER_WINDOW           8
 #define FB_BATCH_HEADER_BYTES        4
 #define FB_PAIR_HEADER_BYTES         16
 #define FB_EVENT_HEADER_BYTES        16
 #define FB_CATALOG_HEADER_BYTES      8
+#define FB_HEAD_BYTES                32
+#define FB_ATTRIBUTE_CHAINED         65536
+#define FB_CURSOR_HEADER_BYTES       16
+#define FB_CURSOR_ABSENT             UINT64_C(0xffffffffffffffff)
 #define FB_PLAIN_HEADER_BYTES        1
 #define FB_COMPRESSED_HEADER_BYTES   5
 #define FB_COMMIT_HEADER_BYTES       12
@@ -133,12 +138,19 @@
 #define FB_OP_CATALOG                11
 #define FB_OP_STATS                  12
 #define FB_OP_COMMIT                 13
+#define FB_OP_APPEND_ONCE            15
+#define FB_OP_SET_CURSOR             16
+#define FB_OP_GET_CURSOR             17
+#define FB_OP_CURSORS                18
+#define FB_OP_DROP_CURSOR            19
+#define FB_OP_READ_CHAIN             20
 
 /* flags */
 #define FB_FLAG_DURABILITY_MASK      3
 #define FB_FLAG_IF_VERSION           4
 #define FB_FLAG_RELAXED              8
 #define FB_FLAG_PREFIX               16
+#define FB_FLAG_REWIND               64
 
 /* durabilities */
 #define FB_DURABILITY_MEMORY         1
@@ -175,6 +187,9 @@
 #define FB_STATUS_CONFLICT           17
 #define FB_STATUS_TRANSACTION_TOO_LARGE 18
 #define FB_STATUS_CROSS_SHARD        19
+#define FB_STATUS_OUT_OF_SEQUENCE    20
+#define FB_STATUS_CURSOR_TRIMMED     21
+#define FB_STATUS_CURSOR_MOVED       22
 #define FB_STATUS_UNREADABLE         30
 
 /* end reasons */

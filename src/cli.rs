@@ -6,6 +6,7 @@
 mod append;
 mod bytes;
 mod context;
+mod cursor;
 mod delete;
 mod doctor;
 mod dump;
@@ -60,6 +61,7 @@ enum Command {
     Read(read::Args),
     Tail(tail::Args),
     Trim(trim::Args),
+    Cursor(cursor::Args),
     Sync(sync::Args),
     Export(export::Args),
     Import(import::Args),
@@ -99,6 +101,7 @@ fn run(command: Command, mut context: Context) -> Result<(), Failure> {
         Command::Read(args) => read::run(args, &mut context)?,
         Command::Tail(args) => tail::run(args, &mut context)?,
         Command::Trim(args) => trim::run(args, &mut context)?,
+        Command::Cursor(args) => cursor::run(args, &mut context)?,
         Command::Sync(args) => sync::run(args, &mut context)?,
         Command::Export(args) => export::run(args, &mut context)?,
         Command::Import(args) => import::run(args, &mut context)?,

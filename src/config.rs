@@ -134,6 +134,10 @@ pub struct Limits {
     pub waiting_reads_max: u32,
     /// Spaces and streams together. 1 to 1,048,576.
     pub objects_max: u32,
+    /// Producers that each stream remembers; the one whose last append is the oldest is forgotten. 1 to 65,536.
+    pub producers_max: u32,
+    /// Cursors of each stream. 1 to 65,536.
+    pub cursors_max: u32,
 }
 
 /// The shared-memory rings and the socket that hands them over.
@@ -244,6 +248,8 @@ impl Default for Limits {
             sessions_max: 64,
             waiting_reads_max: 1_024,
             objects_max: 1_024,
+            producers_max: 1_024,
+            cursors_max: 1_024,
         }
     }
 }

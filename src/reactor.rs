@@ -264,10 +264,10 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         now_ns: u64,
     ) -> (Outcome, usize) {
         let status = |status| (Outcome::status(status), 0);
-        let writes = matches!(
-            opcode,
-            Opcode::Put | Opcode::Delete | Opcode::Append | Opcode::AppendBatch | Opcode::Trim | Opcode::Commit
-        );
+        let appends = matches!(opcode, Opcode::Append | Opcode::AppendBatch | Opcode::AppendOnce);
+        let on_cursor = matches!(opcode, Opcode::SetCursor | Opcode::DropCursor);
+        let on_space = matches!(opcode, Opcode::Put | Opcode::Delete | Opcode::Commit);
+        let writes = appends || on_cursor || on_space || opcode == Opcode::Trim;
         if writes && self.sessions[slot].as_ref().is_some_and(|session| session.rights() == Rights::ReadOnly) {
             return status(Status::Denied);
         }
@@ -291,7 +291,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         // A request that waits, or stays where it is, comes here again.
         if let Outcome::Answer { completion, .. } = &outcome {
             self.metrics.add(if writes { stats::WRITES } else { stats::READS }, 1);
-            self.progressed |= matches!(opcode, Opcode::Append | Opcode::AppendBatch | Opcode::Trim);
+            self.progressed |= appends || opcode == Opcode::Trim;
             if opcode == Opcode::Commit {
                 self.metrics.add(stats::COMMITS, u64::from(completion.status == Status::Ok as u16));
                 self.metrics.add(stats::CONFLICTS, u64::from(completion.status == Status::Conflict as u16));

@@ -31,6 +31,10 @@ pub struct Limits {
     /// Memory for keys and values.
     pub memory_bytes_max: u64,
     pub keys_max: usize,
+    /// Producers that a stream remembers.
+    pub producers_max: usize,
+    /// Cursors of a stream.
+    pub cursors_max: usize,
     /// Of that memory: for values that are on the drive too.
     pub cache_bytes_max: usize,
     /// The unit in which the cache forgets.
@@ -211,7 +215,7 @@ impl Store {
 
     /// Versions from here on belong to this epoch. Called once, after recovery.
     pub fn begin_epoch(&mut self, epoch: u64) {
-        self.streams.finish_replay(&mut self.heap);
+        self.streams.finish_replay(&mut self.heap, self.limits.producers_max);
         self.next_version = self.next_version.max(epoch << VERSION_COUNTER_BITS).max(1);
     }
 
@@ -220,7 +224,9 @@ impl Store {
     /// # Errors
     /// `NoMemory` when the memory budget is smaller than what has to be in memory.
     pub fn replay(&mut self, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
-        self.next_version = self.next_version.max(record.version.saturating_add(1));
+        if matches!(record.kind, Kind::Put | Kind::Delete | Kind::Commit) {
+            self.next_version = self.next_version.max(record.version.saturating_add(1));
+        }
         match record.kind {
             Kind::Put => {
                 let said = Said { version: record.version, lsn: record.lsn, place, in_commit: false };
@@ -232,8 +238,14 @@ impl Store {
             }
             Kind::Append => self.streams.replay(&mut self.heap, record, std::iter::once(record.value)),
             Kind::AppendBatch => self.streams.replay(&mut self.heap, record, stream::events(record.value)),
+            Kind::AppendOnce => {
+                self.streams.replay(&mut self.heap, record, stream::events(record.value))?;
+                self.streams.replay_producer(&mut self.heap, record, self.limits.producers_max)
+            }
+            Kind::Cursor => self.streams.replay_cursor(&mut self.heap, record),
             Kind::Trim => {
                 self.streams.replay_trim(&mut self.heap, record.object, record.version, record.lsn);
+                self.streams.replay_head(record);
                 Ok(())
             }
             Kind::Commit => self.replay_commit(record, place),
@@ -249,8 +261,7 @@ impl Store {
         }
         let id = ObjectId(request.submission.object);
         let Some(object) = context.catalog.get(id) else { return Outcome::status(Status::UnknownObject) };
-        let on_stream = matches!(request.opcode, Opcode::Append | Opcode::AppendBatch | Opcode::Read | Opcode::Trim);
-        if on_stream != (object.kind == ObjectKind::Stream) {
+        if request.opcode.is_on_stream() != (object.kind == ObjectKind::Stream) {
             return Outcome::status(Status::WrongKind);
         }
         let durability = durability_of(request.submission.flags).unwrap_or(object.durability);
@@ -265,8 +276,17 @@ impl Store {
             Opcode::Delete => self.delete(context, request, mode),
             Opcode::Get => self.get(context, request, mode, reply),
             Opcode::Scan => self.scan(context, request, mode, reply),
+            Opcode::Append | Opcode::AppendBatch if object.chained => {
+                self.append_chained(context, request, mode, reply)
+            }
             Opcode::Append => self.append(context, Kind::Append, request.value, mode),
             Opcode::AppendBatch => self.append(context, Kind::AppendBatch, request.value, mode),
+            Opcode::AppendOnce => self.append_once(context, request, mode, object.chained, reply),
+            Opcode::ReadChain => self.read_chain(context, request, mode, object.chained, reply),
+            Opcode::SetCursor => self.set_cursor(context, request, mode),
+            Opcode::GetCursor => self.get_cursor(context, request, mode),
+            Opcode::Cursors => self.cursors(context, request, mode, reply),
+            Opcode::DropCursor => self.drop_cursor(context, request, mode),
             Opcode::Read => self.read(context, request, mode, reply),
             Opcode::Trim => self.trim(context, request, mode),
             Opcode::Noop | Opcode::Sync | Opcode::Open | Opcode::Catalog | Opcode::Stats | Opcode::Commit => {
@@ -350,10 +370,11 @@ impl Store {
             // Some of its writes may; see `kept`.
             Kind::Commit => true,
             Kind::Append => self.streams.keeps(record.object, record.version, 1, end_lsn),
-            Kind::AppendBatch => {
+            Kind::AppendBatch | Kind::AppendOnce => {
                 let events = stream::events(record.value).count() as u64;
                 self.streams.keeps(record.object, record.version, events, end_lsn)
             }
+            Kind::Cursor => self.streams.has_cursor(record, end_lsn),
             Kind::Trim => self.streams.begins_at(record.object, record.version, end_lsn),
             Kind::Create => true,
             // No put of the key stands before the oldest segment, and those in it do not count.

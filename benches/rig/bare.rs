@@ -43,6 +43,7 @@ impl Bare {
             kind,
             durability,
             compression: Compression::None,
+            chained: false,
             name,
             lsn: Lsn::NONE,
         });

@@ -56,6 +56,8 @@ const SETTINGS: Settings = Settings {
         value_bytes_max: 256 << 10,
         memory_bytes_max: 64 << 20,
         keys_max: 10_000,
+        producers_max: 1_024,
+        cursors_max: 1_024,
         cache_bytes_max: 16 << 20,
         cache_chunk_bytes: 256 << 10,
     },

@@ -7,14 +7,14 @@ use crate::appliance::epoch;
 use crate::error::{Error, Result};
 use crate::reactor::{Log, Shard};
 use crate::ring::protocol::commit::entries;
-use crate::store::catalog::{Catalog, Object, attributes};
+use crate::store::catalog::{Catalog, Object, attributes, is_chained};
 use crate::store::{self, Store};
 use crate::types::{DeviceAddress, ObjectId, ObjectKind, ShardId};
 use crate::wal::blocks::Blocks;
 use crate::wal::flight::{Contents, Flight};
-use crate::wal::planted::Planted;
+use crate::wal::planted::{self, Planted};
 use crate::wal::pool::SegmentPool;
-use crate::wal::record::Kind;
+use crate::wal::record::{Kind, Record};
 use crate::wal::recovery::{self, Recovered, Walker};
 use crate::wal::superblock::Superblock;
 use crate::wal::survey::Survey;
@@ -60,19 +60,26 @@ pub fn read_shard<B: Blocks>(
     let mut used = BTreeMap::new();
     let mut refused = None;
     let mut walker = Walker::new(blocks, superblock, shard, &survey.chains[shard.index()]);
-    let mut sink = |record: &wal::record::Record<'_>, place: DeviceAddress| {
+    let mut sink = |record: &Record<'_>, place: DeviceAddress| {
         if record.kind == Kind::Create
             && let Some((kind, durability, compression)) = attributes(record.version)
         {
             let (id, name, lsn) = (record.object, record.key.into(), record.lsn);
-            objects.push(Object { id, kind, durability, compression, name, lsn });
+            let chained = is_chained(record.version);
+            objects.push(Object { id, kind, durability, compression, chained, name, lsn });
         }
         match record.kind {
             Kind::Create | Kind::Reclaim => {}
             Kind::Commit => used.extend(entries(record.value).map(|entry| (entry.object, ObjectKind::Space))),
             Kind::Put | Kind::Delete => _ = used.insert(record.object, ObjectKind::Space),
-            Kind::Append | Kind::AppendBatch | Kind::Trim => _ = used.insert(record.object, ObjectKind::Stream),
+            Kind::Append | Kind::AppendBatch | Kind::AppendOnce | Kind::Trim | Kind::Cursor => {
+                _ = used.insert(record.object, ObjectKind::Stream);
+            }
         }
+        let forgotten = record.kind == Kind::AppendOnce && settings.planted.is(Planted::ForgetProducers);
+        let record = &if forgotten { Record { kind: Kind::AppendBatch, ..*record } } else { *record };
+        let swapped = settings.planted.is(Planted::SwapEvents).then(|| planted::swapped(record)).flatten();
+        let record = &swapped.as_ref().map_or(*record, |value| Record { value, ..*record });
         if let Err(status) = store.replay(record, place) {
             refused.get_or_insert((record.lsn, status));
         }

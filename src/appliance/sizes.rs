@@ -68,6 +68,8 @@ impl Sizes {
             cache_chunk_bytes: store::CACHE_CHUNK_BYTES,
             // Keys do not spread evenly over shards.
             keys_max: index(config.limits.keys_max / u64::from(self.shards) * 5 / 4 + 1_024),
+            producers_max: config.limits.producers_max as usize,
+            cursors_max: config.limits.cursors_max as usize,
         }
     }
 

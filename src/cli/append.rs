@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use forebay::error::Error;
-use forebay::ring::client::{Client, Object, Write};
+use forebay::ring::client::{Client, Object, Once, Write};
 use forebay::ring::protocol::VALUE_BYTES_MAX;
 use serde_json::json;
 
@@ -35,6 +35,15 @@ pub struct Args {
     /// The events, as arguments or lines, are hexadecimal.
     #[arg(long)]
     hex: bool,
+    /// Append only once, however often this is tried: the number of the producer, which nobody else uses.
+    #[arg(long, value_name = "ID", requires = "sequence", conflicts_with = "lines")]
+    producer: Option<u64>,
+    /// The producer's sequence number of this append: 1, then without gaps.
+    #[arg(long, value_name = "N", requires = "producer", value_parser = clap::value_parser!(u64).range(1..))]
+    sequence: Option<u64>,
+    /// Create it as a chained stream, whose events are linked by hashes: see `forebay verify --stream`.
+    #[arg(long, requires = "create")]
+    chained: bool,
     #[command(flatten)]
     write: WriteArgs,
 }
@@ -47,6 +56,21 @@ struct Appended {
 }
 
 impl Appended {
+    fn once(
+        &mut self,
+        client: &mut Client,
+        stream: Object,
+        once: Once,
+        events: &[Vec<u8>],
+        how: Write,
+    ) -> Result<(), Failure> {
+        events.iter().try_for_each(|event| check_value(client, stream, event))?;
+        let slices: Vec<&[u8]> = events.iter().map(Vec::as_slice).collect();
+        self.first = Some(client.append_batch_once(stream, once, &slices, how)?);
+        self.events += slices.len() as u64;
+        Ok(())
+    }
+
     fn batch(&mut self, client: &mut Client, stream: Object, events: &[Vec<u8>], how: Write) -> Result<(), Failure> {
         events.iter().try_for_each(|event| check_value(client, stream, event))?;
         let slices: Vec<&[u8]> = events.iter().map(Vec::as_slice).collect();
@@ -67,9 +91,18 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         Some(path) => vec![bytes::read_source(path)?],
         None => args.events.into_iter().map(|event| source(event, args.hex)).collect::<Result<_, _>>()?,
     };
-    let (mut client, stream) = context.stream(&args.stream, args.write.created_with(&context.config))?;
+    let create = args.write.created_with(&context.config);
+    let (mut client, stream) = match create {
+        Some(durability) if args.chained => context.chained(&args.stream, durability)?,
+        create => context.stream(&args.stream, create)?,
+    };
     let mut appended = Appended::default();
-    appended.batch(&mut client, stream, &events, how)?;
+    match args.producer.zip(args.sequence) {
+        Some((producer, sequence)) => {
+            appended.once(&mut client, stream, Once { producer, sequence }, &events, how)?;
+        }
+        None => appended.batch(&mut client, stream, &events, how)?,
+    }
     if args.lines {
         append_lines(&mut appended, &mut client, stream, args.hex, how)?;
     }

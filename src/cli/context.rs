@@ -127,6 +127,13 @@ impl Context {
         Ok((client, space))
     }
 
+    /// Connects and finds a chained stream, or makes it.
+    pub fn chained(&self, name: &str, durability: Durability) -> Result<(Client, Object), Failure> {
+        let mut client = self.connect()?;
+        let stream = client.open_chained(name, durability).map_err(|error| missing("stream", name, error))?;
+        Ok((client, stream))
+    }
+
     /// Connects and finds a stream.
     pub fn stream(&self, name: &str, create: Option<Durability>) -> Result<(Client, Object), Failure> {
         let mut client = self.connect()?;

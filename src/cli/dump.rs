@@ -92,11 +92,13 @@ impl Reading {
         let line = serde_json::from_slice(text).map_err(|error| format!("it is no line of an export: {error}"))?;
         match line {
             Line::Space { object, durability, compression } => {
-                let creation = Creation { durability: durability.parse()?, compression: compression.parse()? };
+                let creation =
+                    Creation { durability: durability.parse()?, compression: compression.parse()?, chained: false };
                 self.object(object, ObjectKind::Space, creation, 0)
             }
             Line::Stream { object, durability, first } => {
-                let creation = Creation { durability: durability.parse()?, compression: Compression::None };
+                let creation =
+                    Creation { durability: durability.parse()?, compression: Compression::None, chained: false };
                 self.object(object, ObjectKind::Stream, creation, first)
             }
             Line::Pair { object, key, key_hex, value, value_hex, .. } => {
@@ -185,7 +187,7 @@ mod tests {
     fn good_lines_are_read() {
         let mut reading = Reading::default();
         let mut item = |line: &str| reading.line(line.as_bytes()).expect("it is good");
-        let creation = Creation { durability: Durability::Strict, compression: Compression::Zstd };
+        let creation = Creation { durability: Durability::Strict, compression: Compression::Zstd, chained: false };
         assert_eq!(item(SPACE), Item::Object { name: "s".into(), kind: ObjectKind::Space, creation });
         let pair = item(r#"{"kind":"pair","object":"s","key":"k\u0000\n","value_hex":"00ff","version":7}"#);
         assert_eq!(pair, Item::Pair { object: 0, key: b"k\0\n".to_vec(), value: vec![0, 255] });

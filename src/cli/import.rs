@@ -143,7 +143,7 @@ struct Target {
 impl Target {
     /// What it is or will be; without a number until it is made.
     fn as_object(&self) -> Object {
-        let Creation { durability, compression } = self.creation;
+        let Creation { durability, compression, .. } = self.creation;
         self.object.unwrap_or(Object { id: ObjectId(0), kind: self.kind, durability, compression })
     }
 }
@@ -223,7 +223,7 @@ impl Check<'_> {
         };
         let mut next = None;
         if let Some(Object { durability, compression, .. }) = object {
-            if creation != (Creation { durability, compression }) {
+            if creation != (Creation { durability, compression, chained: false }) {
                 let (durability, compression) = (durability.name(), compression.name());
                 eprintln!(
                     "forebay: {name:?} is there with durability {durability} and compression {compression}, not as in \

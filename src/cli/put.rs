@@ -48,7 +48,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     let created = args.write.created_with(&context.config);
     let compression = args.compression.unwrap_or_default();
     let (mut client, space) =
-        context.space(&args.space, created.map(|durability| Creation { durability, compression }))?;
+        context.space(&args.space, created.map(|durability| Creation { durability, compression, chained: false }))?;
     if args.compression.is_some_and(|wanted| wanted != space.compression) {
         let has = space.compression.name();
         return Err(Error::new(format!("the space {:?} is there with compression {has}", args.space))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay::ring::client::ClientError;
+use forebay::ring::client::{ClientError, CursorMove};
 use forebay::ring::protocol::Status;
 
 use super::context::{Context, Failure};
@@ -21,6 +21,9 @@ pub struct Args {
     /// Begin with this offset. Default: the first event that is kept.
     #[arg(long, value_name = "OFFSET")]
     from: Option<u64>,
+    /// Begin where this cursor stands, and move it behind what was printed. Made where it is absent.
+    #[arg(long, value_name = "NAME", conflicts_with = "from")]
+    cursor: Option<String>,
     /// Put the offset and a tab before every event.
     #[arg(long)]
     offsets: bool,
@@ -32,7 +35,11 @@ pub struct Args {
 pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     let format = Format { json: context.json, hex: args.hex, offsets: args.offsets };
     let (mut client, stream) = context.stream(&args.stream, None)?;
-    let mut next = begin(&mut client, stream, args.from)?;
+    let from = match &args.cursor {
+        Some(name) => client.cursor(stream, name)?,
+        None => args.from,
+    };
+    let mut next = begin(&mut client, stream, from)?;
     loop {
         let events = match client.read(stream, next, Some(WAIT)) {
             Err(ClientError::Status(Status::TimedOut)) => continue,
@@ -43,5 +50,8 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
             next = offset + 1;
         }
         context.out.flush()?;
+        if let Some(name) = &args.cursor {
+            client.set_cursor(stream, name, next, CursorMove::default())?;
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! `forebay verify`: read everything on a device and say what is wrong, where.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use forebay::appliance::offline;
+use forebay::ring::client::Verified;
 use forebay::wal::verify::{Copy, End, Report, ShardReport, failure};
 use serde_json::{Value, json};
 
@@ -16,13 +17,36 @@ use super::progress::Progress;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The file or block device.
-    device: PathBuf,
+    #[arg(required_unless_present = "stream", conflicts_with = "stream")]
+    device: Option<PathBuf>,
+    /// Prove a chained stream of the running daemon instead: read all of its events and compute every head anew. Names the
+    /// first break. Prints the events proven and the head after the last, to be compared with one that was kept.
+    #[arg(long, value_name = "NAME")]
+    stream: Option<String>,
 }
 
 pub fn run(args: &Args, context: &mut Context) -> Result<(), Failure> {
+    match (&args.device, &args.stream) {
+        (_, Some(stream)) => prove(stream, context),
+        (Some(device), None) => verify(device, context),
+        (None, None) => Ok(()),
+    }
+}
+
+fn prove(name: &str, context: &mut Context) -> Result<(), Failure> {
+    let (mut client, stream) = context.stream(name, None)?;
+    let Verified { first, next, head } = client.verify_stream(stream)?;
+    let head = blake3::Hash::from_bytes(head).to_hex();
+    if context.json {
+        return context.out.json(&json!({ "first": first, "next": next, "head": head.as_str() }));
+    }
+    context.out.line(format!("ok    {} events from offset {first} on, head {head} before offset {next}", next - first))
+}
+
+fn verify(device: &Path, context: &mut Context) -> Result<(), Failure> {
     let mut progress = Progress::new();
     let mut show = |line: &str| progress.show(|| format!("verifying: {line}"));
-    let report = offline::verify(&context.config, &args.device, &mut show)?;
+    let report = offline::verify(&context.config, device, &mut show)?;
     if context.json {
         print_json(&report, context)?
     } else {
@@ -34,7 +58,7 @@ pub fn run(args: &Args, context: &mut Context) -> Result<(), Failure> {
         Err(error) => Some(forebay::error::Error::new(error.to_string())),
         Ok(_) => failure(&report),
     };
-    found.map_or(Ok(()), |error| Err(error.context(args.device.display()).into()))
+    found.map_or(Ok(()), |error| Err(error.context(device.display()).into()))
 }
 
 fn print_table(report: &Report, context: &mut Context) -> Result<(), Failure> {

@@ -129,6 +129,8 @@ impl Config {
         problems.range("limits.sessions_max", limits.sessions_max, 1..=4_096);
         problems.range("limits.waiting_reads_max", limits.waiting_reads_max, 0..=1_048_576);
         problems.range("limits.objects_max", limits.objects_max, 1..=1_048_576);
+        problems.range("limits.producers_max", limits.producers_max, 1..=65_536);
+        problems.range("limits.cursors_max", limits.cursors_max, 1..=65_536);
     }
 
     fn check_rings(&self, problems: &mut Problems) {

@@ -48,7 +48,7 @@ pub fn prepare(client: &mut Client, job: &Job, writer: u64, read_bytes_max: usiz
     let durability = job.durability.unwrap_or(Durability::Strict);
     let object = match job.target.kind {
         ObjectKind::Space => {
-            let creation = Creation { durability, compression: job.compression.unwrap_or_default() };
+            let creation = Creation { durability, compression: job.compression.unwrap_or_default(), chained: false };
             client.create_space(&job.target.name, creation)?
         }
         ObjectKind::Stream => client.open_stream(&job.target.name, Some(durability))?,

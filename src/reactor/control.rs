@@ -162,7 +162,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             return found(object, told_after(&mut self.shards[0].wal, object));
         }
         let wal = &mut self.shards[0].wal;
-        if create == 0 {
+        let (create, chained) = (create & 1 != 0, create & 2 != 0);
+        if !create {
             return Outcome::status(Status::UnknownObject);
         }
         let (Some(durability), Some(compression), true) =
@@ -170,7 +171,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         else {
             return Outcome::status(Status::BadRequest);
         };
-        if kind == ObjectKind::Stream && compression != Compression::None {
+        if chained && kind == ObjectKind::Space || compression != Compression::None && kind == ObjectKind::Stream {
             return Outcome::status(Status::BadRequest);
         }
         if self.sessions[slot].as_ref().is_some_and(|session| session.rights() == Rights::ReadOnly) {
@@ -188,9 +189,10 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if self.place.reactors.iter().any(|other| other.orders.len() * 2 > other.orders.capacity()) {
             return Outcome::Later;
         }
-        let (id, lsn) = (self.catalog.next_id(), Lsn::NONE);
-        let mut object = Object { id, kind, durability, compression, name: name.into(), lsn };
-        object.lsn = wal.append(&mut self.pool, now_ns, Kind::Create, object.id, object.attributes(), name, &[]);
+        let (id, lsn, name) = (self.catalog.next_id(), Lsn::NONE, name.into());
+        let mut object = Object { id, kind, durability, compression, chained, name, lsn };
+        let attributes = object.attributes();
+        object.lsn = wal.append(&mut self.pool, now_ns, Kind::Create, id, attributes, &object.name, &[]);
         let after = told_after(wal, &object);
         self.catalog.insert(object.clone());
         for other in self.place.reactors.iter().skip(1) {

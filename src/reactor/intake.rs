@@ -27,9 +27,21 @@ pub(super) fn payload_bytes_max(limits: &Limits) -> usize {
 #[inline]
 fn cut_payload(opcode: Opcode, submission: &mut Submission) {
     match opcode {
-        Opcode::Put | Opcode::Scan | Opcode::Append | Opcode::AppendBatch | Opcode::Commit => {}
-        Opcode::Get | Opcode::Delete | Opcode::Open => submission.value_bytes = 0,
-        Opcode::Noop | Opcode::Read | Opcode::Trim | Opcode::Sync | Opcode::Catalog | Opcode::Stats => {
+        Opcode::Put | Opcode::Scan | Opcode::Append | Opcode::AppendBatch | Opcode::AppendOnce | Opcode::Commit => {}
+        Opcode::Get
+        | Opcode::Delete
+        | Opcode::Open
+        | Opcode::SetCursor
+        | Opcode::GetCursor
+        | Opcode::Cursors
+        | Opcode::DropCursor => submission.value_bytes = 0,
+        Opcode::Noop
+        | Opcode::Read
+        | Opcode::ReadChain
+        | Opcode::Trim
+        | Opcode::Sync
+        | Opcode::Catalog
+        | Opcode::Stats => {
             (submission.key_bytes, submission.value_bytes) = (0, 0);
         }
     }
@@ -162,9 +174,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     #[inline]
     pub(super) fn route(&self, opcode: Opcode, submission: &Submission) -> Option<usize> {
         let shard = match opcode {
-            Opcode::Append | Opcode::AppendBatch | Opcode::Read | Opcode::Trim => {
-                shard_of_stream(submission.object, self.place.shards)
-            }
+            opcode if opcode.is_on_stream() => shard_of_stream(submission.object, self.place.shards),
             Opcode::Scan | Opcode::Commit => {
                 ShardId(u32::try_from(submission.arg1).ok().filter(|shard| *shard < self.place.shards)?)
             }

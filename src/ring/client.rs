@@ -5,9 +5,11 @@
 
 mod arena;
 mod calls;
+mod chain;
 mod codec;
 mod compression;
 mod connect;
+mod cursors;
 mod error;
 mod link;
 mod reply;
@@ -39,11 +41,12 @@ use request::{Form, Payload, Plan};
 use slots::{Flight, Owner, Slots};
 
 pub use super::protocol::commit::{Entry, What};
+pub use chain::{ChainCheck, Head, Verified};
 pub use compression::CompressionStats;
 pub use connect::{ConnectOptions, resume};
 pub use error::{ClientError, SubmitError};
-pub use reply::{events, pairs};
-pub use request::{Answer, Creation, Object, Request, Version, Write};
+pub use reply::{chain_events, cursors, events, pairs};
+pub use request::{Answer, Creation, CursorMove, Object, Once, Request, Version, Write};
 pub use scan::{Pair, ScanPage, ScanRange};
 pub use transaction::{Retry, Transaction};
 

@@ -6,6 +6,7 @@
 //! entry itself, so one cache line carries one message.
 
 pub mod commit;
+pub mod stats;
 
 use crate::types::{Durability, ShardId};
 
@@ -27,6 +28,8 @@ pub const SHARDS_MAX: u32 = 1_024;
 
 /// Events of one batch: what a reactor can take in without holding other clients up.
 pub const BATCH_EVENTS_MAX: usize = 65_536;
+/// The last sequence numbers of a producer whose offsets are remembered: so many requests of it may be under way.
+pub const PRODUCER_WINDOW: usize = 8;
 pub const KEY_BYTES_MAX: usize = 1_024;
 pub const VALUE_BYTES_MAX: usize = 16 << 20;
 pub const NAME_BYTES_MAX: usize = 255;
@@ -112,17 +115,85 @@ pub enum Opcode {
     /// `commit::`, the reads first. arg1: the lowest shard of their keys. The answer's `version` is that of every key
     /// written.
     Commit = 13,
+    /// As `AppendBatch`, but only once: arg0 is the producer, arg1 its sequence number, which begins with 1 and has no
+    /// gaps. One of the producer's last `PRODUCER_WINDOW` numbers is answered as it was, and appends nothing.
+    AppendOnce = 15,
+    /// Moves a consumer's cursor of a stream, or makes it. Key: its name. arg0: the offset, at most the stream's end. With
+    /// `IF_VERSION` only if it stands at arg1 (`CURSOR_ABSENT`: if there is none). Back only with `REWIND`.
+    SetCursor = 16,
+    /// Key: a cursor's name. The answer's `version` is its offset, `lsn` that of the record that set it.
+    GetCursor = 17,
+    /// List the cursors of a stream. Key: begin after this name. The reply holds cursors as u16 name bytes, 6 zeros, u64
+    /// offset, name.
+    Cursors = 18,
+    /// Key: the name of the cursor to forget.
+    DropCursor = 19,
+    /// Read a chained stream with its heads. arg0: from this offset. The reply holds the head before that offset, then as
+    /// many events as fit, each as u32 bytes, u32 zero, u64 offset, the head after it, event.
+    ReadChain = 20,
 }
+
+/// One past the highest opcode.
+pub const OPCODES_END: u8 = 21;
 
 impl Opcode {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Opcode> {
         use Opcode::{
-            Append, AppendBatch, Catalog, Commit, Delete, Get, Noop, Open, Put, Read, Scan, Stats, Sync, Trim,
+            Append, AppendBatch, AppendOnce, Catalog, Commit, Cursors, Delete, DropCursor, Get, GetCursor, Noop, Open,
+            Put, Read, ReadChain, Scan, SetCursor, Stats, Sync, Trim,
         };
-        const ALL: [Opcode; 14] =
-            [Noop, Put, Get, Delete, Scan, Append, AppendBatch, Read, Trim, Sync, Open, Catalog, Stats, Commit];
-        ALL.get(usize::from(value)).copied()
+        const ALL: [Option<Opcode>; OPCODES_END as usize] = {
+            let all = [
+                Noop,
+                Put,
+                Get,
+                Delete,
+                Scan,
+                Append,
+                AppendBatch,
+                Read,
+                Trim,
+                Sync,
+                Open,
+                Catalog,
+                Stats,
+                Commit,
+                AppendOnce,
+                SetCursor,
+                GetCursor,
+                Cursors,
+                DropCursor,
+                ReadChain,
+            ];
+            let mut table = [None; OPCODES_END as usize];
+            let mut at = 0;
+            while at < all.len() {
+                table[all[at] as usize] = Some(all[at]);
+                at += 1;
+            }
+            table
+        };
+        ALL.get(usize::from(value)).copied().flatten()
+    }
+
+    /// Whether it is about a stream as a whole.
+    #[must_use]
+    #[inline]
+    pub fn is_on_stream(self) -> bool {
+        matches!(
+            self,
+            Opcode::Append
+                | Opcode::AppendBatch
+                | Opcode::AppendOnce
+                | Opcode::Read
+                | Opcode::Trim
+                | Opcode::SetCursor
+                | Opcode::GetCursor
+                | Opcode::Cursors
+                | Opcode::DropCursor
+                | Opcode::ReadChain
+        )
     }
 }
 
@@ -136,7 +207,9 @@ pub mod flag {
     pub const RELAXED: u8 = 1 << 3;
     /// Scan: the key is a prefix.
     pub const PREFIX: u8 = 1 << 4;
-    pub const KNOWN: u8 = DURABILITY_MASK | IF_VERSION | RELAXED | PREFIX;
+    /// Set cursor: also back.
+    pub const REWIND: u8 = 1 << 6;
+    pub const KNOWN: u8 = DURABILITY_MASK | IF_VERSION | RELAXED | PREFIX | REWIND;
 }
 
 /// A submission entry. Word layout (u64, little-endian):
@@ -273,19 +346,28 @@ pub enum Status {
     TransactionTooLarge = 18,
     /// The keys of a commit lie in several shards. Nothing was done.
     CrossShard = 19,
+    /// The producer's sequence number is not the next one, nor one of its last; `version` holds the next one.
+    OutOfSequence = 20,
+    /// The cursor lies below the stream's first event; `version` holds that one's offset, `aux` the cursor's.
+    CursorTrimmed = 21,
+    /// The cursor stands where the request does not expect it, or beyond the offset; `version` holds where.
+    CursorMoved = 22,
     /// The value is on the drive, and the drive does not give it back as it was written.
     Unreadable = 30,
 }
+
+/// One past the highest status.
+const STATUSES_END: usize = 31;
 
 impl Status {
     #[must_use]
     pub fn from_wire(value: u16) -> Option<Status> {
         use Status::{
-            BadRequest, Busy, Conflict, CrossShard, Denied, Fenced, NoMemory, NoSpace, NotFound, Ok, ReplyTooSmall,
-            Stopping, TimedOut, TooLarge, TransactionTooLarge, Trimmed, UnknownObject, Unreadable, VersionMismatch,
-            WrongKind, WrongReactor,
+            BadRequest, Busy, Conflict, CrossShard, CursorMoved, CursorTrimmed, Denied, Fenced, NoMemory, NoSpace,
+            NotFound, Ok, OutOfSequence, ReplyTooSmall, Stopping, TimedOut, TooLarge, TransactionTooLarge, Trimmed,
+            UnknownObject, Unreadable, VersionMismatch, WrongKind, WrongReactor,
         };
-        const ALL: [Status; 21] = [
+        const ALL: [Status; 24] = [
             Ok,
             NotFound,
             VersionMismatch,
@@ -306,9 +388,21 @@ impl Status {
             Conflict,
             TransactionTooLarge,
             CrossShard,
+            OutOfSequence,
+            CursorTrimmed,
+            CursorMoved,
             Unreadable,
         ];
-        ALL.into_iter().find(|status| *status as u16 == value)
+        const TABLE: [Option<Status>; STATUSES_END] = {
+            let mut table = [None; STATUSES_END];
+            let mut at = 0;
+            while at < ALL.len() {
+                table[ALL[at] as usize] = Some(ALL[at]);
+                at += 1;
+            }
+            table
+        };
+        TABLE.get(usize::from(value)).copied().flatten()
     }
 
     /// One sentence for a person.
@@ -335,6 +429,9 @@ impl Status {
             Status::Conflict => "a key that the transaction read was written meanwhile",
             Status::TransactionTooLarge => "the transaction has more keys or bytes than one commit holds",
             Status::CrossShard => "the keys of the transaction lie in several shards",
+            Status::OutOfSequence => "the producer's sequence number is neither the next one nor one of its last",
+            Status::CursorTrimmed => "the cursor lies below the stream's first event",
+            Status::CursorMoved => "the cursor stands elsewhere",
             Status::Unreadable => "the drive does not give the value back as it was written; run `forebay verify`",
         }
     }
@@ -438,6 +535,13 @@ pub const CATALOG_HEADER_BYTES: usize = 8;
 /// length.
 pub const PLAIN_HEADER_BYTES: usize = 1;
 pub const COMPRESSED_HEADER_BYTES: usize = 5;
+/// Of the head of a chain.
+pub const HEAD_BYTES: usize = 32;
+/// Bit of an opened object's `aux`: its events are linked.
+pub const ATTRIBUTE_CHAINED: u64 = 1 << 16;
+pub const CURSOR_HEADER_BYTES: usize = 16;
+/// Where a cursor stands that is not there.
+pub const CURSOR_ABSENT: u64 = u64::MAX;
 /// Set in a completion's `aux` when a scan, read or catalog has more.
 pub const AUX_MORE: u64 = 1 << 32;
 
@@ -469,116 +573,6 @@ pub fn durability_of(flags: u8) -> Option<Durability> {
 #[expect(clippy::cast_possible_truncation, reason = "the low half is what is asked for")]
 pub const fn low_u32(word: u64) -> u32 {
     word as u32
-}
-
-/// The u64 words of a `Stats` reply, in order. New words are appended; none ever changes its meaning.
-pub mod stats {
-    pub const TURNS: usize = 0;
-    pub const REQUESTS: usize = 1;
-    pub const WRITES: usize = 2;
-    pub const READS: usize = 3;
-    pub const BACK_PRESSURE: usize = 4;
-    pub const SESSIONS: usize = 5;
-    pub const WAITING_READS: usize = 6;
-    pub const SHARDS: usize = 7;
-    pub const SHARDS_FENCED: usize = 8;
-    pub const RECORDS: usize = 9;
-    pub const RECORD_BYTES: usize = 10;
-    pub const FRAMES: usize = 11;
-    pub const FRAME_BYTES: usize = 12;
-    pub const WATERMARKS: usize = 13;
-    pub const SEGMENTS_FREE: usize = 14;
-    pub const KEYS: usize = 15;
-    pub const EVENTS: usize = 16;
-    pub const MEMORY_BYTES: usize = 17;
-    pub const BUFFERS_FREE: usize = 18;
-    pub const SLEEPS: usize = 19;
-    pub const SEGMENTS_RECLAIMED: usize = 20;
-    pub const COPIED_BYTES: usize = 21;
-    pub const LIVE_BYTES: usize = 22;
-    /// `DRIVE_ALL_KNOWN`: the words below are what the drive said within the last 20 s. `DRIVE_TEMPERATURE_KNOWN`: only the
-    /// temperature and its warning are. 0: none is. The same from each reactor.
-    pub const DRIVE_HEALTH_KNOWN: usize = 23;
-    pub const DRIVE_ALL_KNOWN: u64 = 1;
-    pub const DRIVE_TEMPERATURE_KNOWN: u64 = 2;
-    /// Bit by bit as byte 0 of the NVMe SMART log.
-    pub const DRIVE_CRITICAL_WARNING: usize = 24;
-    pub const DRIVE_TEMPERATURE_KELVIN: usize = 25;
-    pub const DRIVE_SPARE_PERCENT: usize = 26;
-    pub const DRIVE_USED_PERCENT: usize = 27;
-    pub const DRIVE_MEDIA_ERRORS: usize = 28;
-    /// Reads that waited for a value from the drive.
-    pub const FETCHES: usize = 29;
-    /// Values that scans had read before they were asked for.
-    pub const FETCHES_AHEAD: usize = 30;
-    pub const FETCHED_BYTES: usize = 31;
-    /// Values that the drive did not give back as they were written.
-    pub const FETCHES_FAILED: usize = 32;
-    /// Memory of values that are on the drive too.
-    pub const CACHE_BYTES: usize = 33;
-    /// What the drive was told that it carries nothing any more, and how often it refused to be told.
-    pub const DEALLOCATED_BYTES: usize = 34;
-    pub const DEALLOCATE_FAILURES: usize = 35;
-    /// How long the oldest operation has been with the device; 0: none is.
-    pub const DEVICE_OLDEST_NS: usize = 36;
-    /// How often one had been there for 5 s.
-    pub const DEVICE_STALLS: usize = 37;
-    /// Transactions that were committed, and commits that met a conflict.
-    pub const COMMITS: usize = 38;
-    pub const CONFLICTS: usize = 39;
-    /// The words that tell of the drive, and not of a reactor.
-    pub const DRIVE: [usize; 6] = [
-        DRIVE_HEALTH_KNOWN,
-        DRIVE_CRITICAL_WARNING,
-        DRIVE_TEMPERATURE_KELVIN,
-        DRIVE_SPARE_PERCENT,
-        DRIVE_USED_PERCENT,
-        DRIVE_MEDIA_ERRORS,
-    ];
-
-    /// Name and unit of every word.
-    pub const NAMES: [&str; 40] = [
-        "turns",
-        "requests",
-        "writes",
-        "reads",
-        "back_pressure",
-        "sessions",
-        "waiting_reads",
-        "shards",
-        "shards_fenced",
-        "records",
-        "record_bytes",
-        "frames",
-        "frame_bytes",
-        "watermarks",
-        "segments_free",
-        "keys",
-        "events",
-        "memory_bytes",
-        "buffers_free",
-        "sleeps",
-        "segments_reclaimed",
-        "copied_bytes",
-        "live_bytes",
-        "drive_health_known",
-        "drive_critical_warning",
-        "drive_temperature_kelvin",
-        "drive_spare_percent",
-        "drive_used_percent",
-        "drive_media_errors",
-        "fetches",
-        "fetches_ahead",
-        "fetched_bytes",
-        "fetches_failed",
-        "cache_bytes",
-        "deallocated_bytes",
-        "deallocate_failures",
-        "device_oldest_ns",
-        "device_stalls",
-        "commits",
-        "conflicts",
-    ];
 }
 
 /// A size or offset as this machine counts; `types` asserts that it has 64 bits.

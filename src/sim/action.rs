@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::ring::client::{Entry, Object, Request, What, Write};
-use crate::ring::protocol::{shard_of_key, shard_of_stream};
+use crate::ring::client::{CursorMove, Entry, Object, Once, Request, What, Write};
+use crate::ring::protocol::{CURSOR_ABSENT, HEAD_BYTES, shard_of_key, shard_of_stream};
 use crate::types::{Durability, ObjectId, ShardId};
+use crate::wal::record::LINKS_BYTES;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -23,11 +24,33 @@ pub enum Action {
         stream: Object,
         events: Vec<Vec<u8>>,
         batch: bool,
+        once: Option<Once>,
         how: Write,
     },
     Trim {
         stream: Object,
         before: u64,
+    },
+    SetCursor {
+        stream: Object,
+        name: &'static str,
+        offset: u64,
+        how: CursorMove,
+    },
+    DropCursor {
+        stream: Object,
+        name: &'static str,
+    },
+    /// Of a chained stream.
+    ReadChain {
+        stream: Object,
+        from: u64,
+        reply_bytes_max: usize,
+    },
+    GetCursor {
+        stream: Object,
+        name: &'static str,
+        relaxed: bool,
     },
     Get {
         space: Object,
@@ -61,6 +84,16 @@ pub enum Action {
     Sync {
         reactor: u32,
     },
+}
+
+/// The key of the record of such an append.
+pub fn once_key(once: Once) -> Vec<u8> {
+    [once.producer.to_le_bytes(), once.sequence.to_le_bytes()].concat()
+}
+
+/// The key of an append without the heads that link it.
+fn without_links(key: &[u8]) -> &[u8] {
+    &key[..key.len().checked_sub(LINKS_BYTES).unwrap_or(key.len())]
 }
 
 /// One key of a commit.
@@ -98,6 +131,11 @@ impl Step {
 pub type KeyWrite<'a> = (ObjectId, &'a [u8], Option<&'a [u8]>);
 
 impl Action {
+    /// What makes it happen once.
+    pub fn once(&self) -> Option<Once> {
+        if let Action::Append { once, .. } = self { *once } else { None }
+    }
+
     /// What it writes to keys. Of one key that a commit writes several times, the last one counts.
     pub fn key_writes(&self) -> Vec<KeyWrite<'_>> {
         match self {
@@ -143,7 +181,13 @@ impl Action {
             | Action::Delete { space, .. }
             | Action::Get { space, .. }
             | Action::Scan { space, .. } => Some(*space),
-            Action::Append { stream, .. } | Action::Trim { stream, .. } | Action::Read { stream, .. } => Some(*stream),
+            Action::Append { stream, .. }
+            | Action::Trim { stream, .. }
+            | Action::SetCursor { stream, .. }
+            | Action::DropCursor { stream, .. }
+            | Action::GetCursor { stream, .. }
+            | Action::ReadChain { stream, .. }
+            | Action::Read { stream, .. } => Some(*stream),
             Action::Sync { .. } | Action::Commit { .. } => None,
         }
     }
@@ -158,15 +202,39 @@ impl Action {
     pub fn is_write(&self) -> bool {
         match self {
             Action::Commit { steps, .. } => steps.iter().any(Step::is_write),
-            _ => {
-                matches!(self, Action::Put { .. } | Action::Delete { .. } | Action::Append { .. } | Action::Trim { .. })
+            Action::Put { .. }
+            | Action::Delete { .. }
+            | Action::Append { .. }
+            | Action::Trim { .. }
+            | Action::SetCursor { .. }
+            | Action::DropCursor { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// The cursor that it is about.
+    pub fn cursor(&self) -> Option<&'static str> {
+        match self {
+            Action::SetCursor { name, .. } | Action::DropCursor { name, .. } | Action::GetCursor { name, .. } => {
+                Some(name)
             }
+            _ => None,
+        }
+    }
+
+    /// Where it puts its cursor.
+    pub fn cursor_to(&self) -> Option<u64> {
+        match self {
+            Action::SetCursor { offset, .. } => Some(*offset),
+            Action::DropCursor { .. } => Some(CURSOR_ABSENT),
+            _ => None,
         }
     }
 
     pub fn how(&self) -> Write {
         match self {
             Action::Put { how, .. } | Action::Delete { how, .. } | Action::Append { how, .. } => *how,
+            Action::SetCursor { how, .. } => Write { durability: how.durability, if_version: None },
             Action::Commit { durability, .. } => Write { durability: *durability, if_version: None },
             _ => Write::default(),
         }
@@ -178,9 +246,13 @@ impl Action {
             Action::Put { space, key, .. } | Action::Delete { space, key, .. } | Action::Get { space, key, .. } => {
                 Some(shard_of_key(space.id.0, key, shards))
             }
-            Action::Append { stream, .. } | Action::Trim { stream, .. } | Action::Read { stream, .. } => {
-                Some(shard_of_stream(stream.id.0, shards))
-            }
+            Action::Append { stream, .. }
+            | Action::Trim { stream, .. }
+            | Action::SetCursor { stream, .. }
+            | Action::DropCursor { stream, .. }
+            | Action::GetCursor { stream, .. }
+            | Action::ReadChain { stream, .. }
+            | Action::Read { stream, .. } => Some(shard_of_stream(stream.id.0, shards)),
             Action::Scan { shard, .. } | Action::Commit { shard, .. } => Some(*shard),
             Action::Sync { .. } => None,
         }
@@ -192,7 +264,14 @@ impl Action {
             && match self {
                 Action::Put { key: own, value: bytes, .. } => own == key && bytes == value,
                 Action::Delete { key: own, .. } => own == key && value.is_empty(),
-                Action::Append { .. } | Action::Commit { .. } => key.is_empty() && self.payload() == value,
+                Action::Append { once: Some(once), .. } => {
+                    // Its events may be trimmed and gone.
+                    without_links(key) == once_key(*once) && (value.is_empty() || self.payload() == value)
+                }
+                Action::SetCursor { name, .. } | Action::DropCursor { name, .. } => key == name.as_bytes(),
+                Action::Trim { .. } => key.is_empty() && (value.is_empty() || value.len() == HEAD_BYTES),
+                Action::Append { .. } => without_links(key).is_empty() && self.payload() == value,
+                Action::Commit { .. } => key.is_empty() && self.payload() == value,
                 _ => key.is_empty() && value.is_empty(),
             }
     }
@@ -201,7 +280,7 @@ impl Action {
     pub fn payload(&self) -> Vec<u8> {
         match self {
             Action::Put { value, .. } => value.clone(),
-            Action::Append { events, batch: false, .. } => events.concat(),
+            Action::Append { events, batch: false, once: None, .. } => events.concat(),
             Action::Append { events, .. } => {
                 let framed = |event: &Vec<u8>| [&crate::bytes::len_u32(event.len()).to_le_bytes()[..], event].concat();
                 events.iter().flat_map(framed).collect()
@@ -221,7 +300,11 @@ impl Action {
         match self {
             Action::Put { space, key, value, how } => submit(&Request::Put { space: *space, key, value, how: *how }),
             Action::Delete { space, key, how } => submit(&Request::Delete { space: *space, key, how: *how }),
-            Action::Append { stream, events, batch: false, how } => {
+            Action::Append { stream, events, once: Some(once), how, .. } => {
+                let events: Vec<&[u8]> = events.iter().map(Vec::as_slice).collect();
+                submit(&Request::AppendOnce { stream: *stream, once: *once, events: &events, how: *how })
+            }
+            Action::Append { stream, events, batch: false, how, .. } => {
                 submit(&Request::Append { stream: *stream, event: &events[0], how: *how })
             }
             Action::Append { stream, events, how, .. } => {
@@ -249,6 +332,16 @@ impl Action {
                 reply_bytes_max: *reply_bytes_max,
                 relaxed: *relaxed,
             }),
+            Action::ReadChain { stream, from, reply_bytes_max } => {
+                submit(&Request::ReadChain { stream: *stream, from: *from, reply_bytes_max: *reply_bytes_max })
+            }
+            Action::SetCursor { stream, name, offset, how } => {
+                submit(&Request::SetCursor { stream: *stream, name, offset: *offset, how: *how })
+            }
+            Action::DropCursor { stream, name } => submit(&Request::DropCursor { stream: *stream, name }),
+            Action::GetCursor { stream, name, relaxed } => {
+                submit(&Request::GetCursor { stream: *stream, name, relaxed: *relaxed })
+            }
             Action::Commit { steps, durability, relaxed, .. } => {
                 let entries: Vec<Entry<'_>> = steps.iter().map(Step::entry).collect();
                 submit(&Request::Commit { entries: &entries, durability: *durability, relaxed: *relaxed })

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use forebay_sys::shm::SharedMap;
 
-use crate::ring::client::{Client, ClientParts, Object, Request, SubmitError};
+use crate::ring::client::{Client, ClientParts, Creation, Object, Request, SubmitError};
 use crate::ring::protocol::{ENTRY_BYTES, ENTRY_WORDS, Status, Submission};
 use crate::ring::segment::Layout;
 use crate::ring::server::SessionId;
@@ -16,6 +16,11 @@ use crate::sim::oracle::{Oracle, Verdict, ensure};
 use crate::sim::random::Random;
 use crate::sim::report::{Count, Counts};
 use crate::types::{Compression, Durability, ObjectId, ObjectKind};
+
+/// Whether an object of this name is a chained stream.
+pub fn is_chained(name: &str) -> bool {
+    name.starts_with("chained")
+}
 
 /// Number of the request that opens an object: never one of the oracle's.
 const OPENING: u64 = u64::MAX;
@@ -122,7 +127,8 @@ impl Modelled {
     pub fn open(&mut self, name: &str, kind: ObjectKind, durability: Durability) -> Verdict {
         self.opening = Some(Object { id: ObjectId(0), kind, durability, compression: Compression::None });
         self.submitted[0] += 1;
-        let request = Request::Open { name, kind, create: Some(durability.into()) };
+        let create = Creation { chained: is_chained(name), ..Creation::from(durability) };
+        let request = Request::Open { name, kind, create: Some(create) };
         self.client.submit(OPENING, &request).map_err(|error| error.to_string())
     }
 

@@ -22,13 +22,15 @@ const PATIENCE_NS: u64 = 600_000_000_000;
 const TURNS_MAX: u64 = 30_000;
 
 /// The objects of every history; a seed uses some of them.
-const OBJECTS: [(&str, ObjectKind, Durability); 6] = [
+const OBJECTS: [(&str, ObjectKind, Durability); 8] = [
     ("space in memory", ObjectKind::Space, Durability::Memory),
     ("buffered space", ObjectKind::Space, Durability::Buffered),
     ("strict space", ObjectKind::Space, Durability::Strict),
     ("stream in memory", ObjectKind::Stream, Durability::Memory),
     ("buffered stream", ObjectKind::Stream, Durability::Buffered),
     ("strict stream", ObjectKind::Stream, Durability::Strict),
+    ("chained stream", ObjectKind::Stream, Durability::Strict),
+    ("chained buffered stream", ObjectKind::Stream, Durability::Buffered),
 ];
 
 pub struct History {
@@ -187,6 +189,9 @@ impl History {
         self.ask(0, &Rc::new(read(next)))?;
         if first > 0 {
             self.ask(0, &Rc::new(read(first - 1)))?;
+        }
+        if self.oracle.is_chained(stream) {
+            self.ask(0, &Rc::new(Action::ReadChain { stream, from: first, reply_bytes_max: all }))?;
         }
         self.settle_all()
     }
@@ -410,7 +415,7 @@ impl History {
         let value = self.workload.value_of(30);
         let action = match object.kind {
             ObjectKind::Space => Action::Put { space: object, key: value[..8].to_vec(), value, how },
-            ObjectKind::Stream => Action::Append { stream: object, events: vec![value], batch: false, how },
+            ObjectKind::Stream => Action::Append { stream: object, events: vec![value], batch: false, once: None, how },
         };
         self.ask(0, &Rc::new(action))
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use forebay_sys::shm::SharedMap;
 
 use crate::ring::client::ClientParts;
-use crate::ring::protocol::{ENTRY_BYTES, ENTRY_WORDS, Opcode, Submission, flag};
+use crate::ring::protocol::{ENTRY_BYTES, ENTRY_WORDS, OPCODES_END, Opcode, Submission, flag};
 use crate::ring::segment::{Layout, end_reason};
 use crate::ring::server::SessionId;
 use crate::sim::oracle::{Oracle, Verdict};
@@ -86,8 +86,11 @@ impl Hostile {
 
     fn submission(&self, random: &mut Random, oracle: &Oracle) -> Submission {
         let arena = self.layout.shape.arena_bytes;
-        let opcode =
-            if random.chance(30) { random.word().to_le_bytes()[0] } else { random.word().to_le_bytes()[0] % 14 };
+        let opcode = if random.chance(30) {
+            random.word().to_le_bytes()[0]
+        } else {
+            random.word().to_le_bytes()[0] % OPCODES_END
+        };
         let reads =
             matches!(Opcode::from_wire(opcode), Some(Opcode::Get | Opcode::Scan | Opcode::Read | Opcode::Stats));
         // It may read what others wrote, and write where nobody else does.

@@ -1,10 +1,13 @@
 //! The oracle: what may be answered and what must be recovered. It sees what clients asked and were told, never the
 //! store. Versions and LSNs in the answers give the order in which the daemon took the writes.
 
+mod chain;
 mod commit;
+mod cursor;
 mod cycles;
 mod evidence;
 mod meaning;
+mod producer;
 mod recovered;
 mod space;
 mod stream;
@@ -45,6 +48,10 @@ enum Floor {
         next: u64,
         promised_next: u64,
         first: u64,
+        sequence: u64,
+    },
+    Cursor {
+        lsn: u64,
     },
     Logs(Vec<(ShardId, u64)>),
     /// By step.
@@ -187,12 +194,16 @@ impl Oracle {
                 };
                 Floor::Keys(known.space.floors(own))
             }
+            _ if action.cursor().is_some() => {
+                Floor::Cursor { lsn: action.cursor().map_or(0, |name| known.stream.cursor_floor(name)) }
+            }
             _ => match action.key() {
                 Some(key) => Floor::Key(known.space.floor(key)),
                 None => Floor::Stream {
                     next: known.stream.next,
                     promised_next: known.stream.promised_next,
                     first: known.stream.first,
+                    sequence: action.once().map_or(0, |once| known.stream.last_sequence(once.producer)),
                 },
             },
         }
@@ -247,10 +258,14 @@ impl Oracle {
                 self.logged(&pending.action, answer, now_ns)?;
                 self.written(&pending, answer)
             }
+            (action, Floor::Stream { sequence, .. }) if answer.status == Status::OutOfSequence => {
+                self.out_of_sequence(action, *sequence, answer)
+            }
+            (action, Floor::Cursor { lsn }) => self.cursor_answer(action, *lsn, answer),
             (_, Floor::Key(floor)) => self.key_answer(&pending.action, *floor, answer, reply),
             (_, Floor::Keys(floors)) => self.scan_answer(&pending.action, floors, answer, reply),
             (_, Floor::Commit(floors)) => self.commit_answer(&pending.action, floors, answer),
-            (_, Floor::Stream { next, promised_next, first }) => {
+            (_, Floor::Stream { next, promised_next, first, .. }) => {
                 self.stream_answer(&pending.action, (*next, *promised_next, *first), answer, reply)
             }
             _ => Ok(()),
@@ -260,6 +275,7 @@ impl Oracle {
     fn written(&mut self, pending: &Pending, answer: &Answer) -> Verdict {
         match &pending.floor {
             Floor::Key(floor) => self.key_written(&pending.action, *floor, answer),
+            Floor::Cursor { .. } => self.cursor_written(&pending.action, answer),
             Floor::Stream { next, first, .. } => self.stream_written(&pending.action, (*next, *first), answer),
             Floor::Commit(floors) => self.commit_written(&pending.action, floors, answer),
             _ => Ok(()),
@@ -275,12 +291,15 @@ impl Oracle {
             ensure!(noop || !is_logged, "a write that promises something is not in the log");
             return Ok(());
         }
-        if answer.status == Status::Ok {
+        // What was appended before may be said again.
+        if answer.status == Status::Ok && action.once().is_none() {
             self.still_writes(shard)?;
         }
-        let log = &mut self.logs[shard.index()];
-        let before = log.entries.insert(answer.lsn, Logged { action: action.clone(), version: answer.version });
-        ensure!(before.is_none(), "LSN {} was given twice", answer.lsn);
+        if !self.is_said_again(action, shard, answer)? {
+            let log = &mut self.logs[shard.index()];
+            let before = log.entries.insert(answer.lsn, Logged { action: action.clone(), version: answer.version });
+            ensure!(before.is_none(), "LSN {} was given twice", answer.lsn);
+        }
         if action.is_on_space() {
             self.versions_follow_lsns(shard, answer)?;
         }

@@ -147,6 +147,8 @@ impl Profile {
                 value_bytes_max,
                 memory_bytes_max: 32 << 20,
                 keys_max: random.pick(&[64, 64, 12]),
+                producers_max: 4,
+                cursors_max: 4,
                 cache_bytes_max: random.pick(&[0, 64 << 10, 32 << 20]),
                 cache_chunk_bytes: random.pick(&[1 << 10, 4 << 10, 64 << 10]),
             },

@@ -86,6 +86,17 @@ fn a_write_that_nobody_flushed_is_found() {
 }
 
 #[test]
+fn producers_that_nobody_remembers_are_found() {
+    finds(Planted::ForgetProducers, 1..=30, "had been acknowledged");
+    finds(Planted::ForgetProducers, 1..=60, "before");
+}
+
+#[test]
+fn events_that_changed_places_are_found() {
+    finds(Planted::SwapEvents, 1..=300, "the chain breaks at offset");
+}
+
+#[test]
 fn who_waits_for_a_drive_that_hangs_is_told_and_told_once() {
     // For ever, or until the drive comes to itself.
     finds(Planted::WaitForStalled, 1..=200, "no answer");

@@ -1,9 +1,10 @@
 //! What modelled clients do: random mixes over a few keys and streams, so that they meet.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::ring::client::{Object, Write};
+use crate::ring::client::{CursorMove, Object, Once, Write};
 use crate::ring::protocol::shard_of_key;
 use crate::sim::action::{Action, Does, Step};
 use crate::sim::oracle::Oracle;
@@ -12,6 +13,9 @@ use crate::sim::random::Random;
 use crate::types::{Durability, ObjectKind, ShardId};
 
 const KEYS: u64 = 9;
+/// Fewer than a stream remembers.
+const PRODUCERS: u64 = 3;
+const ONCE_KEPT: usize = 24;
 
 pub struct Workload {
     pub random: Random,
@@ -19,11 +23,19 @@ pub struct Workload {
     tag: u64,
     value_bytes_max: usize,
     shards: u32,
+    /// The last appends that happen once: any of them may be tried again.
+    once: VecDeque<Rc<Action>>,
 }
 
 impl Workload {
     pub fn new(random: Random, profile: &Profile) -> Workload {
-        Workload { random, tag: 0, value_bytes_max: profile.store.value_bytes_max, shards: profile.shards }
+        Workload {
+            random,
+            tag: 0,
+            value_bytes_max: profile.store.value_bytes_max,
+            shards: profile.shards,
+            once: VecDeque::new(),
+        }
     }
 
     /// The next request, on one of the objects.
@@ -38,10 +50,56 @@ impl Workload {
             return Rc::new(commit);
         }
         let object = oracle.objects[self.random.index(oracle.objects.len())].object;
+        if object.kind == ObjectKind::Stream && self.random.chance(200) {
+            return self.append_once(oracle, object);
+        }
+        // In a stream in memory they have no order that anybody was told.
+        if object.kind == ObjectKind::Stream && object.durability != Durability::Memory && self.random.chance(200) {
+            return Rc::new(self.on_cursor(oracle, object));
+        }
         Rc::new(match object.kind {
             ObjectKind::Space => self.on_space(oracle, object),
             ObjectKind::Stream => self.on_stream(oracle, object),
         })
+    }
+
+    fn on_cursor(&mut self, oracle: &Oracle, stream: Object) -> Action {
+        let name = self.random.pick(&["one", "another", "a third"]);
+        let (first, next) = oracle.extent(stream);
+        match self.random.below(100) {
+            0..55 => {
+                let durability = self.how(oracle, stream, &[]).durability;
+                let if_at = self.random.chance(200).then(|| oracle.cursor(stream, name));
+                let how = CursorMove { durability, if_at, rewind: self.random.chance(300) };
+                Action::SetCursor { stream, name, offset: self.random.between(first / 2, next), how }
+            }
+            55..65 => Action::DropCursor { stream, name },
+            _ => Action::GetCursor { stream, name, relaxed: self.random.chance(300) },
+        }
+    }
+
+    /// An append that happens once: the next of a producer, at times one beyond it, or one of the last again.
+    fn append_once(&mut self, oracle: &Oracle, stream: Object) -> Rc<Action> {
+        if !self.once.is_empty() && self.random.chance(350) {
+            let at = self.random.index(self.once.len());
+            return self.once[at].clone();
+        }
+        let producer = 1 + self.random.below(PRODUCERS);
+        let gap = if self.random.chance(50) { self.random.below(12) } else { 0 };
+        let once = Once { producer, sequence: oracle.next_sequence(stream, producer) + gap };
+        // A producer never says anything else under the same number.
+        let same = |action: &&Rc<Action>| action.object() == Some(stream) && action.once() == Some(once);
+        if let Some(action) = self.once.iter().find(same) {
+            return action.clone();
+        }
+        let how = Write { if_version: None, ..self.how(oracle, stream, &[]) };
+        let events = (0..1 + self.random.below(3)).map(|_| self.small_value()).collect();
+        let action = Rc::new(Action::Append { stream, events, batch: true, once: Some(once), how });
+        if self.once.len() == ONCE_KEPT {
+            self.once.pop_front();
+        }
+        self.once.push_back(action.clone());
+        action
     }
 
     fn on_space(&mut self, oracle: &Oracle, space: Object) -> Action {
@@ -115,12 +173,16 @@ impl Workload {
         match self.random.below(100) {
             0..45 => {
                 let how = Write { if_version: None, ..self.how(oracle, stream, &[]) };
-                Action::Append { stream, events: vec![self.value()], batch: false, how }
+                Action::Append { stream, events: vec![self.value()], batch: false, once: None, how }
             }
             45..60 => {
                 let how = Write { if_version: None, ..self.how(oracle, stream, &[]) };
                 let events = (0..1 + self.random.below(4)).map(|_| self.small_value()).collect();
-                Action::Append { stream, events, batch: true, how }
+                Action::Append { stream, events, batch: true, once: None, how }
+            }
+            60..75 if oracle.is_chained(stream) => {
+                let from = self.random.between(first / 2, next);
+                Action::ReadChain { stream, from, reply_bytes_max: self.random.pick(&[40, 60_000, 60_000]) }
             }
             60..90 => {
                 let from = if self.random.chance(500) { next } else { self.random.between(first / 2, next) };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ring::protocol::NAME_BYTES_MAX;
+use crate::ring::protocol::{ATTRIBUTE_CHAINED, NAME_BYTES_MAX};
 use crate::types::{Compression, Durability, Lsn, ObjectId, ObjectKind};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,21 +12,29 @@ pub struct Object {
     pub durability: Durability,
     /// Of a space's values, by clients. The store does not look.
     pub compression: Compression,
+    /// A stream whose events are linked by hashes.
+    pub chained: bool,
     pub name: Box<[u8]>,
     /// The record in the log of shard 0 that made it; `Lsn::NONE` where that record is lost.
     pub lsn: Lsn,
 }
 
 impl Object {
-    /// Kind, durability and compression as one word of a record or completion. Bits 16 to 23 are not used: `Open` has
-    /// its `create` there.
+    /// Kind, durability, compression and flags as one word of a record or completion.
     #[must_use]
     pub fn attributes(&self) -> u64 {
-        self.kind as u64 | (self.durability as u64) << 8 | (self.compression as u64) << 24
+        let chained = if self.chained { ATTRIBUTE_CHAINED } else { 0 };
+        self.kind as u64 | (self.durability as u64) << 8 | chained | (self.compression as u64) << 24
     }
 }
 
-/// What such a word says; `None` when a part of it does not exist.
+/// Whether such a word says that the events are linked.
+#[must_use]
+pub fn is_chained(word: u64) -> bool {
+    word & ATTRIBUTE_CHAINED != 0
+}
+
+/// What such a word says beside that; `None` when a part of it does not exist.
 #[must_use]
 pub fn attributes(word: u64) -> Option<(ObjectKind, Durability, Compression)> {
     let [kind, durability, _, compression, ..] = word.to_le_bytes();
@@ -74,7 +82,7 @@ impl Catalog {
             let kind = used.get(&id).copied().unwrap_or(ObjectKind::Space);
             let name = format!("lost-{id}").into_bytes().into_boxed_slice();
             let (durability, compression) = (Durability::Strict, Compression::None);
-            let lost = Object { id, kind, durability, compression, name, lsn: Lsn::NONE };
+            let lost = Object { id, kind, durability, compression, chained: false, name, lsn: Lsn::NONE };
             catalog.objects.push(by_id.remove(&id).unwrap_or(lost));
         }
         catalog
@@ -114,6 +122,7 @@ mod tests {
             kind: ObjectKind::Space,
             durability: Durability::Buffered,
             compression: Compression::Zstd,
+            chained: false,
             name: name.as_bytes().into(),
             lsn: Lsn(u64::from(id)),
         };

@@ -1,5 +1,8 @@
 //! Streams: events in the order of their offsets, kept in chunks so that no append ever moves them.
 
+mod chain;
+mod cursors;
+mod producers;
 mod replay;
 
 use std::collections::VecDeque;
@@ -15,6 +18,10 @@ use crate::types::{Durability, Lsn, ObjectId};
 use crate::wal::Wal;
 use crate::wal::pool::Writer;
 use crate::wal::record::{self, Kind};
+
+use chain::Chain;
+use cursors::Cursors;
+use producers::Producers;
 
 const CHUNK_EVENTS: usize = 4_096;
 /// Memory of a chunk. It counts against the budget while the stream holds it, spare or not.
@@ -49,6 +56,9 @@ struct Stream {
     logged: bool,
     /// What the records of its events take in the log, about.
     logged_bytes: u64,
+    producers: Option<Box<Producers>>,
+    cursors: Option<Box<Cursors>>,
+    chain: Option<Chain>,
     /// During a replay: events before this offset do not count; and there may be holes.
     trimmed: u64,
     sparse: bool,
@@ -195,6 +205,7 @@ impl Streams {
     }
 
     /// Appends one event, at the stream's next offset.
+    #[inline(always)]
     fn append(&mut self, heap: &mut Heap, object: ObjectId, event: &[u8]) -> Result<(), Status> {
         let cell = keep(heap, event)?;
         let stream = self.stream(object);
@@ -258,6 +269,7 @@ impl Streams {
 
 impl Streams {
     /// The last `count` events were logged with this LSN, in a record of so many bytes.
+    #[inline]
     fn stamp(&mut self, object: ObjectId, count: u64, lsn: Lsn, record_bytes: usize) {
         self.logged_bytes += record_bytes as u64;
         let stream = self.stream(object);
@@ -294,14 +306,27 @@ impl Store {
         {
             return Outcome::status(status);
         }
+        self.append_events(context, kind, &[], value, mode)
+    }
+
+    /// Appends what was checked. `key` is what the record says beside the events.
+    #[inline(always)]
+    fn append_events(
+        &mut self,
+        context: &mut Context<'_>,
+        kind: Kind,
+        key: &[u8],
+        value: &[u8],
+        mode: Mode,
+    ) -> Outcome {
         let mode = Mode { logged: mode.logged || self.streams.stream(mode.object).logged, ..mode };
-        if let Some(refused) = mode.refused(context, 0, value.len(), Writer::Ordinary) {
+        if let Some(refused) = mode.refused(context, key.len(), value.len(), Writer::Ordinary) {
             return refused;
         }
         let first = self.streams.stream(mode.object).next;
         let mut count = 0;
         let single = (kind == Kind::Append).then_some(value);
-        let batch = events(if kind == Kind::AppendBatch { value } else { &[] });
+        let batch = events(if kind == Kind::Append { &[] } else { value });
         for event in single.into_iter().chain(batch) {
             let added = self.streams.append(&mut self.heap, mode.object, event);
             if let Err(status) = added {
@@ -310,9 +335,9 @@ impl Store {
             }
             count += 1;
         }
-        let (lsn, after) = mode.log(context, kind, first, &[], value);
+        let (lsn, after) = mode.log(context, kind, first, key, value);
         if lsn != Lsn::NONE {
-            self.streams.stamp(mode.object, count, lsn, record::encoded_bytes(0, value.len()));
+            self.streams.stamp(mode.object, count, lsn, record::encoded_bytes(key.len(), value.len()));
         }
         let completion = Completion { version: first, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }
@@ -385,10 +410,12 @@ impl Store {
             return Outcome::version(Status::Ok, first, mode.visible_after(context.wal, lsn));
         }
         let mode = Mode { logged: mode.logged || stream.logged, ..mode };
-        if let Some(refused) = mode.refused(context, 0, 0, Writer::Privileged) {
+        let head = stream.head_before(&self.heap, before);
+        let value: &[u8] = head.as_ref().map_or(&[], |head| head);
+        if let Some(refused) = mode.refused(context, 0, value.len(), Writer::Privileged) {
             return refused;
         }
-        let (lsn, after) = mode.log(context, Kind::Trim, before, &[], &[]);
+        let (lsn, after) = mode.log(context, Kind::Trim, before, &[], value);
         self.streams.trim(mode.object, before, lsn);
         let completion = Completion { version: before, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }

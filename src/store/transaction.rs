@@ -186,7 +186,12 @@ impl Store {
     #[must_use]
     pub fn kept<'a>(&self, record: Record<'a>, end_lsn: Lsn, room: &'a mut Vec<u8>) -> Option<Record<'a>> {
         if record.kind != Kind::Commit {
-            return self.counts(&record, end_lsn).then_some(record);
+            if self.counts(&record, end_lsn) {
+                return Some(record);
+            }
+            // Of an append whose events are gone, its producer's place.
+            let producer = record.kind == Kind::AppendOnce && self.streams.remembers(&record, end_lsn);
+            return producer.then_some(Record { value: &[], ..record });
         }
         room.clear();
         for entry in entries(record.value) {

@@ -1,5 +1,8 @@
 //! Bugs planted on purpose, so that a test can show that the simulator finds them. None exists outside tests.
 
+use crate::bytes::get_u32;
+use crate::wal::record::Record;
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Planted {
     #[default]
@@ -24,6 +27,10 @@ pub enum Planted {
     DeallocateBeforeFreed,
     /// A write counts as durable when it stands in the drive's volatile cache.
     SkipFlush,
+    /// Nobody remembers what producers appended before a start.
+    ForgetProducers,
+    /// The first two events of a linked batch are exchanged when the log is read.
+    SwapEvents,
     /// Who waits for a device that was given up is not told, and waits on.
     WaitForStalled,
     /// A drive that came back is written again without its flight recorder, and nobody looks what is missing.
@@ -40,4 +47,17 @@ impl Planted {
     pub fn is(self, bug: Planted) -> bool {
         cfg!(test) && self == bug
     }
+}
+
+/// The events of a linked batch with the first two exchanged; `None`: there are not two.
+#[must_use]
+pub fn swapped(record: &Record<'_>) -> Option<Vec<u8>> {
+    record.links()?;
+    let mut rest = record.value;
+    let mut event = || {
+        let bytes = get_u32(rest.get(..4)?, 0) as usize;
+        rest.split_off(..4 + bytes)
+    };
+    let (first, second) = (event()?, event()?);
+    Some([second, first, rest].concat())
 }

@@ -40,14 +40,19 @@ pub enum Kind {
     Reclaim = 7,
     /// The writes of a transaction, all of this `version`: puts and deletes, as `ring::protocol::commit` lays them out.
     Commit = 8,
+    /// As `AppendBatch`, by a producer: key is its number and its sequence number, u64 each. Without events: they are
+    /// trimmed, and only the producer's place still counts.
+    AppendOnce = 11,
+    /// A cursor of a stream: key is its name, `version` its offset; 2^64 - 1: there is none any more.
+    Cursor = 12,
 }
 
 impl Kind {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Kind> {
-        use Kind::{Append, AppendBatch, Commit, Create, Delete, Put, Reclaim, Trim};
-        const ALL: [Kind; 8] = [Put, Delete, Append, AppendBatch, Trim, Create, Reclaim, Commit];
-        ALL.into_iter().find(|kind| *kind as u8 == value)
+        use Kind::{Append, AppendBatch, AppendOnce, Commit, Create, Cursor, Delete, Put, Reclaim, Trim};
+        let all = [Put, Delete, Append, AppendBatch, Trim, Create, Reclaim, Commit, AppendOnce, Cursor];
+        all.into_iter().find(|kind| *kind as u8 == value)
     }
 }
 
@@ -61,6 +66,20 @@ pub struct Record<'a> {
     pub version: u64,
     pub key: &'a [u8],
     pub value: &'a [u8],
+}
+
+/// Bytes of a key that link a record of a chained stream: the head before its first event, and that after its last.
+pub const LINKS_BYTES: usize = 64;
+
+impl<'a> Record<'a> {
+    /// The heads before and after the events of a linked append.
+    #[must_use]
+    pub fn links(&self) -> Option<(&'a [u8; 32], &'a [u8; 32])> {
+        let appends = matches!(self.kind, Kind::Append | Kind::AppendBatch | Kind::AppendOnce);
+        let at = self.key.len().checked_sub(LINKS_BYTES).filter(|_| appends)?;
+        let (before, after) = self.key[at..].split_at(32);
+        Some((before.try_into().ok()?, after.try_into().ok()?))
+    }
 }
 
 /// The checksum seed that binds a record to its namespace and shard.

@@ -24,7 +24,7 @@ fn started(name: &str) -> (Place, Daemon, Client) {
 }
 
 fn fill(client: &mut Client) {
-    let creation = Creation { durability: Durability::Strict, compression: Compression::Zstd };
+    let creation = Creation { durability: Durability::Strict, compression: Compression::Zstd, chained: false };
     let orders = client.create_space("orders", creation).expect("it is made");
     let other = client.open_space("other \"space\"", Some(Durability::Buffered)).expect("it is made");
     client.open_space("empty", Some(Durability::Buffered)).expect("it is made");

@@ -12,6 +12,7 @@ mod larger;
 mod operations;
 mod power;
 mod resume;
+mod streams;
 mod trace;
 mod transactions;
 mod trouble;

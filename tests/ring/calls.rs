@@ -115,7 +115,7 @@ fn pipelined_answers_survive_a_blocking_call() {
 fn compressed_values_are_plain_to_every_call() {
     let (mut client, stop, threads) = pair_with_threads(Shape { reactors: 2, ..SHAPE });
     for compression in [Compression::Lz4, Compression::Zstd] {
-        let creation = Creation { durability: Durability::Memory, compression };
+        let creation = Creation { durability: Durability::Memory, compression, chained: false };
         let space = client.create_space(compression.name(), creation).unwrap();
         assert_eq!((space.compression, client.open_space(compression.name(), None).unwrap()), (compression, space));
         let before = client.compression_stats();
@@ -166,7 +166,7 @@ fn a_full_ring_that_is_lost_is_no_back_pressure_for_compressed_values() {
 #[test]
 fn a_value_that_cannot_be_read_fails_its_own_request_alone() {
     let (mut client, stop, threads) = pair_with_threads(SHAPE);
-    let creation = Creation { durability: Durability::Memory, compression: Compression::Zstd };
+    let creation = Creation { durability: Durability::Memory, compression: Compression::Zstd, chained: false };
     let space = client.create_space("a", creation).unwrap();
     let raw = Object { compression: Compression::None, ..space };
     let bomb = [&[2][..], &u32::MAX.to_le_bytes(), b"boom"].concat();

@@ -83,6 +83,12 @@ impl Store {
             },
             Opcode::Scan => self.scan(submission, key, value, &mut answer, &mut reply),
             Opcode::Append => self.append(submission.object, &[value], &mut answer),
+            Opcode::AppendOnce
+            | Opcode::SetCursor
+            | Opcode::GetCursor
+            | Opcode::Cursors
+            | Opcode::ReadChain
+            | Opcode::DropCursor => Status::BadRequest,
             Opcode::AppendBatch => {
                 let mut events = Vec::new();
                 let mut rest = value;

@@ -1,7 +1,8 @@
 //! What an answer about a space or stream waits for: the record that made it, and nothing else.
 
 use super::*;
-use crate::ring::client::Creation;
+use crate::ring::client::{Creation, Once};
+use crate::ring::protocol::{ATTRIBUTE_CHAINED, shard_of_stream};
 use crate::wal::Fence;
 
 fn frames(bench: &Bench) -> u64 {
@@ -60,7 +61,7 @@ fn a_fenced_shard_0_tells_of_all_that_was_durable() {
 #[test]
 fn what_is_compressed_is_told_and_only_spaces_are() {
     let mut bench = start(&formatted());
-    let creation = |compression| Some(Creation { durability: Durability::Buffered, compression });
+    let creation = |compression| Some(Creation { durability: Durability::Buffered, compression, chained: false });
     let (space, stream) = (ObjectKind::Space, ObjectKind::Stream);
     let mut open = |name, kind, create| {
         let (answer, _) = bench.call(&Request::Open { kind, name, create });
@@ -74,4 +75,45 @@ fn what_is_compressed_is_told_and_only_spaces_are() {
     assert_eq!(open("t", stream, creation(Compression::None)), (Status::Ok, 2 | 2 << 8));
     let (_, reply) = bench.call(&Request::Catalog { after: ObjectId(0), reply_bytes_max: 1_000 });
     assert_eq!(reply, [1, 0, 0, 0, 1, 2, 1, 2, b's', 2, 0, 0, 0, 2, 2, 1, 0, b't']);
+}
+
+#[test]
+fn what_is_chained_is_told_and_only_streams_are() {
+    let mut bench = start(&formatted());
+    let creation = Creation { chained: true, ..Durability::Buffered.into() };
+    let (space, stream) = (ObjectKind::Space, ObjectKind::Stream);
+    let mut open = |name, kind, create| {
+        let (answer, _) = bench.call(&Request::Open { kind, name, create });
+        (answer.status, answer.aux)
+    };
+    assert_eq!(open("s", space, Some(creation)).0, Status::BadRequest);
+    assert_eq!(open("t", stream, None).0, Status::UnknownObject);
+    assert_eq!(open("t", stream, Some(creation)), (Status::Ok, 2 | 2 << 8 | ATTRIBUTE_CHAINED));
+    assert_eq!(open("t", stream, Some(Durability::Strict.into())), (Status::Ok, 2 | 2 << 8 | ATTRIBUTE_CHAINED));
+    let compressed = Creation { compression: Compression::Zstd, ..creation };
+    assert_eq!(open("u", stream, Some(compressed)).0, Status::BadRequest);
+    assert_eq!(open("u", stream, Some(Durability::Buffered.into())), (Status::Ok, 2 | 2 << 8));
+}
+
+#[test]
+fn a_shard_that_stopped_writing_says_again_only_what_is_durable() {
+    let mut bench = start(&formatted());
+    let name = |number| format!("stream {number}");
+    let mut streams = (0..100).map(|number| bench.open(ObjectKind::Stream, &name(number), Durability::Strict));
+    let stream = streams.find(|stream| shard_of_stream(stream.id.0, SHARDS) == ShardId(0)).unwrap();
+    let how = |durability| Write { durability: Some(durability), if_version: None };
+    let append = |sequence, durability| Request::AppendOnce {
+        stream,
+        once: Once { producer: 7, sequence },
+        events: &[b"event"],
+        how: how(durability),
+    };
+    assert_eq!(bench.call(&append(1, Durability::Strict)).0.status, Status::Ok);
+    assert_eq!(bench.call(&append(2, Durability::Buffered)).0.status, Status::Ok);
+    assert!(!bench.reactor.shards()[0].wal.is_durable(), "the window is over too early for this test");
+    bench.reactor.shards[0].wal.fence(Fence::Device(DeviceError::Errno(5)));
+    for durability in [Durability::Strict, Durability::Buffered] {
+        assert_eq!(bench.call(&append(1, durability)).0.status, Status::Ok, "{durability:?}");
+        assert_eq!(bench.call(&append(2, durability)).0.status, Status::Fenced, "{durability:?}");
+    }
 }

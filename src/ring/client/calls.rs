@@ -7,7 +7,7 @@ use crate::types::{Compression, Durability, ObjectId, ObjectKind};
 
 use super::reply::{events, objects};
 use super::slots::Owner;
-use super::{Answer, Client, ClientError, Creation, Object, Request, SubmitError, Version, Write};
+use super::{Answer, Client, ClientError, Creation, Object, Once, Request, SubmitError, Version, Write};
 
 /// Room asked for where the size of the reply is anyone's guess. A larger one is asked for again.
 pub(super) const REPLY_BYTES: usize = 64 << 10;
@@ -38,10 +38,15 @@ impl Client {
     }
 
     fn open(&mut self, name: &str, kind: ObjectKind, create: Option<Creation>) -> Result<Object, ClientError> {
+        self.open_by(name, &Request::Open { name, kind, create }).map(|(object, _)| object)
+    }
+
+    /// Opens by such a request. Gives the attributes of the object too.
+    pub(super) fn open_by(&mut self, name: &str, request: &Request<'_>) -> Result<(Object, u64), ClientError> {
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
             return Err(ClientError::BadName);
         }
-        let answer = match self.call(&Request::Open { name, kind, create })?.0.ok() {
+        let answer = match self.call(request)?.0.ok() {
             Err(ClientError::Status(Status::BadRequest)) => return Err(ClientError::BadName),
             // A name has no size but the one above.
             Err(ClientError::Status(Status::TooLarge)) => return Err(ClientError::TooManyObjects),
@@ -49,12 +54,13 @@ impl Client {
         };
         let [kind, durability, _, compression, ..] = answer.aux.to_le_bytes();
         let broken = || ClientError::Broken("an opened object has no kind, durability, compression or number".into());
-        Ok(Object {
+        let object = Object {
             id: ObjectId(u32::try_from(answer.version).map_err(|_| broken())?),
             kind: ObjectKind::from_wire(kind).ok_or_else(broken)?,
             durability: Durability::from_wire(durability).ok_or_else(broken)?,
             compression: Compression::from_wire(compression).ok_or_else(broken)?,
-        })
+        };
+        Ok((object, answer.aux))
     }
 
     /// All spaces and streams, in the order of their creation.
@@ -130,6 +136,28 @@ impl Client {
     /// As `wait`.
     pub fn append_batch(&mut self, stream: Object, events: &[&[u8]], how: Write) -> Result<u64, ClientError> {
         Ok(self.call(&Request::AppendBatch { stream, events, how })?.0.ok()?.version)
+    }
+
+    /// Appends one event, however often it is tried. Its offset.
+    ///
+    /// # Errors
+    /// `OutOfSequence`; else as `wait`.
+    pub fn append_once(&mut self, stream: Object, once: Once, event: &[u8], how: Write) -> Result<u64, ClientError> {
+        self.append_batch_once(stream, once, &[event], how)
+    }
+
+    /// Appends all the events or none, however often it is tried. The offset of the first.
+    ///
+    /// # Errors
+    /// `OutOfSequence`; else as `wait`.
+    pub fn append_batch_once(
+        &mut self,
+        stream: Object,
+        once: Once,
+        events: &[&[u8]],
+        how: Write,
+    ) -> Result<u64, ClientError> {
+        Ok(self.call(&Request::AppendOnce { stream, once, events, how })?.0.ok()?.version)
     }
 
     /// Some events from an offset on, with their offsets; with `wait`, waits at most so long for the first. Empty when

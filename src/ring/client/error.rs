@@ -38,7 +38,29 @@ pub enum ClientError {
     Trimmed {
         first: u64,
     },
-    /// The name of a space or stream that none can have.
+    /// The producer's next sequence number is this one. A lower one was appended, and its offset is forgotten; with 1,
+    /// the stream does not know the producer, or has forgotten it.
+    OutOfSequence {
+        next: u64,
+    },
+    /// The cursor lies below the first event that is kept.
+    CursorTrimmed {
+        cursor: u64,
+        first: u64,
+    },
+    /// The cursor stands there, and not where it was expected; or setting it would move it back. `None`: it is absent.
+    CursorMoved {
+        present: Option<u64>,
+    },
+    /// The stream's events are not linked by hashes.
+    NotChained,
+    /// The first event that does not lead to the head which the stream states after it.
+    ChainBroken {
+        offset: u64,
+    },
+    /// The stream has as many cursors as the daemon's `limits.cursors_max` allows.
+    TooManyCursors,
+    /// The name of a space, stream or cursor that none can have.
     BadName,
     /// The daemon has as many spaces and streams as its `limits.objects_max` allows.
     TooManyObjects,
@@ -78,6 +100,44 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// What only streams answer.
+    fn fmt_stream(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::NotChained => {
+                f.write_str("the stream's events are not chained; only one that was created so (--chained) can be verified")
+            }
+            ClientError::ChainBroken { offset } => write!(
+                f,
+                "the chain breaks at offset {offset}: its event, place or predecessor is not what was appended; compare \
+                 with a copy, and look at the drive (`forebay verify`)"
+            ),
+            ClientError::CursorTrimmed { cursor, first } => write!(
+                f,
+                "the cursor stands at offset {cursor}, and the stream begins at {first}: what was between is trimmed; set \
+                 it to {first} (`forebay cursor set`)"
+            ),
+            ClientError::CursorMoved { present: Some(present) } => write!(
+                f,
+                "the cursor stands at offset {present}; look again, or say that it may go back (`forebay cursor set --back`)"
+            ),
+            ClientError::CursorMoved { present: None } => f.write_str("the cursor is absent; look again, or make it"),
+            ClientError::TooManyCursors => f.write_str(
+                "the stream has as many cursors as limits.cursors_max allows; delete one (`forebay cursor delete`), or \
+                 raise it in the daemon's configuration",
+            ),
+            ClientError::OutOfSequence { next: 1 } => f.write_str(
+                "the stream does not know this producer, or has forgotten it; begin with sequence number 1 of a producer \
+                 that is new, or raise limits.producers_max of the daemon",
+            ),
+            ClientError::OutOfSequence { next } => write!(
+                f,
+                "the producer's next sequence number is {next}; lower ones are appended already, send what follows from \
+                 {next} on"
+            ),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn bad_value(key: Option<&[u8]>, cause: String) -> ClientError {
         ClientError::BadValue { user_data: 0, key: key.map(<[u8]>::to_vec), cause }
     }
@@ -108,6 +168,12 @@ impl fmt::Display for ClientError {
             ClientError::Trimmed { first } => {
                 write!(f, "the stream begins at offset {first}, what was before is trimmed; read from there")
             }
+            ClientError::NotChained
+            | ClientError::ChainBroken { .. }
+            | ClientError::TooManyCursors
+            | ClientError::CursorTrimmed { .. }
+            | ClientError::CursorMoved { .. }
+            | ClientError::OutOfSequence { .. } => self.fmt_stream(f),
             ClientError::BadName => write!(
                 f,
                 "this is no name; choose one of 1 to {NAME_BYTES_MAX} bytes of UTF-8 without control characters"
@@ -126,22 +192,7 @@ impl fmt::Display for ClientError {
             ClientError::Disconnected => {
                 f.write_str("the daemon is gone; start it again (`forebay serve`) and look into its log")
             }
-            ClientError::NoDaemon { socket, error } if socket.as_os_str().len() > SOCKET_BYTES_MAX => write!(
-                f,
-                "no daemon listens on {}: {error}; a socket's path has at most {SOCKET_BYTES_MAX} bytes, choose a \
-                 shorter one for the daemon too",
-                socket.display()
-            ),
-            ClientError::NoDaemon { socket, error } => write!(
-                f,
-                "no daemon listens on {}: {error}; start one (`forebay serve`) or name its socket (--socket)",
-                socket.display()
-            ),
-            ClientError::TimedOut { socket } => write!(
-                f,
-                "the daemon on {} did not answer in time; see whether it is overloaded or stopped",
-                socket.display()
-            ),
+            ClientError::NoDaemon { .. } | ClientError::TimedOut { .. } => self.no_daemon(f),
             ClientError::ArenaTooSmall { needed, block_bytes_max } => write!(
                 f,
                 "a request needs {needed} B in one piece and this session's arena has pieces of at most \
@@ -165,6 +216,28 @@ impl fmt::Display for ClientError {
 }
 
 impl ClientError {
+    fn no_daemon(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::NoDaemon { socket, error } if socket.as_os_str().len() > SOCKET_BYTES_MAX => write!(
+                f,
+                "no daemon listens on {}: {error}; a socket's path has at most {SOCKET_BYTES_MAX} bytes, choose a \
+                 shorter one for the daemon too",
+                socket.display()
+            ),
+            ClientError::NoDaemon { socket, error } => write!(
+                f,
+                "no daemon listens on {}: {error}; start one (`forebay serve`) or name its socket (--socket)",
+                socket.display()
+            ),
+            ClientError::TimedOut { socket } => write!(
+                f,
+                "the daemon on {} did not answer in time; see whether it is overloaded or stopped",
+                socket.display()
+            ),
+            _ => Ok(()),
+        }
+    }
+
     fn conflict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ClientError::Conflict { entry, present: 0 } => {

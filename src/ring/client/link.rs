@@ -59,6 +59,7 @@ impl Link {
     }
 
     /// Publishes a request, after `has_room`.
+    #[inline(always)]
     pub fn submit(&mut self, submission: &Submission) -> Result<(), ClientError> {
         // The daemon that sees this request must see the places that the answers so far left free.
         self.completions.publish();

@@ -1,6 +1,8 @@
 //! What replies hold.
 
-use crate::ring::protocol::{CATALOG_HEADER_BYTES, EVENT_HEADER_BYTES, PAIR_HEADER_BYTES};
+use crate::ring::protocol::{
+    CATALOG_HEADER_BYTES, CURSOR_HEADER_BYTES, EVENT_HEADER_BYTES, HEAD_BYTES, PAIR_HEADER_BYTES,
+};
 use crate::types::{Compression, Durability, ObjectId, ObjectKind};
 
 use super::{ClientError, Object, Version};
@@ -20,6 +22,24 @@ pub fn events(reply: &[u8]) -> impl Iterator<Item = Result<(u64, &[u8]), ClientE
     items(reply, |reply| {
         let header = reply.split_off(..EVENT_HEADER_BYTES)?;
         Some((u64_at(header, 8), reply.split_off(..u32_at(header, 0) as usize)?))
+    })
+}
+
+/// The events of a chained read's reply, behind the first head: offset, head after the event, event.
+pub fn chain_events(reply: &[u8]) -> impl Iterator<Item = Result<(u64, &[u8; HEAD_BYTES], &[u8]), ClientError>> {
+    items(reply, |reply| {
+        let header = reply.split_off(..EVENT_HEADER_BYTES)?;
+        let head = reply.split_off(..HEAD_BYTES)?.first_chunk()?;
+        Some((u64_at(header, 8), head, reply.split_off(..u32_at(header, 0) as usize)?))
+    })
+}
+
+/// The cursors of a list's reply: name, offset.
+pub fn cursors(reply: &[u8]) -> impl Iterator<Item = Result<(&str, u64), ClientError>> {
+    items(reply, |reply| {
+        let header = reply.split_off(..CURSOR_HEADER_BYTES)?;
+        let name = reply.split_off(..usize::from(u16::from_le_bytes([header[0], header[1]])))?;
+        Some((std::str::from_utf8(name).ok()?, u64_at(header, 8)))
     })
 }
 

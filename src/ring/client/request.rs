@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::ring::protocol::commit::{self, Entry};
 use crate::ring::protocol::{
-    BATCH_HEADER_BYTES, KEY_BYTES_MAX, Opcode, PLAIN_HEADER_BYTES, Status, Submission, VALUE_BYTES_MAX, flag,
-    shard_of_key, shard_of_stream,
+    BATCH_HEADER_BYTES, CURSOR_ABSENT, HEAD_BYTES, KEY_BYTES_MAX, Opcode, PLAIN_HEADER_BYTES, Status, Submission,
+    VALUE_BYTES_MAX, flag, shard_of_key, shard_of_stream,
 };
 use crate::types::{Compression, Durability, ObjectId, ObjectKind, ShardId};
 
@@ -32,18 +32,21 @@ pub struct Creation {
     pub durability: Durability,
     /// Of a space's values; a stream has none.
     pub compression: Compression,
+    /// Whether the events of a stream are linked by hashes; a space has none.
+    pub chained: bool,
 }
 
 impl Creation {
     /// As `Open` has it in its arg0.
     fn attributes(self) -> u64 {
-        (self.durability as u64) << 8 | 1 << 16 | (self.compression as u64) << 24
+        let flags = 1 << 16 | u64::from(self.chained) << 17;
+        (self.durability as u64) << 8 | flags | (self.compression as u64) << 24
     }
 }
 
 impl From<Durability> for Creation {
     fn from(durability: Durability) -> Self {
-        Creation { durability, compression: Compression::None }
+        Creation { durability, compression: Compression::None, chained: false }
     }
 }
 
@@ -54,6 +57,25 @@ pub struct Write {
     pub durability: Option<Durability>,
     /// Put and delete: only if the key has this version; 0: only if it is absent.
     pub if_version: Option<Version>,
+}
+
+/// What makes an append happen once: a number that no other producer of the stream has, and the sequence numbers of its
+/// appends, which begin with 1 and have no gaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Once {
+    pub producer: u64,
+    pub sequence: u64,
+}
+
+/// How a cursor is to be moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CursorMove {
+    /// `None`: as the stream says.
+    pub durability: Option<Durability>,
+    /// Only if it stands there; `CURSOR_ABSENT`: only if there is none.
+    pub if_at: Option<u64>,
+    /// Also back.
+    pub rewind: bool,
 }
 
 /// One request. Nothing of it is borrowed after `submit`.
@@ -72,6 +94,12 @@ pub enum Request<'a> {
     Append { stream: Object, event: &'a [u8], how: Write },
     /// The answer's `version` is the first event's offset. All of them or none.
     AppendBatch { stream: Object, events: &'a [&'a [u8]], how: Write },
+    /// As `AppendBatch`, but a retry with the same `once` appends nothing and is answered as before.
+    AppendOnce { stream: Object, once: Once, events: &'a [&'a [u8]], how: Write },
+    /// As `AppendBatch` or `AppendOnce` to a chained stream; the reply is the head after the last event.
+    AppendChained { stream: Object, once: Option<Once>, events: &'a [&'a [u8]], how: Write },
+    /// Events of a chained stream with its heads. See `ChainCheck` for the reply.
+    ReadChain { stream: Object, from: u64, reply_bytes_max: usize },
     /// Events from an offset on; `wait` at most so long for the first. See `events` for the reply.
     Read { stream: Object, from: u64, wait: Duration, reply_bytes_max: usize, relaxed: bool },
     /// Pairs of one shard, ordered by key; with `prefix`, `begin` is the prefix and `end` the key to begin after
@@ -96,6 +124,14 @@ pub enum Request<'a> {
     Sync { reactor: u32 },
     /// The reply is this reactor's counters, as u64 words.
     Stats { reactor: u32 },
+    /// Moves a cursor of a stream to an offset, or makes it. The answer's `version` is the offset.
+    SetCursor { stream: Object, name: &'a str, offset: u64, how: CursorMove },
+    /// The answer's `version` is the cursor's offset.
+    GetCursor { stream: Object, name: &'a str, relaxed: bool },
+    /// The cursors whose names come after this one. See `cursors` for the reply.
+    Cursors { stream: Object, after: &'a str, reply_bytes_max: usize },
+    /// `NotFound` when there was no such cursor.
+    DropCursor { stream: Object, name: &'a str },
     /// Finds a space or stream by name; creates it as `create` says.
     Open { name: &'a str, kind: ObjectKind, create: Option<Creation> },
     /// The objects beyond a number.
@@ -155,6 +191,8 @@ const STATS_BYTES_MAX: u32 = 4_096;
 impl<'a> Plan<'a> {
     /// # Errors
     /// `Status` for what no daemon would take.
+    // Its many arms would crowd what `submit` does otherwise.
+    #[inline(never)]
     pub fn new(request: &Request<'a>, shards: u32, reactors: u32) -> Result<Plan<'a>, ClientError> {
         let (submission, payload) = (Submission::default(), Payload::Bytes(&[]));
         let mut plan = Plan { reactor: 0, submission, key: &[], payload, form: Form::Plain };
@@ -232,6 +270,14 @@ impl<'a> Plan<'a> {
                 (self.key, self.payload) = (begin, Payload::Bytes(end));
                 Ok(Some(shard))
             }
+            _ => self.fill_streamed(request, shards),
+        }
+    }
+
+    /// The same for a request on a stream.
+    fn fill_streamed(&mut self, request: &Request<'a>, shards: u32) -> Result<Option<ShardId>, ClientError> {
+        let submission = &mut self.submission;
+        match *request {
             Request::Append { stream, event, how } => {
                 self.payload = Payload::Bytes(event);
                 Ok(Some(self.streamed(Opcode::Append, stream, how, shards)))
@@ -239,6 +285,26 @@ impl<'a> Plan<'a> {
             Request::AppendBatch { stream, events, how } => {
                 self.payload = Payload::Batch(events);
                 Ok(Some(self.streamed(Opcode::AppendBatch, stream, how, shards)))
+            }
+            Request::AppendChained { stream, once, events, how } => {
+                self.payload = Payload::Batch(events);
+                let opcode = if once.is_some() { Opcode::AppendOnce } else { Opcode::AppendBatch };
+                let shard = self.streamed(opcode, stream, how, shards);
+                self.submission.reply_bytes_max = wire_bytes(HEAD_BYTES)?;
+                if let Some(once) = once {
+                    (self.submission.arg0, self.submission.arg1) = (once.producer, once.sequence);
+                }
+                Ok(Some(shard))
+            }
+            Request::ReadChain { stream, from, reply_bytes_max } => {
+                (submission.arg0, submission.reply_bytes_max) = (from, wire_bytes(reply_bytes_max)?);
+                Ok(Some(self.streamed(Opcode::ReadChain, stream, Write::default(), shards)))
+            }
+            Request::AppendOnce { stream, once, events, how } => {
+                self.payload = Payload::Batch(events);
+                let shard = self.streamed(Opcode::AppendOnce, stream, how, shards);
+                (self.submission.arg0, self.submission.arg1) = (once.producer, once.sequence);
+                Ok(Some(shard))
             }
             Request::Read { stream, from, wait, reply_bytes_max, relaxed } => {
                 let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
@@ -252,6 +318,28 @@ impl<'a> Plan<'a> {
                 submission.arg0 = before;
                 Ok(Some(self.streamed(Opcode::Trim, stream, Write::default(), shards)))
             }
+            Request::SetCursor { stream, name, offset, how } => {
+                self.key = name.as_bytes();
+                let write = Write { durability: how.durability, if_version: None };
+                let shard = self.streamed(Opcode::SetCursor, stream, write, shards);
+                let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
+                self.submission.flags |= flag(how.if_at.is_some(), flag::IF_VERSION) | flag(how.rewind, flag::REWIND);
+                (self.submission.arg0, self.submission.arg1) = (offset, how.if_at.unwrap_or(0));
+                Ok(Some(shard))
+            }
+            Request::GetCursor { stream, name, relaxed } => {
+                (submission.flags, self.key) = (relaxed_flag(relaxed), name.as_bytes());
+                Ok(Some(self.streamed(Opcode::GetCursor, stream, Write::default(), shards)))
+            }
+            Request::Cursors { stream, after, reply_bytes_max } => {
+                (submission.reply_bytes_max, self.key) = (wire_bytes(reply_bytes_max)?, after.as_bytes());
+                Ok(Some(self.streamed(Opcode::Cursors, stream, Write::default(), shards)))
+            }
+            Request::DropCursor { stream, name } => {
+                self.key = name.as_bytes();
+                Ok(Some(self.streamed(Opcode::DropCursor, stream, Write::default(), shards)))
+            }
+            _ => Err(ClientError::Status(Status::BadRequest)),
         }
     }
 
@@ -335,6 +423,11 @@ impl Answer {
             Status::Ok => Ok(self),
             Status::VersionMismatch => Err(ClientError::VersionMismatch { present: self.version }),
             Status::Trimmed => Err(ClientError::Trimmed { first: self.version }),
+            Status::CursorTrimmed => Err(ClientError::CursorTrimmed { cursor: self.aux, first: self.version }),
+            Status::CursorMoved => {
+                Err(ClientError::CursorMoved { present: Some(self.version).filter(|at| *at != CURSOR_ABSENT) })
+            }
+            Status::OutOfSequence => Err(ClientError::OutOfSequence { next: self.version }),
             Status::Conflict => Err(ClientError::Conflict { entry: self.aux, present: self.version }),
             status => Err(ClientError::Status(status)),
         }

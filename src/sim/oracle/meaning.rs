@@ -24,6 +24,10 @@ pub struct StreamMeaning {
     pub events: BTreeMap<u64, Vec<u8>>,
     /// The highest trim.
     pub trimmed: u64,
+    /// By producer and sequence number, the offsets.
+    pub producers: BTreeMap<u64, BTreeMap<u64, u64>>,
+    /// By name, the LSN of the last record and the offset that it says.
+    pub cursors: BTreeMap<Vec<u8>, (u64, u64)>,
 }
 
 impl StreamMeaning {
@@ -62,10 +66,19 @@ impl Meaning {
                 Kind::Append => {
                     meaning.streams.entry(record.object).or_default().events.insert(version, record.value.clone());
                 }
-                Kind::AppendBatch => {
+                Kind::AppendBatch | Kind::AppendOnce => {
                     let events = batch(&record.value);
                     let numbered = (version..).zip(events).map(|(offset, event)| (offset, event.to_vec()));
-                    meaning.streams.entry(record.object).or_default().events.extend(numbered);
+                    let stream = meaning.streams.entry(record.object).or_default();
+                    stream.events.extend(numbered);
+                    if let Some(once) = record.once() {
+                        stream.producers.entry(once.producer).or_default().insert(once.sequence, version);
+                    }
+                }
+                Kind::Cursor => {
+                    let stream = meaning.streams.entry(record.object).or_default();
+                    let held = stream.cursors.entry(record.key.clone()).or_default();
+                    *held = (*held).max((record.lsn.0, version));
                 }
                 Kind::Trim => {
                     let stream = meaning.streams.entry(record.object).or_default();
@@ -100,6 +113,8 @@ impl Meaning {
                 let same = found.events.get(offset) == Some(event);
                 ensure!(same, "event {offset} of {object} is gone; trimmed before {}", stream.trimmed);
             }
+            found.keeps_cursors(stream, *object, possible).map_err(|what| format!("{object}: {what}"))?;
+            found.remembers(stream).map_err(|what| format!("{object}: {what}"))?;
             let ends = (found.next(), stream.next());
             ensure!(ends.0 == ends.1, "{object} ended at {}; recovered: {}", ends.1, ends.0);
         }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::ring::protocol::commit::{What, entries};
 use crate::ring::protocol::shard_of_stream;
-use crate::sim::action::{Action, KeyWrite};
+use crate::sim::action::{Action, KeyWrite, once_key};
 use crate::sim::machine::{Found, FoundLog};
 use crate::sim::oracle::meaning::Meaning;
 use crate::sim::oracle::{Known, Logged, Oracle, ShardLog, Space, Stream, Verdict, ensure};
@@ -70,6 +70,8 @@ impl Oracle {
     /// Holds every record against what was asked for, and what was known of the log against the records.
     fn match_log(&self, shard: ShardId, found: &FoundLog, issued: &mut Vec<Rc<Action>>) -> Verdict {
         let log = &self.logs[shard.index()];
+        found.holds_once()?;
+        found.holds_chains()?;
         let (mut version, mut matched) = (0, 0);
         // Commits of which a copy is left: what they deleted is not in it.
         let mut in_part = Vec::new();
@@ -206,11 +208,14 @@ impl Oracle {
 }
 
 impl Found {
-    /// Whether this says what `copy` says: of a commit, all that still counted.
+    /// Whether this says what `copy` says: of a commit, all that still counted; of an append whose events are gone, that its
+    /// producer made it.
     fn says_as(&self, copy: &Found) -> bool {
+        let without_events = copy.copy && copy.once().is_some() && copy.value.is_empty();
+        let in_part = self.kind == Kind::Commit && is_part(&self.value, &copy.value);
         (self.kind, self.object, self.version) == (copy.kind, copy.object, copy.version)
             && self.key == copy.key
-            && (self.value == copy.value || self.kind == Kind::Commit && is_part(&self.value, &copy.value))
+            && (self.value == copy.value || without_events || in_part)
     }
 
     /// What it writes to keys, once more and simply.
@@ -231,7 +236,7 @@ impl Found {
         match self.kind {
             Kind::Trim => self.version,
             Kind::Append => self.version + 1,
-            Kind::AppendBatch => self.version + batch(&self.value).len() as u64,
+            Kind::AppendBatch | Kind::AppendOnce => self.version + batch(&self.value).len() as u64,
             _ => 0,
         }
     }
@@ -254,9 +259,13 @@ impl Logged {
         let (kind, key) = match &*self.action {
             Action::Put { key, .. } => (Kind::Put, key.clone()),
             Action::Delete { key, .. } => (Kind::Delete, key.clone()),
+            Action::Append { once: Some(once), .. } => (Kind::AppendOnce, once_key(*once)),
             Action::Append { batch: false, .. } => (Kind::Append, Vec::new()),
             Action::Append { .. } => (Kind::AppendBatch, Vec::new()),
             Action::Trim { .. } => (Kind::Trim, Vec::new()),
+            Action::SetCursor { name, .. } | Action::DropCursor { name, .. } => {
+                (Kind::Cursor, name.as_bytes().to_vec())
+            }
             Action::Commit { .. } => (Kind::Commit, Vec::new()),
             _ => return None,
         };
@@ -315,7 +324,7 @@ fn kind_of(kind: Kind) -> ObjectKind {
     if matches!(kind, Kind::Put | Kind::Delete | Kind::Commit) { ObjectKind::Space } else { ObjectKind::Stream }
 }
 
-fn is_of(logged: &Logged, record: &Found) -> bool {
+pub(super) fn is_of(logged: &Logged, record: &Found) -> bool {
     logged.version == record.version && may_be(&logged.action, record)
 }
 
@@ -336,9 +345,11 @@ fn may_be(action: &Action, record: &Found) -> bool {
     let kind = match action {
         Action::Put { .. } => Kind::Put,
         Action::Delete { .. } => Kind::Delete,
+        Action::Append { once: Some(_), .. } => Kind::AppendOnce,
         Action::Append { batch: false, .. } => Kind::Append,
         Action::Append { .. } => Kind::AppendBatch,
         Action::Trim { .. } => Kind::Trim,
+        Action::SetCursor { .. } | Action::DropCursor { .. } => Kind::Cursor,
         Action::Commit { .. } if record.copy && record.kind == Kind::Commit => {
             return is_part(&action.payload(), &record.value);
         }
@@ -347,6 +358,7 @@ fn may_be(action: &Action, record: &Found) -> bool {
     };
     let trimmed = |before: u64| record.version <= before;
     kind == record.kind
+        && action.cursor_to().is_none_or(|offset| offset == record.version)
         && action.wrote(record.object, &record.key, &record.value)
         && !matches!(action, Action::Trim { before, .. } if !trimmed(*before))
 }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::ring::client::{Answer, events};
-use crate::ring::protocol::{AUX_MORE, Status};
+use crate::ring::client::{Answer, Head, Object, events};
+use crate::ring::protocol::{AUX_MORE, CURSOR_ABSENT, Status};
 use crate::sim::action::Action;
+use crate::sim::oracle::chain::Shown;
+use crate::sim::oracle::cursor::Cursor;
 use crate::sim::oracle::meaning::StreamMeaning;
 use crate::sim::oracle::{Oracle, Verdict, ensure, is_strict};
 use crate::types::{Durability, ObjectId};
@@ -22,6 +24,11 @@ pub struct Stream {
     pub promised_next: u64,
     /// The offset after the last event that a strict read showed.
     pub shown_next: u64,
+    /// By producer and sequence number, the offsets that are known.
+    pub producers: BTreeMap<u64, BTreeMap<u64, u64>>,
+    pub cursors: BTreeMap<Vec<u8>, Cursor>,
+    /// Of a chained stream, the heads that were stated before offsets.
+    pub heads: BTreeMap<u64, Head>,
 }
 
 impl Stream {
@@ -33,8 +40,13 @@ impl Stream {
             ensure!(may_skip, "offset {hole} is a hole; it was trimmed before {first} and goes on to {next}");
             first = hole + 1;
         }
-        let mut events = meaning.events;
-        Ok(Stream { events: events.split_off(&first), first, next, ..Stream::default() })
+        let (mut events, producers) = (meaning.events, meaning.producers);
+        for (name, (_, offset)) in &meaning.cursors {
+            let inside = *offset == CURSOR_ABSENT || *offset <= next;
+            ensure!(inside, "cursor {name:?} stands at {offset}, and the stream ends at {next}");
+        }
+        let cursors = meaning.cursors.into_iter().map(|(name, held)| (name, Cursor::recovered(held))).collect();
+        Ok(Stream { events: events.split_off(&first), first, next, producers, cursors, ..Stream::default() })
     }
 }
 
@@ -46,7 +58,12 @@ impl Oracle {
         match action {
             Action::Append { events, .. } => {
                 let offset = answer.version;
-                ensure!(offset >= next, "an offset below {next}, which was acknowledged before");
+                let once = action.once();
+                // Of what happens once, an earlier try may have been the one.
+                ensure!(once.is_some() || offset >= next, "an offset below {next}, which was acknowledged before");
+                if let Some(once) = once {
+                    stream.appended_once(once, offset)?;
+                }
                 for (number, event) in events.iter().enumerate() {
                     let at = offset + number as u64;
                     let seen = stream.events.insert(at, event.clone());
@@ -92,16 +109,20 @@ impl Oracle {
         answer: &Answer,
         reply: &[u8],
     ) -> Verdict {
-        let Action::Read { stream: object, from, relaxed, .. } = action else {
+        let (Action::Read { stream: object, from, .. } | Action::ReadChain { stream: object, from, .. }) = action
+        else {
             let refused =
                 matches!(answer.status, Status::NoSpace | Status::NoMemory | Status::Fenced | Status::Stopping);
             ensure!(refused, "unexpected status {:?}", answer.status);
             return Ok(());
         };
-        let strict = is_strict(*object, *relaxed);
+        let strict = is_strict(*object, matches!(action, Action::Read { relaxed: true, .. }));
         let due = if strict { promised_next } else { next };
         match answer.status {
-            Status::Ok => self.showed_events(action, first, due, answer, reply),
+            Status::Ok => {
+                let shown = self.shown(action, reply)?;
+                self.showed_events((*object, *from), strict, (first, due), answer, shown)
+            }
             Status::Trimmed => {
                 let told = answer.version;
                 let stream = &self.known(*object).stream;
@@ -119,20 +140,34 @@ impl Oracle {
         }
     }
 
-    fn showed_events(&mut self, action: &Action, first: u64, due: u64, answer: &Answer, reply: &[u8]) -> Verdict {
-        let Action::Read { stream: object, from, relaxed, .. } = action else { return Ok(()) };
-        ensure!(*from >= first, "events below {first} had been trimmed");
-        let mut end = *from;
-        for event in events(reply) {
-            let (offset, bytes) = event.map_err(|error| error.to_string())?;
+    /// The events of a read's reply.
+    fn shown(&mut self, action: &Action, reply: &[u8]) -> Verdict<Shown> {
+        if let Action::ReadChain { stream, from, .. } = action {
+            return self.known(*stream).stream.proven(*from, reply);
+        }
+        let owned = |(offset, bytes): (u64, &[u8])| (offset, bytes.to_vec());
+        events(reply).map(|event| event.map(owned).map_err(|error| error.to_string())).collect()
+    }
+
+    fn showed_events(
+        &mut self,
+        (object, from): (Object, u64),
+        strict: bool,
+        (first, due): (u64, u64),
+        answer: &Answer,
+        shown: Shown,
+    ) -> Verdict {
+        ensure!(from >= first, "events below {first} had been trimmed");
+        let mut end = from;
+        for (offset, bytes) in shown {
             ensure!(offset == end, "a hole: offset {offset} follows {end}");
-            let may_be_appended = self.may_be_appended(object.id, bytes);
-            let stream = &mut self.known(*object).stream;
+            let may_be_appended = self.may_be_appended(object.id, &bytes);
+            let stream = &mut self.known(object).stream;
             match stream.events.get(&offset) {
-                Some(known) => ensure!(known == bytes, "another event is at offset {offset}"),
+                Some(known) => ensure!(*known == bytes, "another event is at offset {offset}"),
                 None => {
                     ensure!(may_be_appended, "nobody appended the event at offset {offset}");
-                    stream.events.insert(offset, bytes.to_vec());
+                    stream.events.insert(offset, bytes);
                 }
             }
             end += 1;
@@ -140,10 +175,10 @@ impl Oracle {
         ensure!(answer.version == end, "the answer ends at {}, its events at {end}", answer.version);
         let complete = answer.aux & AUX_MORE == 0;
         ensure!(!complete || end >= due, "the events end at {end}, but up to {due} had been acknowledged");
-        let stream = &mut self.known(*object).stream;
-        if end > *from {
+        let stream = &mut self.known(object).stream;
+        if end > from {
             stream.next = stream.next.max(end);
-            if is_strict(*object, *relaxed) {
+            if strict {
                 stream.shown_next = stream.shown_next.max(end);
                 stream.promised_next = stream.promised_next.max(end);
             }

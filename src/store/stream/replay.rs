@@ -4,6 +4,7 @@
 use crate::bytes::len_u32;
 use crate::ring::protocol::Status;
 use crate::store::heap::{Cell, Heap};
+use crate::store::stream::chain::{Head, Links, keep_linked};
 use crate::store::stream::{CHUNK_BYTES, CHUNK_EVENTS, Event, Stream, Streams, keep};
 use crate::types::{Lsn, ObjectId};
 use crate::wal::record::{Record, encoded_bytes};
@@ -58,10 +59,16 @@ impl Streams {
         events: impl Iterator<Item = &'e [u8]>,
     ) -> Result<(), Status> {
         let mut placed = false;
-        for (offset, event) in (record.version..).zip(events) {
-            placed |= self.place(heap, record, offset, event)?;
+        let (mut links, mut end) = (Links::of(record), record.version);
+        for event in events {
+            placed |= self.place(heap, record, end, event, links.before())?;
+            links.follow(end, event);
+            end += 1;
         }
-        let bytes = if placed { encoded_bytes(0, record.value.len()) as u64 } else { 0 };
+        if end > record.version {
+            self.stream(record.object).state_head(record.links().map(|(_, after)| after), end);
+        }
+        let bytes = if placed { encoded_bytes(record.key.len(), record.value.len()) as u64 } else { 0 };
         self.logged_bytes += bytes;
         let stream = self.stream(record.object);
         stream.logged_bytes += bytes;
@@ -69,7 +76,14 @@ impl Streams {
         Ok(())
     }
 
-    fn place(&mut self, heap: &mut Heap, record: &Record<'_>, offset: u64, event: &[u8]) -> Result<bool, Status> {
+    fn place(
+        &mut self,
+        heap: &mut Heap,
+        record: &Record<'_>,
+        offset: u64,
+        event: &[u8],
+        before: Option<&Head>,
+    ) -> Result<bool, Status> {
         let stream = self.stream(record.object);
         if offset < stream.trimmed {
             return Ok(false);
@@ -82,7 +96,11 @@ impl Streams {
             return Err(Status::NoMemory);
         }
         if missing {
-            let (cell, bytes) = (keep(heap, event)?, len_u32(event.len()));
+            let cell = match before {
+                Some(before) => keep_linked(heap, event, before)?,
+                None => keep(heap, event)?,
+            };
+            let bytes = len_u32(event.len());
             *self.stream(record.object).get_mut(offset) = Event { cell, lsn: record.lsn, bytes };
         } else {
             self.stream(record.object).get_mut(offset).lsn = record.lsn;
@@ -104,9 +122,12 @@ impl Streams {
 
     /// Ends a replay. What stands before a hole was never logged together with what follows it (events of a `memory`
     /// stream), or `repair` gave up what was between: the stream begins behind the last hole.
-    pub fn finish_replay(&mut self, heap: &mut Heap) {
+    pub fn finish_replay(&mut self, heap: &mut Heap, producers_max: usize) {
         for number in 0..self.streams.len() {
             let stream = &mut self.streams[number];
+            if let Some(producers) = &mut stream.producers {
+                producers.keep_last(heap, producers_max);
+            }
             if !std::mem::take(&mut stream.sparse) {
                 continue;
             }
@@ -143,7 +164,7 @@ mod tests {
         let (mut heap, mut streams) = (Heap::new(64 << 20), Streams::default());
         let offsets = (9_000..10_000).chain(20_000..20_100).chain(3_000..9_000).chain(9_990..20_000);
         offsets.for_each(|offset| replay(&mut streams, &mut heap, offset));
-        streams.finish_replay(&mut heap);
+        streams.finish_replay(&mut heap, 1);
         assert_eq!(extent(&mut streams), (3_000, 20_100, 17_100));
         for offset in 3_000..20_100_u64 {
             let event = streams.stream(STREAM).get(offset);
@@ -155,7 +176,7 @@ mod tests {
     fn a_stream_begins_behind_its_last_hole() {
         let (mut heap, mut streams) = (Heap::new(64 << 20), Streams::default());
         (0..10).chain(12..20).chain(21..30).for_each(|offset| replay(&mut streams, &mut heap, offset));
-        streams.finish_replay(&mut heap);
+        streams.finish_replay(&mut heap, 1);
         assert_eq!(extent(&mut streams), (21, 30, 9));
     }
 
@@ -170,7 +191,7 @@ mod tests {
         streams.replay_trim(&mut heap, STREAM, 5_000, Lsn(3));
         assert_eq!(extent(&mut streams), (5_000, 5_000, 0));
         (5_003..5_010).chain(5_000..5_003).for_each(|offset| replay(&mut streams, &mut heap, offset));
-        streams.finish_replay(&mut heap);
+        streams.finish_replay(&mut heap, 1);
         assert_eq!(extent(&mut streams), (5_000, 5_010, 10));
     }
 }
