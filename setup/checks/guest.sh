@@ -214,7 +214,6 @@ start
 is "switched off" 1 "\$(grep -c 'deallocates nothing' /run/log)"
 kill \$pid && wait \$pid
 END
-END
 }
 
 # Who may not ask the drive of its health sees its temperature, and is told why there is no more.

@@ -131,7 +131,9 @@ impl PassthroughDevice {
         lock: &File,
     ) -> io::Result<PassthroughDevice> {
         let iopoll = geometry.tier == Tier::Passthrough { polled: true };
-        let options = UringOptions { iopoll, task_run: TaskRun::Cooperative, span, held: Some(lock) };
+        // Linux 6.1 never ends what a killed process polled for, and a lock that such a ring holds is never free again.
+        let held = Some(lock).filter(|_| !iopoll);
+        let options = UringOptions { iopoll, task_run: TaskRun::Cooperative, span, held };
         let namespace = generic.namespace.clone();
         let part_bytes_max = part_bytes_max(&namespace, generic.transfer_bytes_max);
         let parts_max = OPERATION_BYTES_MAX.div_ceil(part_bytes_max);
