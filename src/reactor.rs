@@ -2,6 +2,7 @@
 //! `Reactor::turn` is the one place where the modules meet. It is a pure step over rings, clock and device, so that
 //! the simulator runs the very same code.
 
+mod checkpoint;
 mod control;
 mod deallocation;
 mod fetch;
@@ -410,8 +411,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         for shard in &mut self.shards {
             any |= shard.store.reclaim(TURN_RECLAIM_BYTES, shard.wal.readable_lsn());
             if self.phase == Phase::Serving {
-                let Shard { store, wal, reclaim, .. } = shard;
+                let Shard { store, wal, reclaim, checkpoint, .. } = shard;
                 any |= reclaim.turn(store, wal, &mut self.pool, &mut self.device, low, now_ns);
+                any |= checkpoint.turn(store, wal, &mut self.pool, &self.catalog, now_ns);
             }
         }
         any

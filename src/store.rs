@@ -2,6 +2,7 @@
 
 mod cache;
 pub mod catalog;
+pub mod checkpoint;
 mod heap;
 mod order;
 mod space;
@@ -263,7 +264,9 @@ impl Store {
                 Ok(())
             }
             Kind::Commit => self.replay_commit(record, place),
-            Kind::Create | Kind::Reclaim => Ok(()),
+            Kind::Keys => self.replay_keys(record),
+            Kind::Events => self.streams.replay_places(&mut self.heap, record),
+            Kind::Create | Kind::Reclaim | Kind::CheckpointBegin | Kind::CheckpointEnd => Ok(()),
         }
     }
 
@@ -427,6 +430,8 @@ impl Store {
             Kind::Create => true,
             // No put of the key stands before the oldest segment, and those in it do not count.
             Kind::Delete | Kind::Reclaim => false,
+            // A checkpoint whose beginning is given up is none.
+            Kind::Keys | Kind::Events | Kind::CheckpointBegin | Kind::CheckpointEnd => false,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Streams: events in the order of their offsets, kept in chunks so that no append ever moves them.
 
 mod chain;
+mod checkpoint;
 mod cursors;
 mod event;
 mod fetch;

@@ -45,13 +45,45 @@ pub enum Kind {
     AppendOnce = 11,
     /// A cursor of a stream: key is its name, `version` its offset; 2^64 - 1: there is none any more.
     Cursor = 12,
+    /// Of a checkpoint: what keys of a space hold, see `checkpoint::keys`.
+    Keys = 20,
+    /// Of a checkpoint: where events of a stream stand, from offset `version` on, see `checkpoint::events`. Key is u64 the
+    /// offset at which the stream begins; of a chained one the head after its last event, and u64 the offset behind that.
+    Events = 21,
+    /// A checkpoint begins. `version` and the u64 value are those of the last `Reclaim`.
+    CheckpointBegin = 22,
+    /// A checkpoint is whole: value is u64 the LSN of its `CheckpointBegin` and u64 the epoch of all of it, `version` the segment
+    /// in which it begins.
+    CheckpointEnd = 23,
 }
 
 impl Kind {
+    /// Whether it says something of the log itself, or what others say: no client wrote it, and no copy of it is needed.
+    #[must_use]
+    pub fn is_own(self) -> bool {
+        matches!(self, Kind::Reclaim | Kind::Keys | Kind::Events | Kind::CheckpointBegin | Kind::CheckpointEnd)
+    }
+
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Kind> {
-        use Kind::{Append, AppendBatch, AppendOnce, Commit, Create, Cursor, Delete, Put, Reclaim, Trim};
-        let all = [Put, Delete, Append, AppendBatch, Trim, Create, Reclaim, Commit, AppendOnce, Cursor];
+        use Kind::{Append, AppendBatch, AppendOnce, CheckpointBegin, CheckpointEnd, Commit, Create, Cursor, Delete};
+        use Kind::{Events, Keys, Put, Reclaim, Trim};
+        let all = [
+            Put,
+            Delete,
+            Append,
+            AppendBatch,
+            Trim,
+            Create,
+            Reclaim,
+            Commit,
+            AppendOnce,
+            Cursor,
+            Keys,
+            Events,
+            CheckpointBegin,
+            CheckpointEnd,
+        ];
         all.into_iter().find(|kind| *kind as u8 == value)
     }
 }

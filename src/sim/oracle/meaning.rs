@@ -85,6 +85,8 @@ impl Meaning {
                     stream.trimmed = stream.trimmed.max(version);
                 }
                 Kind::Put | Kind::Delete | Kind::Commit | Kind::Create | Kind::Reclaim => {}
+                // They say what others say.
+                Kind::Keys | Kind::Events | Kind::CheckpointBegin | Kind::CheckpointEnd => {}
             }
         }
         meaning

@@ -69,6 +69,11 @@ impl Entry {
         Lsn(self.lsn & LOW)
     }
 
+    /// What says its value.
+    pub fn said(&self) -> Said {
+        Said { version: self.version, lsn: self.lsn(), place: self.place(), in_commit: self.in_commit() }
+    }
+
     fn in_commit(&self) -> bool {
         self.place & IN_COMMIT != 0
     }

@@ -82,21 +82,10 @@ impl Streams {
         before: Option<&Head>,
     ) -> Result<bool, Status> {
         let object = record.object;
-        let stream = self.stream(object);
-        if offset < stream.trimmed {
+        if offset < self.stream(object).trimmed {
             return Ok(false);
         }
-        let events = stream.next - stream.first;
-        let mut reached = stream.reach(heap, offset);
-        while !reached && self.shrink(heap, self.recovered_lsn) {
-            reached = self.stream(object).reach(heap, offset);
-        }
-        let stream = self.stream(object);
-        let (missing, more) = (reached && stream.get(offset).is_hole(), stream.next - stream.first);
-        self.events = self.events + more - events;
-        if !reached {
-            return Err(Status::NoMemory);
-        }
+        let missing = self.reach(heap, object, offset)?;
         if missing {
             *self.stream(object).get_mut(offset) = Event::in_cache(value.len(), Position::NONE);
         }
@@ -110,6 +99,23 @@ impl Streams {
             self.take_in(heap, object, offset, value, before, (!on_drive).then_some(record.lsn));
         }
         Ok(missing)
+    }
+
+    /// Makes `offset` one of a stream's places, unless it is trimmed. Whether an event is missing there.
+    pub fn reach(&mut self, heap: &mut Heap, object: ObjectId, offset: u64) -> Result<bool, Status> {
+        let stream = self.stream(object);
+        if offset < stream.trimmed {
+            return Ok(false);
+        }
+        let events = stream.next - stream.first;
+        let mut reached = stream.reach(heap, offset);
+        while !reached && self.shrink(heap, self.recovered_lsn) {
+            reached = self.stream(object).reach(heap, offset);
+        }
+        let stream = self.stream(object);
+        let (missing, more) = (reached && stream.get(offset).is_hole(), stream.next - stream.first);
+        self.events = self.events + more - events;
+        if reached { Ok(missing) } else { Err(Status::NoMemory) }
     }
 
     /// Takes a recovered event into the cache, where there is room. Only what the flight recorder alone holds, with this
