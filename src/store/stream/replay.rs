@@ -90,10 +90,9 @@ impl Streams {
             *self.stream(object).get_mut(offset) = Event::in_cache(value.len(), Position::NONE);
         }
         let on_drive = place != DeviceAddress::NONE;
-        let event = self.stream(object).get_mut(offset);
-        event.set_lsn(record.lsn);
+        // A copy that the flight recorder alone holds changes nothing until it is written.
         if missing || on_drive {
-            event.set_place(place);
+            self.stream(object).get_mut(offset).set_logged(record.lsn, place);
         }
         if missing {
             self.take_in(heap, object, offset, value, before, (!on_drive).then_some(record.lsn));
