@@ -416,6 +416,10 @@ impl Store {
     /// same segment or before. Holds for the oldest segment only, whose records end before `end_lsn`. What recovery found
     /// a copy of behind it is said already: a daemon that is killed again and again comes further each time.
     fn counts(&self, record: &Record<'_>, end_lsn: Lsn) -> bool {
+        if record.is_of_checkpoint() {
+            // One whose beginning is given up is none.
+            return false;
+        }
         match record.kind {
             Kind::Put => self.holds(record.object, record.key, record.version, end_lsn),
             // Some of its writes may; see `kept`.
@@ -430,7 +434,6 @@ impl Store {
             Kind::Create => true,
             // No put of the key stands before the oldest segment, and those in it do not count.
             Kind::Delete | Kind::Reclaim => false,
-            // A checkpoint whose beginning is given up is none.
             Kind::Keys | Kind::Events | Kind::CheckpointBegin | Kind::CheckpointEnd => false,
         }
     }

@@ -8,7 +8,7 @@ use crate::store::checkpoint::{Piece, Progress};
 use crate::types::{Lsn, ShardId};
 use crate::wal::checkpoint::{Begin, OWN_BYTES};
 use crate::wal::pool::Writer;
-use crate::wal::record::{FLAG_COPY, Kind, Record};
+use crate::wal::record::{FLAG_CHECKPOINT, Kind, Record};
 use crate::wal::{Room, Wal};
 
 /// Bytes that may be written at once when nobody else writes.
@@ -121,8 +121,15 @@ impl Checkpoint {
                 }
                 Some(object) => {
                     let (kind, version, key) = (Kind::Create, object.attributes(), &*object.name);
-                    let name =
-                        Record { kind, flags: FLAG_COPY, lsn: Lsn::NONE, object: object.id, version, key, value: &[] };
+                    let name = Record {
+                        kind,
+                        flags: FLAG_CHECKPOINT,
+                        lsn: Lsn::NONE,
+                        object: object.id,
+                        version,
+                        key,
+                        value: &[],
+                    };
                     self.append(wal, pool, now_ns, &name);
                     Step::Names(begin, after + 1)
                 }

@@ -10,7 +10,7 @@ use crate::store::space::Said;
 use crate::types::ObjectId;
 use crate::wal::checkpoint::{EventItem, KeyItem, keys};
 use crate::wal::planted::Planted;
-use crate::wal::record::{FLAG_COPY, Kind, Record};
+use crate::wal::record::{FLAG_CHECKPOINT, Kind, Record};
 
 /// Keys and events that are looked at for a piece: those that are not logged are passed over.
 const LOOKS_MAX: usize = 1_024;
@@ -81,7 +81,7 @@ impl Piece {
     #[must_use]
     pub fn record(&self) -> Option<Record<'_>> {
         let (kind, object, version) = self.head?;
-        let flags = if kind.is_own() { 0 } else { FLAG_COPY };
+        let flags = FLAG_CHECKPOINT;
         Some(Record { kind, flags, lsn: crate::types::Lsn::NONE, object, version, key: &self.key, value: &self.value })
     }
 }

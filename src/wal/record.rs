@@ -21,6 +21,10 @@ pub const FLAG_MORE: u8 = 1;
 pub const FLAG_CONTINUED: u8 = 2;
 /// Says again what a record before it said, whose segment is to be given up.
 pub const FLAG_COPY: u8 = 4;
+/// A part of a checkpoint: says what others say, and counts for a recovery from there alone.
+pub const FLAG_CHECKPOINT: u8 = 8;
+/// What is said of the whole record, not of a part.
+pub const FLAGS_WHOLE: u8 = FLAG_COPY | FLAG_CHECKPOINT;
 
 /// What a record changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,12 +62,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether it says something of the log itself, or what others say: no client wrote it, and no copy of it is needed.
-    #[must_use]
-    pub fn is_own(self) -> bool {
-        matches!(self, Kind::Reclaim | Kind::Keys | Kind::Events | Kind::CheckpointBegin | Kind::CheckpointEnd)
-    }
-
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Kind> {
         use Kind::{Append, AppendBatch, AppendOnce, CheckpointBegin, CheckpointEnd, Commit, Create, Cursor, Delete};
@@ -104,6 +102,12 @@ pub struct Record<'a> {
 pub const LINKS_BYTES: usize = 64;
 
 impl<'a> Record<'a> {
+    /// Whether it is a part of a checkpoint, between its two ends.
+    #[must_use]
+    pub fn is_of_checkpoint(&self) -> bool {
+        self.flags & FLAG_CHECKPOINT != 0
+    }
+
     /// The heads before and after the events of a linked append.
     #[must_use]
     pub fn links(&self) -> Option<(&'a [u8; 32], &'a [u8; 32])> {
@@ -231,7 +235,7 @@ impl Assembler {
         self.value.extend_from_slice(part.value);
         if !more {
             self.open = false;
-            let whole = Record { flags: part.flags & FLAG_COPY, key: &self.key, value: &self.value, ..*part };
+            let whole = Record { flags: part.flags & FLAGS_WHOLE, key: &self.key, value: &self.value, ..*part };
             sink(&whole, self.place);
         }
     }

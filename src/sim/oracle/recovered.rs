@@ -77,7 +77,7 @@ impl Oracle {
         let mut in_part = Vec::new();
         for record in &found.records {
             let entry = log.entries.get(&record.lsn.0);
-            if record.kind.is_own() {
+            if matches!(record.kind, Kind::Reclaim | Kind::CheckpointBegin | Kind::CheckpointEnd) {
                 ensure!(entry.is_none(), "{record:?} stands where a write was acknowledged");
                 continue;
             }

@@ -52,7 +52,7 @@ impl Streams {
     /// is there already only the place in the log is new.
     pub fn replay(&mut self, heap: &mut Heap, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
         if place != DeviceAddress::NONE {
-            self.recovered_lsn = record.lsn;
+            self.recovered_lsn = self.recovered_lsn.max(record.lsn);
         }
         let mut placed = false;
         let (mut links, mut end) = (Links::of(record), record.version);
