@@ -5,6 +5,7 @@
 
 mod append;
 mod bytes;
+mod check;
 mod context;
 mod cursor;
 mod delete;

@@ -144,6 +144,8 @@ fn the_memory_that_limits_come_to_is_told() {
     let config = place.path("config.toml");
     let config = config.to_str().expect("the path is text");
     let parts = json(&place, &["serve", "--check", "--config", config]);
+    let (device, parts) = parts.split_last().expect("there are lines");
+    assert!(device["found"].as_str().is_some_and(|found| found.contains("no device is named")), "{device}");
     let (total, parts) = parts.split_last().expect("there are lines");
     let sum: u64 = parts.iter().map(|part| part["bytes"].as_u64().expect("a number")).sum();
     assert_eq!((&total["what"], total["bytes"].as_u64()), (&"total".into(), Some(sum)));
@@ -165,6 +167,43 @@ fn the_memory_that_limits_come_to_is_told() {
     std::fs::write(config, buffers).expect("the place is writable");
     let line = refused(&place, &["serve", "--check", "--config", config]);
     assert!(line.contains("the frame buffers need ") && line.contains("lower wal.frame_bytes_max"), "{line}");
+}
+
+#[test]
+fn a_check_says_what_a_start_would_do_and_changes_nothing() {
+    let place = formatted("cli-check");
+    let (config, device) = (place.path("config.toml"), place.device());
+    let arguments = |device: &std::path::Path| {
+        ["serve", "--check", "--config", config.to_str().expect("text"), "--device", device.to_str().expect("text")]
+            .map(str::to_owned)
+    };
+    let words = arguments(&device);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let before = std::fs::read(&device).expect("it is there");
+    let found = json(&place, &words).pop().expect("there are lines");
+    let uuid = json(&place, &["inspect", &words[5]])[0]["uuid"].clone();
+    assert_eq!((&found["uuid"], found["shards"].as_u64(), found["reactors"].as_u64()), (&uuid, Some(3), Some(2)));
+    let text = run(&place, &words);
+    assert!(text.contains("would recover namespace") && text.contains("3 shards") && text.contains("in all"), "{text}");
+    assert!(before == std::fs::read(&device).expect("it is there"), "a check writes nothing");
+
+    let mut daemon = Daemon::start(&place);
+    drop(daemon.connect(&place));
+    let text = run(&place, &words);
+    assert!(text.contains("not looked at while a daemon runs on"), "{text}");
+    daemon.stop();
+
+    // What a start would be refused for.
+    for (bytes, wanted) in [(vec![0; 32 << 20], "superblock"), (before[..16 << 20].to_vec(), "")] {
+        let other = place.path("other");
+        std::fs::write(&other, bytes).expect("the place is writable");
+        let words = arguments(&other);
+        let line = refused(&place, &words.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(line.contains(wanted) && line.contains("; "), "{line}");
+    }
+    let gone = arguments(&place.path("gone"));
+    let line = refused(&place, &gone.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(line.contains("forebay format"), "{line}");
 }
 
 #[test]

@@ -79,7 +79,10 @@ fn a_drive_that_failed_is_taken_back_without_a_restart() {
         client.sync().expect("all of it is on the drive");
         next += 2_000;
     }
-    assert!(!resume(&place, &[]).0, "every shard writes");
+    let errors = daemon.log().matches("ERROR").count();
+    let (done, said) = resume(&place, &[]);
+    assert!(done && said.contains("every shard writes: there is nothing to take back"), "{said}");
+    assert_eq!(daemon.log().matches("ERROR").count(), errors, "that is no error: {}", daemon.log());
     daemon.kill();
     let mut daemon = Daemon::start(&place);
     let mut client = daemon.connect(&place);
