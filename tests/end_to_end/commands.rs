@@ -181,7 +181,7 @@ fn a_check_says_what_a_start_would_do_and_changes_nothing() {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let before = std::fs::read(&device).expect("it is there");
     let found = json(&place, &words).pop().expect("there are lines");
-    let uuid = json(&place, &["inspect", &words[5]])[0]["uuid"].clone();
+    let uuid = json(&place, &["inspect", words[5]])[0]["uuid"].clone();
     assert_eq!((&found["uuid"], found["shards"].as_u64(), found["reactors"].as_u64()), (&uuid, Some(3), Some(2)));
     let text = run(&place, &words);
     assert!(text.contains("would recover namespace") && text.contains("3 shards") && text.contains("in all"), "{text}");
