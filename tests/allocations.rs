@@ -33,6 +33,10 @@ impl Clock for TestClock {
     fn now_ns(&self) -> u64 {
         u64::try_from(self.0.elapsed().as_nanos()).expect("a test does not take centuries")
     }
+
+    fn wall_ms(&self) -> u64 {
+        0
+    }
 }
 
 /// An appliance of one reactor over a memory device, with flight recorders, and one client of it.

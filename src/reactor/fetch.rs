@@ -89,6 +89,7 @@ impl Fetches {
             key_bytes: 0,
             value_bytes: 0,
             in_commit: false,
+            timed: false,
         };
         let free = || Fetch {
             step: Step::Free,
@@ -204,9 +205,11 @@ impl Fetches {
 /// Whether a part is the one that is looked for.
 fn is_wanted(part: &Record<'_>, fetch: &Fetch) -> bool {
     let Fetch { want, next_lsn, .. } = fetch;
-    let (kind, object, key_bytes) = match want.in_commit {
-        true => (Kind::Commit, ObjectId(0), 0),
-        false => (Kind::Put, want.object, usize::from(want.key_bytes)),
+    let key_bytes = usize::from(want.key_bytes);
+    let (kind, object, key_bytes) = match (want.in_commit, want.timed) {
+        (true, _) => (Kind::Commit, ObjectId(0), 0),
+        (_, true) => (Kind::PutUntil, want.object, key_bytes),
+        _ => (Kind::Put, want.object, key_bytes),
     };
     let follows = match next_lsn {
         None => part.flags & FLAG_CONTINUED == 0 && part.key.len() == key_bytes,

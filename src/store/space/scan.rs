@@ -4,11 +4,14 @@ use std::ops::Bound;
 
 use crate::bytes::{index, len_u16, len_u32};
 use crate::ring::protocol::{AUX_MORE, Completion, Status, flag};
-use crate::store::space::Spaces;
+use crate::store::space::{Spaces, expiry::is_over};
 use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
 
 /// A scan's reply is bounded by this, so that one request does not hold up the others.
 const SCAN_BYTES_MAX: usize = 1 << 20;
+
+/// Keys whose time is over that a scan passes by once it has a pair. They are removed meanwhile.
+const OVER_MAX: usize = 4_096;
 
 impl Store {
     pub(in crate::store) fn scan<R: Reply>(
@@ -27,6 +30,7 @@ impl Store {
         let begin = begin_of(request, is_prefix);
         let limit = if request.submission.arg0 == 0 { u64::MAX } else { request.submission.arg0 };
         let (mut pairs, mut more, mut needed) = (0, false, 0);
+        let (lived_ms, mut over) = (context.lived_ms(), 0);
         // The first value that is not in memory ends the answer. Those behind it are read at the same time.
         let (mut absent, mut looked) = (None, 0);
         for slot in ordered.order.from(|slot| is_before(entries[slot as usize].key(&self.heap), begin)) {
@@ -34,6 +38,14 @@ impl Store {
             let key = entry.key(&self.heap);
             if is_beyond(key, request, is_prefix) {
                 break;
+            }
+            if entry.is_timed() && is_over(&entry, &self.heap, lived_ms) {
+                over += 1;
+                if over >= OVER_MAX && pairs > 0 {
+                    more = true;
+                    break;
+                }
+                continue;
             }
             if looked > 0 && looked >= context.ahead.capacity().min(index(limit)) {
                 break;
