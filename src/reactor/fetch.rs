@@ -8,7 +8,7 @@ use crate::buffer::{Buffer, Pool, SMALL_BYTES, SMALL_COUNT};
 use crate::bytes::{index, len_u32};
 use crate::device::{BLOCK_BYTES, Completion, Device, Operation, OperationKind};
 use crate::reactor::{Clock, Phase, Reactor};
-use crate::ring::protocol::{KEY_BYTES_MAX, Opcode, Status, Submission, stats};
+use crate::ring::protocol::{KEY_BYTES_MAX, Opcode, Status, Submission, VALUE_BYTES_MAX, stats};
 use crate::store::{Fetched, Outcome, Want};
 use crate::types::{DeviceAddress, Lsn, ObjectId};
 use crate::wal::planted::Planted;
@@ -18,7 +18,7 @@ use crate::wal::{Fence, frame};
 /// Reads of values at once, those included that wait for a buffer. More stay in their rings.
 const FETCHES_MAX: usize = SMALL_COUNT;
 /// Values that a scan has read ahead.
-pub const AHEAD_MAX: usize = 16;
+const AHEAD_MAX: usize = 16;
 /// A value that was not at its place is looked up and read again so often: its record may have moved meanwhile.
 const TRIES_MAX: u32 = 3;
 /// The place of the shard in a tag; no shard has this number.
@@ -66,7 +66,7 @@ struct Fetch {
     payload: Vec<u8>,
 }
 
-/// The reads of values of one reactor. Never grows.
+/// The reads of values of one reactor. Never grows, but for a value over the limits that are configured now.
 pub(super) struct Fetches {
     all: Vec<Fetch>,
     used: usize,
@@ -75,6 +75,8 @@ pub(super) struct Fetches {
     /// The parts of a value that is larger than a frame: one at a time.
     large: Vec<u8>,
     large_of: Option<usize>,
+    /// Values that the drive did not give back.
+    unreadable: u64,
     /// What a scan just asked for besides.
     pub(super) wanted: Vec<Want>,
 }
@@ -112,6 +114,7 @@ impl Fetches {
             reading: 0,
             large: Vec::with_capacity(value_bytes_max),
             large_of: None,
+            unreadable: 0,
             wanted: Vec::with_capacity(AHEAD_MAX),
         }
     }
@@ -173,7 +176,8 @@ impl Fetches {
             self.large.clear();
         }
         let want = self.all[id].want;
-        let bytes_max = if want.in_commit { self.large.capacity() } else { want.value_bytes as usize };
+        // A commit holds more than the value. It may be of a time with higher limits; then the room grows.
+        let bytes_max = if want.in_commit { VALUE_BYTES_MAX } else { want.value_bytes as usize };
         let fits = self.large.len() + part.len() <= bytes_max;
         if fits {
             self.large.extend_from_slice(part);
@@ -321,10 +325,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let at = index(self.fetches.all[id].next.0 - operation.address.0);
         let end = operation.bytes as usize;
         if let Err(error) = result {
-            let address = operation.address;
-            tracing::error!(shard = %self.shards[self.fetches.all[id].at].wal.shard(), %address, %error, "a value cannot be read");
-            self.fetches.all[id].tries = TRIES_MAX;
-            self.missed(id, now_ns);
+            self.unreadable(id, &error, now_ns);
         } else {
             self.take_piece(id, &buffer[..end], at, operation.address, now_ns);
         }
@@ -351,7 +352,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 return self.missed(id, now_ns);
             }
             // Behind the part before it there was room for more, and nothing.
-            fetch.skipped = true;
+            (fetch.skipped, fetch.needed) = (true, 0);
             let next = in_next_frame(fetch.next);
             return self.fetches.go_on(id, next);
         };
@@ -385,15 +386,26 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let fetch = &mut self.fetches.all[id];
         fetch.tries += 1;
         if fetch.tries >= TRIES_MAX {
-            let Want { place, object, version, .. } = fetch.want;
-            let shard = self.shards[fetch.at].wal.shard();
-            tracing::error!(%shard, address = %place, %object, version, "a value cannot be read: run `forebay verify`");
-            return self.give_fetch_up(id, now_ns);
+            return self.unreadable(id, &"its record is not at its place", now_ns);
         }
         match fetch.wanted_by {
             For::Request { .. } => self.look_again(id, None, now_ns),
             For::Ahead { .. } => self.end_ahead(id, now_ns),
         }
+    }
+
+    /// Told at powers of two: a value may be asked for all the time.
+    #[cold]
+    fn unreadable(&mut self, id: usize, cause: &dyn std::fmt::Display, now_ns: u64) {
+        self.fetches.unreadable += 1;
+        let unreadable = self.fetches.unreadable;
+        if unreadable.is_power_of_two() {
+            let Fetch { at, want: Want { place, object, version, .. }, .. } = self.fetches.all[id];
+            let shard = self.shards[at].wal.shard();
+            tracing::error!(%shard, address = %place, %object, version, %cause, unreadable,
+                "a value cannot be read: run `forebay verify`");
+        }
+        self.give_fetch_up(id, now_ns);
     }
 
     /// Those who joined a read that came to nothing read for themselves.
