@@ -243,7 +243,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let now_ns = self.clock.now_ns();
         self.place.own().pulse.beat(now_ns);
         self.device.set_now(now_ns);
-        let expired = now_ns >= self.look_at_wall_ns && self.expire(now_ns);
+        if now_ns >= self.look_at_wall_ns {
+            self.expire(now_ns);
+        }
         let mailed = self.take_mail();
         let taken = self.take_requests(now_ns);
         let handed = self.seal(now_ns);
@@ -255,7 +257,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         self.post();
         self.advance_phase(now_ns);
         self.metrics.add(stats::TURNS, 1);
-        let worked = expired || mailed || taken || handed || completed || woken || reclaimed;
+        let worked = mailed || taken || handed || completed || woken || reclaimed;
         self.turned_ns = now_ns;
         if worked {
             self.worked_ns = now_ns;

@@ -11,13 +11,13 @@ const LOOK_INTERVAL_NS: u64 = 1_000_000;
 const BLOCKED_INTERVAL_NS: u64 = 100_000_000;
 
 impl<D: Device, C: Clock> Reactor<D, C> {
-    /// Looks at the wall clock, and removes keys whose time is over. Says whether there were any.
+    /// Looks at the wall clock, and removes keys whose time is over. Where there are more the next turn looks again.
     #[cold]
-    pub(super) fn expire(&mut self, now_ns: u64) -> bool {
+    pub(super) fn expire(&mut self, now_ns: u64) {
         self.wall.look(now_ns, self.clock.wall_ms());
         self.look_at_wall_ns = now_ns + LOOK_INTERVAL_NS;
         if self.phase != Phase::Serving {
-            return false;
+            return;
         }
         let lived_ms = self.wall.lived_ms(now_ns);
         let (mut keys, mut more) = (0, false);
@@ -31,7 +31,6 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             self.look_at_wall_ns = now_ns;
         }
         self.metrics.add(stats::KEYS_EXPIRED, keys);
-        more || keys > 0
     }
 
     /// When keys may be over, for a reactor that sleeps. A shard that stopped writing removes none.

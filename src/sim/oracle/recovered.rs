@@ -133,14 +133,23 @@ impl Oracle {
         ensure!(still == base, "{} records that were recovered before are gone from before LSN {last}", base - still);
         let known = log.entries.keys().filter(|lsn| (first..=last).contains(lsn)).count();
         ensure!(matched == known, "{} acknowledged writes are gone from before LSN {last}", known - matched);
-        if first == 1 {
-            return Ok(());
-        }
+        if first == 1 { Ok(()) } else { self.means_the_same(log, found, issued, &in_part) }
+    }
+
+    /// What was found means what all that was ever said does. `in_part`: commits of which a copy is left.
+    fn means_the_same(
+        &self,
+        log: &ShardLog,
+        found: &FoundLog,
+        issued: &[Rc<Action>],
+        in_part: &[Rc<Action>],
+    ) -> Verdict {
+        let first = found.first_lsn.0;
         let said: Vec<Found> = log.entries.range(..first).filter_map(|(lsn, logged)| logged.record(*lsn)).collect();
         let said = log.base.range(..first).map(|(_, record)| record).chain(&said).chain(&found.records);
         // Nobody here knows what strangers did with theirs.
         let said = said.filter(|record| self.known_of(record).is_some());
-        let possible: Vec<&Action> = issued.iter().chain(&in_part).map(Rc::as_ref).collect();
+        let possible: Vec<&Action> = issued.iter().chain(in_part).map(Rc::as_ref).collect();
         Meaning::in_order(found.records.iter()).is_all_of(&Meaning::highest(said), &possible, self.times.now().lived_ms)
     }
 

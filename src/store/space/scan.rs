@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use crate::bytes::{index, len_u16, len_u32};
 use crate::ring::protocol::{AUX_MORE, Completion, Status, flag};
-use crate::store::space::{Spaces, expiry::is_over};
+use crate::store::space::{Entry, Spaces, expiry::is_over};
 use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
 
 /// A scan's reply is bounded by this, so that one request does not hold up the others.
@@ -68,15 +68,7 @@ impl Store {
                 looked += 1;
                 continue;
             }
-            let header = [
-                &len_u16(key.len()).to_le_bytes()[..],
-                &[0, 0],
-                &entry.value_bytes().to_le_bytes(),
-                &entry.version.to_le_bytes(),
-                key,
-                value,
-            ];
-            if !reply.push(&header) {
+            if !push(reply, &entry, key, value) {
                 more = true;
                 needed = (key.len() + value.len()) as u64 + 16;
                 break;
@@ -93,6 +85,19 @@ impl Store {
         let completion = Completion { status, aux, reply_bytes, ..Completion::default() };
         Outcome::Answer { completion, after }
     }
+}
+
+/// Adds a pair to the reply. `false`: it does not fit.
+#[inline]
+fn push<R: Reply>(reply: &mut R, entry: &Entry, key: &[u8], value: &[u8]) -> bool {
+    reply.push(&[
+        &len_u16(key.len()).to_le_bytes()[..],
+        &[0, 0],
+        &entry.value_bytes().to_le_bytes(),
+        &entry.version.to_le_bytes(),
+        key,
+        value,
+    ])
 }
 
 /// Where a scan begins: at its key, or behind the cursor of a prefix.
