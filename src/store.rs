@@ -24,7 +24,7 @@ use catalog::Catalog;
 use heap::{Cell, Heap};
 pub use space::{Expired, Rest};
 use space::{Said, Spaces};
-use stream::Streams;
+use stream::{Head, Streams};
 pub use wall::Wall;
 
 /// Bounds of one shard's store; from the configuration.
@@ -70,29 +70,34 @@ pub enum Outcome {
     Fetch(Want),
 }
 
+/// Whose value it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Of a key, by its slot in the index. `in_commit`: the record is a commit.
+    Key { slot: u32, version: u64, in_commit: bool },
+    /// Of the event with this offset. The record may hold others.
+    Event(u64),
+}
+
 /// A value that is on the drive and not in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Want {
-    /// Of its key in the index.
-    pub slot: u32,
+    pub whose: Whose,
+    pub object: ObjectId,
     /// Where its record begins.
     pub place: DeviceAddress,
-    pub object: ObjectId,
-    pub version: u64,
     pub key_bytes: u16,
     pub value_bytes: u32,
-    /// The record is a commit.
-    pub in_commit: bool,
-    /// The record is a put until a moment, which stands behind its key.
-    pub timed: bool,
 }
 
 /// A value that was read from the drive.
 #[derive(Clone, Copy)]
 pub struct Fetched<'a> {
-    pub slot: u32,
-    pub version: u64,
+    pub whose: Whose,
+    pub object: ObjectId,
     pub value: &'a [u8],
+    /// Of an event that is linked: the head before it.
+    pub head: Option<Head>,
 }
 
 impl Outcome {
@@ -190,6 +195,11 @@ impl Mode {
         self.log(context, Kind::PutUntil, version, &room[..key.len() + UNTIL_BYTES], value)
     }
 
+    /// The LSN of this write's record, or of its first part; none where it is not logged.
+    fn next_lsn(self, context: &Context<'_>) -> Lsn {
+        if self.logged { context.wal.last_lsn().next() } else { Lsn::NONE }
+    }
+
     /// The outcome when there is no room in the log for a record of this size.
     fn refused(self, context: &Context<'_>, key_bytes: usize, value_bytes: usize, writer: Writer) -> Option<Outcome> {
         if !self.logged {
@@ -225,6 +235,9 @@ pub struct Store {
     next_version: u64,
 }
 
+/// Chunks of a cache that are left unused for the other one.
+const BALANCED_CHUNKS: u64 = 2;
+
 /// Bits of a version that count within an epoch.
 const VERSION_COUNTER_BITS: u32 = 40;
 
@@ -236,7 +249,7 @@ impl Store {
             limits,
             heap: Heap::new(limits.memory_bytes_max),
             spaces: Spaces::new(limits.keys_max, Cache::new(limits.cache_chunk_bytes, cache_bytes_max)),
-            streams: Streams::default(),
+            streams: Streams::new(Cache::new(limits.cache_chunk_bytes, cache_bytes_max)),
             reserved: Vec::with_capacity(commit::ENTRIES_MAX),
             next_version: 1,
         }
@@ -270,10 +283,9 @@ impl Store {
                 self.spaces.remove(&mut self.heap, record.object, record.key, record.lsn);
                 Ok(())
             }
-            Kind::Append => self.streams.replay(&mut self.heap, record, std::iter::once(record.value)),
-            Kind::AppendBatch => self.streams.replay(&mut self.heap, record, stream::events(record.value)),
+            Kind::Append | Kind::AppendBatch => self.streams.replay(&mut self.heap, record, place),
             Kind::AppendOnce => {
-                self.streams.replay(&mut self.heap, record, stream::events(record.value))?;
+                self.streams.replay(&mut self.heap, record, place)?;
                 self.streams.replay_producer(&mut self.heap, record, self.limits.producers_max)
             }
             Kind::Cursor => self.streams.replay_cursor(&mut self.heap, record),
@@ -337,13 +349,30 @@ impl Store {
 
     /// What a write that found no memory is told: to come again, while trimmed events or cached values give theirs back.
     fn no_memory(&mut self, wal: &Wal, status: Status) -> Outcome {
-        let given = self.spaces.shrink(&mut self.heap, wal.readable_lsn());
+        let durable = wal.readable_lsn();
+        let given = self.spaces.shrink(&mut self.heap, durable) || self.streams.shrink(&mut self.heap, durable);
         if given || self.streams.is_reclaiming() { Outcome::Later } else { Outcome::status(status) }
     }
 
     /// Gives the memory of trimmed events back, of about `budget_bytes`. Says whether there was any.
-    pub fn reclaim(&mut self, budget_bytes: usize) -> bool {
+    #[inline]
+    pub fn reclaim(&mut self, budget_bytes: usize, durable: Lsn) -> bool {
+        let (keys, events) = (self.spaces.cache_bytes(), self.streams.cache_bytes());
+        let unlike = keys.abs_diff(events) > 2 * BALANCED_CHUNKS * self.limits.cache_chunk_bytes as u64;
+        if unlike && self.heap.unused_bytes() < BALANCED_CHUNKS * self.limits.cache_chunk_bytes as u64 {
+            self.balance(durable);
+        }
         self.streams.reclaim(&mut self.heap, budget_bytes)
+    }
+
+    /// Values and events share what memory is left: when it is used up, those who have more leave some to the others.
+    #[cold]
+    fn balance(&mut self, durable: Lsn) {
+        if self.spaces.cache_bytes() > self.streams.cache_bytes() {
+            self.spaces.shrink(&mut self.heap, durable);
+        } else {
+            self.streams.shrink(&mut self.heap, durable);
+        }
     }
 
     /// A record stands at another place now, and is durable there when the log is up to `lsn`. Until then its value is in
@@ -359,6 +388,9 @@ impl Store {
                         self.moved_put(record, entry.object, entry.key, value, place, lsn, durable);
                     }
                 }
+            }
+            Kind::Append | Kind::AppendBatch | Kind::AppendOnce => {
+                self.streams.moved(&mut self.heap, record, place, lsn, durable);
             }
             _ => {}
         }
@@ -379,15 +411,29 @@ impl Store {
         self.spaces.moved(&mut self.heap, &put, place, lsn, durable);
     }
 
-    /// A value that was read ahead.
+    /// Takes a key's value that was read into the cache.
     pub fn keep(&mut self, fetched: &Fetched<'_>, durable: Lsn) {
-        self.spaces.keep(&mut self.heap, fetched, durable);
+        if let Whose::Key { slot, version, .. } = fetched.whose {
+            self.spaces.keep(&mut self.heap, slot, version, fetched.value, durable);
+        }
+    }
+
+    /// Takes the events of a record that was read at `place` into the cache, those that are said there.
+    pub fn keep_events(&mut self, record: &Record<'_>, place: DeviceAddress, durable: Lsn) {
+        self.streams.keep(&mut self.heap, record, place, durable);
+    }
+
+    /// An event in a record that was read back.
+    #[must_use]
+    pub fn find_event<'a>(&self, offset: u64, record: &Record<'a>) -> Option<Fetched<'a>> {
+        stream::find_event(offset, record)
     }
 
     /// The value of a key in a commit that was read back; `None` when the key holds another one by now.
     #[must_use]
     pub fn find_in_commit<'a>(&self, want: &Want, commit: &'a [u8]) -> Option<&'a [u8]> {
-        let key = self.spaces.key_of(&self.heap, want.slot, want.version)?;
+        let Whose::Key { slot, version, .. } = want.whose else { return None };
+        let key = self.spaces.key_of(&self.heap, slot, version)?;
         let puts = commit::entries(commit).filter(|entry| entry.object == want.object && entry.key == key);
         // Of several writes of one key the last one counts.
         match puts.last()?.what {
@@ -453,7 +499,7 @@ impl Store {
     /// Memory of values that are on the drive too.
     #[must_use]
     pub fn cache_bytes(&self) -> u64 {
-        self.spaces.cache_bytes()
+        self.spaces.cache_bytes() + self.streams.cache_bytes()
     }
 
     /// Memory that keys and values take from the system.

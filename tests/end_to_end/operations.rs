@@ -302,7 +302,7 @@ fn a_memory_budget_that_is_used_up_is_told_and_comes_back_with_deletes() {
     let mut client = place.connect();
     // What is not logged stands nowhere but in memory.
     let space = client.open_space("space", Some(Durability::Memory)).expect("it is made");
-    let stream = client.open_stream("stream", Some(Durability::Buffered)).expect("it is made");
+    let stream = client.open_stream("stream", Some(Durability::Memory)).expect("it is made");
     let value = vec![5; 10_000];
     let how = Write::default();
     let mut stored = 0_u32;

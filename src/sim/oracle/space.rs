@@ -154,15 +154,14 @@ impl Oracle {
             ensure!(deletes == Deletes::Any || before != 0, "a key that was absent was deleted");
             ensure!(event.if_version.is_none_or(|expected| expected == before), "the version before was {before}");
         }
-        if !unresolved {
-            if let Some((after, next)) = state.events.range(version + 1..).next()
-                && let Some(present) = event.present(version, next.at)
-            {
-                ensure!(
-                    next.if_version.is_none_or(|expected| expected == present),
-                    "version {after} was written on condition of another version than {present}"
-                );
-            }
+        if !unresolved
+            && let Some((after, next)) = state.events.range(version + 1..).next()
+            && let Some(present) = event.present(version, next.at)
+        {
+            ensure!(
+                next.if_version.is_none_or(|expected| expected == present),
+                "version {after} was written on condition of another version than {present}"
+            );
         }
         state.events.insert(version, event);
         if answer.status == Status::Ok {

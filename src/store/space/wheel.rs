@@ -12,7 +12,8 @@ const LEVEL_BITS: u32 = 6;
 const LEVEL_BUCKETS: usize = 1 << LEVEL_BITS;
 const BUCKETS: usize = LEVELS * LEVEL_BUCKETS;
 /// What is later, some 8,900 years after 1970, is filed here.
-const MS_MAX: u64 = (1 << (LEVELS as u32 * LEVEL_BITS)) - 1;
+const MS_MAX: u64 = (1 << MS_BITS) - 1;
+const MS_BITS: usize = LEVELS * LEVEL_BITS as usize;
 /// No slot.
 const NONE: u32 = u32::MAX;
 /// In place of who is before the first one of a bucket: its number, counted from here on.
