@@ -95,7 +95,7 @@ impl Oracle {
             ensure!(known.object.kind == kind_of(record.kind), "a record of the wrong kind: {record:?}");
             if record.kind == Kind::Expire {
                 ensure!(entry.is_none(), "{record:?} stands where a write was acknowledged");
-                self.was_over(log, found, record)?;
+                self.was_over(log, found, record, issued)?;
                 continue;
             }
             if record.copy {
@@ -153,8 +153,9 @@ impl Oracle {
         Meaning::in_order(found.records.iter()).is_all_of(&Meaning::highest(said), &possible, self.times.now().lived_ms)
     }
 
-    /// The log says that the time of a version was over: it had one, and it was.
-    fn was_over(&self, log: &ShardLog, found: &FoundLog, record: &Found) -> Verdict {
+    /// The log says that the time of a version was over: it had one, and it was. Of a put that nobody was told of the record may
+    /// be gone, and its version with it.
+    fn was_over(&self, log: &ShardLog, found: &FoundLog, record: &Found, issued: &[Rc<Action>]) -> Verdict {
         let now_ms = self.times.now().lived_ms;
         let own =
             |put: &&Found| put.kind == Kind::PutUntil && (put.object, put.version) == (record.object, record.version);
@@ -162,7 +163,14 @@ impl Oracle {
         let logged = log.entries.iter().filter_map(|(lsn, logged)| logged.record(*lsn));
         let known: Vec<Found> = log.base.values().cloned().chain(logged).filter(|put| own(&put)).collect();
         let mut puts = known.iter().chain(found.records.iter().filter(own)).peekable();
-        ensure!(puts.peek().is_some(), "the end of a version that had no time to live: {record:?}");
+        if puts.peek().is_none() {
+            let own = |action: &&Rc<Action>| {
+                action.object().is_some_and(|own| own.id == record.object) && action.key() == Some(&record.key)
+            };
+            let untold = issued.iter().filter(own).any(|action| action.ttl_ms().is_some());
+            ensure!(untold, "the end of a version that had no time to live: {record:?}");
+            return Ok(());
+        }
         ensure!(puts.any(ended), "the end of a version before its time: {record:?}");
         Ok(())
     }

@@ -29,8 +29,7 @@ impl Store {
         let is_prefix = request.submission.flags & flag::PREFIX != 0;
         let begin = begin_of(request, is_prefix);
         let limit = if request.submission.arg0 == 0 { u64::MAX } else { request.submission.arg0 };
-        let (mut pairs, mut more, mut needed) = (0, false, 0);
-        let (lived_ms, mut over) = (context.lived_ms(), 0);
+        let (mut pairs, mut more, mut needed, mut over, lived_ms) = (0, false, 0, 0, context.lived_ms());
         // The first value that is not in memory ends the answer. Those behind it are read at the same time.
         let (mut absent, mut looked) = (None, 0);
         for slot in ordered.order.from(|slot| is_before(entries[slot as usize].key(&self.heap), begin)) {
