@@ -65,6 +65,10 @@ impl Clock for Instants {
     fn now_ns(&self) -> u64 {
         u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
+
+    fn wall_ms(&self) -> u64 {
+        0
+    }
 }
 
 fn main() -> Result<(), Failure> {

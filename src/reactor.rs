@@ -4,6 +4,7 @@
 
 mod control;
 mod deallocation;
+mod expiry;
 mod fetch;
 mod idle;
 mod intake;
@@ -29,7 +30,7 @@ use crate::ring::protocol::{Completion, EndReason, Opcode, Status, Submission, s
 use crate::ring::server::{Mailbox, ReplyRoom, Rights, SessionId, SessionRing};
 use crate::store::catalog::Catalog;
 use crate::store::catalog::Object;
-use crate::store::{Context, Fetched, Outcome, Reply, Request};
+use crate::store::{Context, Fetched, Outcome, Reply, Request, Wall};
 use crate::timing::{self, Layer};
 use crate::types::Lsn;
 use crate::wal::Wal;
@@ -49,6 +50,9 @@ use waits::Waiting;
 pub trait Clock {
     /// Nanoseconds since some fixed moment. Never goes back.
     fn now_ns(&self) -> u64;
+
+    /// The wall clock: milliseconds since 1970. May be set, forward and back.
+    fn wall_ms(&self) -> u64;
 }
 
 /// Bounds of one reactor; from the configuration.
@@ -151,6 +155,9 @@ pub struct Reactor<D, C> {
     place: Place,
     limits: Limits,
     clock: C,
+    wall: Wall,
+    /// When to look at the wall clock again, and at the keys whose time may be over.
+    look_at_wall_ns: u64,
     device: Watched<D>,
     stall: Stall,
     pool: Pool,
@@ -201,6 +208,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         Reactor {
             place,
             limits,
+            wall: Wall::new(clock.now_ns(), clock.wall_ms()),
+            look_at_wall_ns: 0,
             clock,
             device: Watched::new(device, pool.count_all()),
             stall: Stall::default(),
@@ -234,6 +243,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let now_ns = self.clock.now_ns();
         self.place.own().pulse.beat(now_ns);
         self.device.set_now(now_ns);
+        if now_ns >= self.look_at_wall_ns {
+            self.expire(now_ns);
+        }
         let mailed = self.take_mail();
         let taken = self.take_requests(now_ns);
         let handed = self.seal(now_ns);
@@ -315,7 +327,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let shard = &mut self.shards[at];
         let (catalog, wal, pool) = (&self.catalog, &mut shard.wal, &mut self.pool);
         let shards = self.place.shards;
-        let mut context = Context { catalog, shards, wal, pool, now_ns, fetched, ahead: &mut self.fetches.wanted };
+        let (wall, ahead) = (&self.wall, &mut self.fetches.wanted);
+        let mut context = Context { catalog, shards, wal, pool, now_ns, wall, fetched, ahead };
         let mut reply = SessionReply::new(session, submission);
         let _layer = timing::enter(Layer::Store);
         let outcome = shard.store.apply(&mut context, &request, &mut reply);

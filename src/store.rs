@@ -8,20 +8,24 @@ mod space;
 mod stream;
 mod table;
 mod transaction;
+mod wall;
 
 use crate::buffer::Pool;
-use crate::ring::protocol::{Completion, Opcode, Status, Submission, commit, durability_of, flag};
+use crate::bytes::put_u64;
+use crate::ring::protocol::{Completion, KEY_BYTES_MAX, Opcode, Status, Submission, commit, durability_of, flag};
 use crate::types::{DeviceAddress, Durability, Lsn, ObjectId, ObjectKind};
 use crate::wal::pool::Writer;
-use crate::wal::record::{Kind, Record};
+use crate::wal::record::{Kind, Record, UNTIL_BYTES};
 use crate::wal::{Room, Wal};
 
 pub use cache::CHUNK_BYTES as CACHE_CHUNK_BYTES;
 use cache::Cache;
 use catalog::Catalog;
 use heap::{Cell, Heap};
+pub use space::{Expired, Rest};
 use space::{Said, Spaces};
 use stream::{Head, Streams};
+pub use wall::Wall;
 
 /// Bounds of one shard's store; from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -126,6 +130,11 @@ impl Request<'_> {
     fn if_version(&self) -> Option<u64> {
         (self.submission.flags & flag::IF_VERSION != 0).then_some(self.submission.arg0)
     }
+
+    /// After how long a key that is put is gone.
+    fn ttl_ms(&self) -> Option<u64> {
+        (self.submission.flags & flag::EXPIRES != 0).then_some(self.submission.arg1)
+    }
 }
 
 /// The stages that a request goes through after the store.
@@ -136,10 +145,18 @@ pub struct Context<'a> {
     pub wal: &'a mut Wal,
     pub pool: &'a mut Pool,
     pub now_ns: u64,
+    pub wall: &'a Wall,
     /// What this request had to wait for.
     pub fetched: Option<Fetched<'a>>,
     /// What a scan wants next, beside what it waits for: as much as there is room for.
     pub ahead: &'a mut Vec<Want>,
+}
+
+impl Context<'_> {
+    /// What keys with a time to live go by.
+    fn lived_ms(&self) -> u64 {
+        self.wall.lived_ms(self.now_ns)
+    }
 }
 
 /// How a write of one object is logged and acknowledged.
@@ -166,6 +183,16 @@ impl Mode {
             return (lsn, lsn);
         }
         (lsn, Lsn::NONE)
+    }
+
+    /// Appends a put that holds for so long from now on.
+    #[cold]
+    fn log_until(self, context: &mut Context<'_>, version: u64, key: &[u8], ttl_ms: u64, value: &[u8]) -> (Lsn, Lsn) {
+        let mut room = [0; KEY_BYTES_MAX + UNTIL_BYTES];
+        let until_ms = context.wall.wall_ms(context.now_ns) + ttl_ms;
+        room[..key.len()].copy_from_slice(key);
+        put_u64(&mut room, key.len(), until_ms);
+        self.log(context, Kind::PutUntil, version, &room[..key.len() + UNTIL_BYTES], value)
     }
 
     /// The LSN of this write's record, or of its first part; none where it is not logged.
@@ -239,13 +266,18 @@ impl Store {
     /// # Errors
     /// `NoMemory` when the memory budget is smaller than what has to be in memory.
     pub fn replay(&mut self, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
-        if matches!(record.kind, Kind::Put | Kind::Delete | Kind::Commit) {
+        if matches!(record.kind, Kind::Put | Kind::PutUntil | Kind::Delete | Kind::Commit) {
             self.next_version = self.next_version.max(record.version.saturating_add(1));
         }
         match record.kind {
-            Kind::Put => {
-                let said = Said { version: record.version, lsn: record.lsn, place, in_commit: false };
-                self.spaces.replay(&mut self.heap, record.object, record.key, record.value, said)
+            Kind::Put | Kind::PutUntil => {
+                let (Record { object, version, lsn, key, value, .. }, until_ms) = record.split_until();
+                let said = Said { version, lsn, place, in_commit: false, until_ms };
+                self.spaces.replay(&mut self.heap, object, key, value, said)
+            }
+            Kind::Expire => {
+                self.spaces.remove_version(&mut self.heap, record);
+                Ok(())
             }
             Kind::Delete => {
                 self.spaces.remove(&mut self.heap, record.object, record.key, record.lsn);
@@ -349,6 +381,7 @@ impl Store {
         let Record { object, key, value, .. } = *record;
         match record.kind {
             Kind::Put => self.moved_put(record, object, key, value, place, lsn, durable),
+            Kind::PutUntil => self.moved_put(record, object, record.split_until().0.key, value, place, lsn, durable),
             Kind::Commit => {
                 for entry in commit::entries(value) {
                     if let commit::What::Put(value) = entry.what {
@@ -414,7 +447,9 @@ impl Store {
     /// a copy of behind it is said already: a daemon that is killed again and again comes further each time.
     fn counts(&self, record: &Record<'_>, end_lsn: Lsn) -> bool {
         match record.kind {
-            Kind::Put => self.holds(record.object, record.key, record.version, end_lsn),
+            Kind::Put | Kind::PutUntil => {
+                self.holds(record.object, record.split_until().0.key, record.version, end_lsn)
+            }
             // Some of its writes may; see `kept`.
             Kind::Commit => true,
             Kind::Append => self.streams.keeps(record.object, record.version, 1, end_lsn),
@@ -426,7 +461,7 @@ impl Store {
             Kind::Trim => self.streams.begins_at(record.object, record.version, end_lsn),
             Kind::Create => true,
             // No put of the key stands before the oldest segment, and those in it do not count.
-            Kind::Delete | Kind::Reclaim => false,
+            Kind::Delete | Kind::Expire | Kind::Reclaim => false,
         }
     }
 
@@ -447,6 +482,12 @@ impl Store {
     #[must_use]
     pub fn keys(&self) -> u64 {
         self.spaces.len() as u64
+    }
+
+    /// Keys with a time to live in this shard.
+    #[must_use]
+    pub fn keys_timed(&self) -> u64 {
+        self.spaces.timed() as u64
     }
 
     /// Events in this shard.

@@ -71,7 +71,9 @@ pub fn read_shard<B: Blocks>(
         match record.kind {
             Kind::Create | Kind::Reclaim => {}
             Kind::Commit => used.extend(entries(record.value).map(|entry| (entry.object, ObjectKind::Space))),
-            Kind::Put | Kind::Delete => _ = used.insert(record.object, ObjectKind::Space),
+            Kind::Put | Kind::PutUntil | Kind::Delete | Kind::Expire => {
+                _ = used.insert(record.object, ObjectKind::Space);
+            }
             Kind::Append | Kind::AppendBatch | Kind::AppendOnce | Kind::Trim | Kind::Cursor => {
                 _ = used.insert(record.object, ObjectKind::Stream);
             }
@@ -80,6 +82,8 @@ pub fn read_shard<B: Blocks>(
         let record = &if forgotten { Record { kind: Kind::AppendBatch, ..*record } } else { *record };
         let swapped = settings.planted.is(Planted::SwapEvents).then(|| planted::swapped(record)).flatten();
         let record = &swapped.as_ref().map_or(*record, |value| Record { value, ..*record });
+        let forgets = settings.planted.is(Planted::ForgetUntil);
+        let record = &if forgets { record.split_until().0 } else { *record };
         if let Err(status) = store.replay(record, place) {
             refused.get_or_insert((record.lsn, status));
         }

@@ -260,6 +260,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             (stats::WATERMARKS, sum(|shard| shard.wal.counters.watermarks)),
             (stats::SEGMENTS_FREE, self.shards.first().map_or(0, |shard| shard.wal.segments_free() as u64)),
             (stats::KEYS, sum(|shard| shard.store.keys())),
+            (stats::KEYS_TIMED, sum(|shard| shard.store.keys_timed())),
             (stats::EVENTS, sum(|shard| shard.store.events())),
             (stats::MEMORY_BYTES, sum(|shard| shard.store.memory_bytes())),
             (stats::BUFFERS_FREE, self.pool.available() as u64),
@@ -334,6 +335,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             .chain(waits)
             .chain(postponed)
             .chain(self.look_ns())
+            .chain(self.expires_ns())
             .min()
     }
 

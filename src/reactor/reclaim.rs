@@ -5,6 +5,7 @@ use crate::buffer::Pool;
 use crate::device::{Completion, Device, OperationKind};
 use crate::store::Store;
 use crate::types::{Lsn, SegmentIndex};
+use crate::wal::planted::Planted;
 use crate::wal::pool::Writer;
 use crate::wal::reread::{Next, Reread};
 use crate::wal::{Fence, Link, Room, Wal};
@@ -239,6 +240,8 @@ impl Reclaim {
                         if !self.has_room(wal, pool, kept.key.len(), kept.value.len()) {
                             break;
                         }
+                        let forgets = wal.planted().is(Planted::CopyWithoutUntil);
+                        let kept = if forgets { kept.split_until().0 } else { kept };
                         wal.append_copy(pool, now_ns, &kept);
                         store.moved(&kept, wal.last_place(), wal.last_lsn(), wal.readable_lsn());
                     }

@@ -31,6 +31,8 @@ pub struct Shard {
     pub store: Store,
     pub wal: Wal,
     pub(super) reclaim: Reclaim,
+    /// The log had no room to say that a key is gone.
+    pub(super) expiry_blocked: bool,
     pending: VecDeque<(Lsn, Pending)>,
     /// What the flight recorder held beyond the durable log, and how much of it is appended again.
     replay: Vec<u8>,
@@ -45,6 +47,7 @@ impl Shard {
             store,
             wal,
             reclaim: Reclaim::default(),
+            expiry_blocked: false,
             pending: VecDeque::new(),
             replay,
             replayed_bytes: 0,

@@ -353,6 +353,7 @@ impl Machine {
         self.counts.add_many(Count::Fetches, fetches(stats::FETCHES));
         self.counts.add_many(Count::FetchesAhead, fetches(stats::FETCHES_AHEAD));
         self.counts.add_many(Count::FetchesFailed, fetches(stats::FETCHES_FAILED));
+        self.counts.add_many(Count::Expired, fetches(stats::KEYS_EXPIRED));
         self.reactors.clear();
         self.drive.borrow_mut().crash(power, fate);
         if power { self.boot() } else { Ok(()) }

@@ -45,13 +45,20 @@ pub enum Kind {
     AppendOnce = 11,
     /// A cursor of a stream: key is its name, `version` its offset; 2^64 - 1: there is none any more.
     Cursor = 12,
+    /// A put that holds until a moment: the key ends with that moment, u64 ms since 1970.
+    PutUntil = 20,
+    /// The moment of the put of this `version` is over: the key is gone, if that is what it holds.
+    Expire = 21,
 }
 
 impl Kind {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Kind> {
-        use Kind::{Append, AppendBatch, AppendOnce, Commit, Create, Cursor, Delete, Put, Reclaim, Trim};
-        let all = [Put, Delete, Append, AppendBatch, Trim, Create, Reclaim, Commit, AppendOnce, Cursor];
+        use Kind::{
+            Append, AppendBatch, AppendOnce, Commit, Create, Cursor, Delete, Expire, Put, PutUntil, Reclaim, Trim,
+        };
+        let all =
+            [Put, Delete, Append, AppendBatch, Trim, Create, Reclaim, Commit, AppendOnce, Cursor, PutUntil, Expire];
         all.into_iter().find(|kind| *kind as u8 == value)
     }
 }
@@ -68,6 +75,9 @@ pub struct Record<'a> {
     pub value: &'a [u8],
 }
 
+/// Bytes of the moment that ends the key of a `PutUntil`.
+pub const UNTIL_BYTES: usize = 8;
+
 /// Bytes of a key that link a record of a chained stream: the head before its first event, and that after its last.
 pub const LINKS_BYTES: usize = 64;
 
@@ -79,6 +89,15 @@ impl<'a> Record<'a> {
         let at = self.key.len().checked_sub(LINKS_BYTES).filter(|_| appends)?;
         let (before, after) = self.key[at..].split_at(32);
         Some((before.try_into().ok()?, after.try_into().ok()?))
+    }
+
+    /// A put with its key alone, and the moment until which it holds. Other records as they are.
+    #[must_use]
+    pub fn split_until(self) -> (Record<'a>, Option<u64>) {
+        let at = self.key.len().checked_sub(UNTIL_BYTES).filter(|_| self.kind == Kind::PutUntil);
+        let Some(at) = at else { return (self, None) };
+        let (key, until) = self.key.split_at(at);
+        (Record { kind: Kind::Put, key, ..self }, Some(get_u64(until, 0)))
     }
 }
 

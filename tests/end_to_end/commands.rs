@@ -271,6 +271,15 @@ fn spaces_by_command() {
     assert_eq!(run(&place, &["scan", "orders", "--begin", "k05", "--end", "k08"]), "k05\tv\nk06\tv\nk07\tv");
     let pairs = json(&place, &["scan", "orders", "--prefix", "47"]);
     assert_eq!((&pairs[0]["key"], &pairs[0]["value"]), (&Value::from("4711"), &Value::from("sent")));
+    run(&place, &["put", "orders", "short", "v", "--ttl", "1ms"]);
+    run(&place, &["put", "orders", "long", "v", "--ttl", "60m"]);
+    let gone = || !place.forebay(&["get", "orders", "short"]).output().expect("the program starts").status.success();
+    let mut tries = 0..1_000;
+    assert!(tries.any(|_| gone()), "a key outlives its time");
+    assert_eq!(run(&place, &["get", "orders", "long"]), "v");
+    assert!(refused(&place, &["get", "orders", "short"]).contains("no such key"));
+    let usage = place.forebay(&["put", "orders", "k", "v", "--ttl", "0"]).output().expect("the program starts");
+    assert_eq!(usage.status.code(), Some(2));
     run(&place, &["delete", "orders", "k05"]);
     refused(&place, &["delete", "orders", "k05"]);
     refused(&place, &["get", "orders", "k05"]);

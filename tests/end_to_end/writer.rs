@@ -174,7 +174,7 @@ impl Writer {
         let number = self.number;
         let (dice, contents) = kept.take().unwrap_or_else(|| self.choose());
         let at = usize::try_from(number).expect("usize has 64 bits") * 7 % KEYS;
-        let how = Write { durability: self.durability_of(number), if_version: None };
+        let how = Write { durability: self.durability_of(number), ..Write::default() };
         let key = key(at);
         let batch: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
         let before = self.events.next() * 3 / 4;

@@ -43,6 +43,10 @@ impl Clock for Hand {
     fn now_ns(&self) -> u64 {
         self.0.get()
     }
+
+    fn wall_ms(&self) -> u64 {
+        0
+    }
 }
 
 struct Quiet {

@@ -60,7 +60,7 @@ fn a_read_counts_once_and_only_its_own_stream_wakes_it() {
     // It waits for what is not durable yet, and has it made durable.
     raw.submit(&read(streams[0], 1));
     bench.reactor.turn();
-    let how = Write { durability: Some(Durability::Buffered), if_version: None };
+    let how = Write { durability: Some(Durability::Buffered), ..Write::default() };
     let (answer, _) = bench.call(&Request::Append { stream: streams[0], event: b"event", how });
     assert_eq!((answer.status, raw.take()), (Status::Ok, None));
     for _ in 0..10 {

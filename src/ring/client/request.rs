@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::ring::protocol::commit::{self, Entry};
 use crate::ring::protocol::{
     BATCH_HEADER_BYTES, CURSOR_ABSENT, HEAD_BYTES, KEY_BYTES_MAX, Opcode, PLAIN_HEADER_BYTES, Status, Submission,
-    VALUE_BYTES_MAX, flag, shard_of_key, shard_of_stream,
+    TTL_MS_MAX, VALUE_BYTES_MAX, flag, shard_of_key, shard_of_stream,
 };
 use crate::types::{Compression, Durability, ObjectId, ObjectKind, ShardId};
 
@@ -57,6 +57,9 @@ pub struct Write {
     pub durability: Option<Durability>,
     /// Put and delete: only if the key has this version; 0: only if it is absent.
     pub if_version: Option<Version>,
+    /// Put: the key is gone after so long; in ms, rounded up, 1 ms to `TTL_MS_MAX`. `None`: it stays, whatever was said
+    /// of it before. Other writes with it are `BadRequest`.
+    pub expires: Option<Duration>,
 }
 
 /// What makes an append happen once: a number that no other producer of the stream has, and the sequence numbers of its
@@ -199,6 +202,9 @@ impl<'a> Plan<'a> {
         let mut plan = Plan { reactor: 0, submission, key: &[], payload, form: Form::Plain };
         let shard = plan.fill(request, shards)?;
         plan.form = Form::of(request);
+        if plan.submission.flags & flag::EXPIRES != 0 && plan.submission.opcode != Opcode::Put as u8 {
+            return Err(BAD_REQUEST);
+        }
         if plan.form == Form::Value {
             // The caller's room is for the value as it was given.
             let room = plan.submission.reply_bytes_max as usize + PLAIN_HEADER_BYTES;
@@ -254,6 +260,7 @@ impl<'a> Plan<'a> {
             }
             Request::Put { space, key, value, how } => {
                 self.payload = Payload::Bytes(value);
+                submission.arg1 = how.expires.map_or(Ok(0), ttl_ms)?;
                 Ok(Some(self.keyed(Opcode::Put, space, key, how, shards)))
             }
             Request::Delete { space, key, how } => Ok(Some(self.keyed(Opcode::Delete, space, key, how, shards))),
@@ -321,7 +328,7 @@ impl<'a> Plan<'a> {
             }
             Request::SetCursor { stream, name, offset, how } => {
                 self.key = name.as_bytes();
-                let write = Write { durability: how.durability, if_version: None };
+                let write = Write { durability: how.durability, ..Write::default() };
                 let shard = self.streamed(Opcode::SetCursor, stream, write, shards);
                 let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
                 self.submission.flags |= flag(how.if_at.is_some(), flag::IF_VERSION) | flag(how.rewind, flag::REWIND);
@@ -378,6 +385,9 @@ impl<'a> Plan<'a> {
             self.submission.flags |= flag::IF_VERSION;
             self.submission.arg0 = version;
         }
+        if how.expires.is_some() {
+            self.submission.flags |= flag::EXPIRES;
+        }
     }
 }
 
@@ -394,6 +404,12 @@ fn shard_of_commit(entries: &[Entry<'_>], shards: u32) -> Result<ShardId, Client
 }
 
 const BAD_REQUEST: ClientError = ClientError::Status(Status::BadRequest);
+
+/// As the wire has it.
+fn ttl_ms(expires: Duration) -> Result<u64, ClientError> {
+    let ms = u64::try_from(expires.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    Some(ms).filter(|ms| (1..=TTL_MS_MAX).contains(ms)).ok_or(BAD_REQUEST)
+}
 
 fn relaxed_flag(relaxed: bool) -> u8 {
     if relaxed { flag::RELAXED } else { 0 }

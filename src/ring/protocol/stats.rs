@@ -53,6 +53,9 @@ pub const DEVICE_STALLS: usize = 37;
 /// Transactions that were committed, and commits that met a conflict.
 pub const COMMITS: usize = 38;
 pub const CONFLICTS: usize = 39;
+/// Keys with a time to live, and those whose time was over since the start.
+pub const KEYS_TIMED: usize = 40;
+pub const KEYS_EXPIRED: usize = 41;
 /// The words that tell of the drive, and not of a reactor.
 pub const DRIVE: [usize; 6] = [
     DRIVE_HEALTH_KNOWN,
@@ -64,7 +67,7 @@ pub const DRIVE: [usize; 6] = [
 ];
 
 /// Name and unit of every word.
-pub const NAMES: [&str; 40] = [
+pub const NAMES: [&str; 42] = [
     "turns",
     "requests",
     "writes",
@@ -105,4 +108,6 @@ pub const NAMES: [&str; 40] = [
     "device_stalls",
     "commits",
     "conflicts",
+    "keys_timed",
+    "keys_expired",
 ];
