@@ -236,13 +236,13 @@ impl Store {
                 self.spaces.remove(&mut self.heap, record.object, record.key, record.lsn);
                 Ok(())
             }
-            Kind::Append => self.streams.replay(&mut self.heap, record, std::iter::once(record.value)),
-            Kind::AppendBatch => self.streams.replay(&mut self.heap, record, stream::events(record.value)),
-            Kind::AppendOnce => {
-                self.streams.replay(&mut self.heap, record, stream::events(record.value))?;
-                self.streams.replay_producer(&mut self.heap, record, self.limits.producers_max)
-            }
-            Kind::Cursor => self.streams.replay_cursor(&mut self.heap, record),
+            Kind::Append | Kind::AppendBatch | Kind::AppendOnce | Kind::Cursor => loop {
+                match self.replay_on_stream(record) {
+                    // Values that are on the drive too make room for what is in memory alone.
+                    Err(Status::NoMemory) if self.spaces.shrink_recovered(&mut self.heap) => {}
+                    taken => return taken,
+                }
+            },
             Kind::Trim => {
                 self.streams.replay_trim(&mut self.heap, record.object, record.version, record.lsn);
                 self.streams.replay_head(record);
@@ -250,6 +250,22 @@ impl Store {
             }
             Kind::Commit => self.replay_commit(record, place),
             Kind::Create | Kind::Reclaim => Ok(()),
+        }
+    }
+
+    /// Takes a record of a stream, or as much of it as there is memory for: it may be taken once more.
+    fn replay_on_stream(&mut self, record: &Record<'_>) -> Result<(), Status> {
+        let Store { streams, heap, limits, .. } = self;
+        match record.kind {
+            Kind::Append => streams.replay(heap, record, std::iter::once(record.value)),
+            Kind::Cursor => streams.replay_cursor(heap, record),
+            _ => {
+                streams.replay(heap, record, stream::events(record.value))?;
+                if record.kind == Kind::AppendOnce {
+                    streams.replay_producer(heap, record, limits.producers_max)?;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -417,5 +433,41 @@ impl Store {
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.heap.used_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As large as the cache may grow: all memory is full of values that are on the drive too.
+    #[test]
+    fn recovered_events_take_memory_from_cached_values() {
+        let mut store = Store::new(Limits {
+            key_bytes_max: 64,
+            value_bytes_max: 64 << 10,
+            memory_bytes_max: 4 << 20,
+            cache_bytes_max: 4 << 20,
+            cache_chunk_bytes: CACHE_CHUNK_BYTES,
+            keys_max: 10_000,
+            producers_max: 1,
+            cursors_max: 1,
+        });
+        let (value, place) = ([7; 4_000], DeviceAddress(4_096));
+        let record = |kind, object, version: u64, key| {
+            let lsn = Lsn(version + 1);
+            Record { kind, flags: 0, lsn, object: ObjectId(object), version, key, value: &value }
+        };
+        let keys: Vec<[u8; 8]> = (0..2_000_u64).map(u64::to_le_bytes).collect();
+        for (number, key) in (0..).zip(&keys) {
+            store.replay(&record(Kind::Put, 1, number, &key[..]), place).unwrap();
+        }
+        for offset in 0..300 {
+            store.replay(&record(Kind::Append, 2, offset, &[]), place).unwrap();
+        }
+        assert_eq!((store.keys(), store.events()), (2_000, 300));
+        // What does not fit even so is told.
+        let refused = (300..2_000).find_map(|offset| store.replay(&record(Kind::Append, 2, offset, &[]), place).err());
+        assert_eq!(refused, Some(Status::NoMemory));
     }
 }

@@ -134,6 +134,11 @@ impl Spaces {
         self.cache.shrink(heap, &mut self.entries, durable)
     }
 
+    /// The same, during a replay.
+    pub fn shrink_recovered(&mut self, heap: &mut Heap) -> bool {
+        self.shrink(heap, self.recovered_lsn)
+    }
+
     /// Whether there are as many keys as there may be.
     fn is_full(&self) -> bool {
         self.table.len() >= self.keys_max
