@@ -10,7 +10,7 @@ mod table;
 mod transaction;
 
 use crate::buffer::Pool;
-use crate::ring::protocol::{Completion, Opcode, Status, Submission, commit, durability_of, flag};
+use crate::ring::protocol::{Completion, Opcode, Status, Submission, commit, durability_of, flag, stats};
 use crate::types::{DeviceAddress, Durability, Lsn, ObjectId, ObjectKind};
 use crate::wal::pool::Writer;
 use crate::wal::record::{Kind, Record};
@@ -409,6 +409,20 @@ impl Store {
         let bytes = self.spaces.live_bytes() + self.streams.live_bytes();
         // Frame headers, and what is left at the end of a frame.
         bytes + bytes / 16
+    }
+
+    /// What this shard has of one space or stream: see `stats::OBJECT_NAMES`.
+    #[must_use]
+    pub fn of_object(&self, object: ObjectId) -> [u64; stats::OBJECT_NAMES.len()] {
+        let (keys, key_bytes) = self.spaces.of_space(object);
+        let (first, next, event_bytes) = self.streams.of_stream(object);
+        let mut words = [0; stats::OBJECT_NAMES.len()];
+        words[stats::OBJECT] = u64::from(object.0);
+        words[stats::OBJECT_KEYS] = keys;
+        words[stats::OBJECT_EVENTS] = next - first;
+        words[stats::OBJECT_LIVE_BYTES] = key_bytes + event_bytes;
+        words[stats::OBJECT_NEXT_OFFSET] = next;
+        words
     }
 
     /// Keys in this shard.

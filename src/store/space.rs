@@ -49,6 +49,8 @@ struct Ordered {
     changed_lsn: Lsn,
     /// The last delete here, which an absent key may be due to.
     deleted_lsn: Lsn,
+    keys: u64,
+    live_bytes: u64,
 }
 
 pub struct Spaces {
@@ -94,6 +96,11 @@ impl Spaces {
 
     pub fn len(&self) -> usize {
         self.table.len()
+    }
+
+    /// Keys of one space, and what their records take in the log, about.
+    pub fn of_space(&self, object: ObjectId) -> (u64, u64) {
+        self.ordered.get(object.index()).map_or((0, 0), |ordered| (ordered.keys, ordered.live_bytes))
     }
 
     fn hash(&self, object: ObjectId, key: &[u8]) -> u64 {
@@ -201,6 +208,7 @@ impl Spaces {
         };
         table.insert(slot, len_u32(entries.len()), hash);
         ordered[object.index()].order.insert(slot, |other| entries[other as usize].key(heap).cmp(key));
+        ordered[object.index()].keys += 1;
         Ok(slot)
     }
 
@@ -208,9 +216,12 @@ impl Spaces {
     fn set(&mut self, heap: &mut Heap, slot: u32, value: Option<&[u8]>, value_bytes: u32, said: Said) {
         let lsn = said.lsn;
         let entry = &mut self.entries[slot as usize];
-        self.live_bytes -= entry.logged_bytes();
+        let before = entry.logged_bytes();
         entry.set(value_bytes, said);
-        self.live_bytes += entry.logged_bytes();
+        let after = entry.logged_bytes();
+        self.live_bytes = self.live_bytes - before + after;
+        let ordered = &mut self.ordered[entry.object().index()];
+        ordered.live_bytes = ordered.live_bytes - before + after;
         let key_bytes = entry.key_bytes();
         match value {
             Some(value) if lsn == Lsn::NONE => {
@@ -338,6 +349,8 @@ impl Spaces {
             ordered[object.index()].order.remove(|other| entries[other as usize].key(heap).cmp(key));
             let entry = std::mem::take(&mut self.entries[slot as usize]);
             self.live_bytes -= entry.logged_bytes();
+            self.ordered[object.index()].keys -= 1;
+            self.ordered[object.index()].live_bytes -= entry.logged_bytes();
             heap.give(entry.cell());
             heap.refund(KEY_OVERHEAD_BYTES);
             self.free.push(slot);
