@@ -420,7 +420,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         }
         self.low = low;
         for shard in &mut self.shards {
-            any |= shard.store.reclaim(TURN_RECLAIM_BYTES);
+            any |= shard.store.reclaim(TURN_RECLAIM_BYTES, shard.wal.readable_lsn());
             if self.phase == Phase::Serving {
                 let Shard { store, wal, reclaim, .. } = shard;
                 any |= reclaim.turn(store, wal, &mut self.pool, &mut self.device, low, now_ns);

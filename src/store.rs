@@ -21,7 +21,7 @@ use cache::Cache;
 use catalog::Catalog;
 use heap::{Cell, Heap};
 use space::{Said, Spaces};
-use stream::Streams;
+use stream::{Head, Streams};
 
 /// Bounds of one shard's store; from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -66,27 +66,34 @@ pub enum Outcome {
     Fetch(Want),
 }
 
+/// Whose value it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Of a key, by its slot in the index. `in_commit`: the record is a commit.
+    Key { slot: u32, version: u64, in_commit: bool },
+    /// Of the event with this offset. The record may hold others.
+    Event(u64),
+}
+
 /// A value that is on the drive and not in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Want {
-    /// Of its key in the index.
-    pub slot: u32,
+    pub whose: Whose,
+    pub object: ObjectId,
     /// Where its record begins.
     pub place: DeviceAddress,
-    pub object: ObjectId,
-    pub version: u64,
     pub key_bytes: u16,
     pub value_bytes: u32,
-    /// The record is a commit.
-    pub in_commit: bool,
 }
 
 /// A value that was read from the drive.
 #[derive(Clone, Copy)]
 pub struct Fetched<'a> {
-    pub slot: u32,
-    pub version: u64,
+    pub whose: Whose,
+    pub object: ObjectId,
     pub value: &'a [u8],
+    /// Of an event that is linked: the head before it.
+    pub head: Option<Head>,
 }
 
 impl Outcome {
@@ -161,6 +168,11 @@ impl Mode {
         (lsn, Lsn::NONE)
     }
 
+    /// The LSN of this write's record, or of its first part; none where it is not logged.
+    fn next_lsn(self, context: &Context<'_>) -> Lsn {
+        if self.logged { context.wal.last_lsn().next() } else { Lsn::NONE }
+    }
+
     /// The outcome when there is no room in the log for a record of this size.
     fn refused(self, context: &Context<'_>, key_bytes: usize, value_bytes: usize, writer: Writer) -> Option<Outcome> {
         if !self.logged {
@@ -196,6 +208,9 @@ pub struct Store {
     next_version: u64,
 }
 
+/// Chunks of a cache that are left unused for the other one.
+const BALANCED_CHUNKS: u64 = 2;
+
 /// Bits of a version that count within an epoch.
 const VERSION_COUNTER_BITS: u32 = 40;
 
@@ -207,7 +222,7 @@ impl Store {
             limits,
             heap: Heap::new(limits.memory_bytes_max),
             spaces: Spaces::new(limits.keys_max, Cache::new(limits.cache_chunk_bytes, cache_bytes_max)),
-            streams: Streams::default(),
+            streams: Streams::new(Cache::new(limits.cache_chunk_bytes, cache_bytes_max)),
             reserved: Vec::with_capacity(commit::ENTRIES_MAX),
             next_version: 1,
         }
@@ -224,6 +239,19 @@ impl Store {
     /// # Errors
     /// `NoMemory` when the memory budget is smaller than what has to be in memory.
     pub fn replay(&mut self, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
+        loop {
+            match self.take(record, place) {
+                // What is on the drive too makes room for what has to be in memory, whichever of the two holds it.
+                Err(Status::NoMemory)
+                    if self.spaces.shrink_recovered(&mut self.heap)
+                        || self.streams.shrink_recovered(&mut self.heap) => {}
+                taken => return taken,
+            }
+        }
+    }
+
+    /// Takes as much of a recovered record as there is memory for: it may be taken once more.
+    fn take(&mut self, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
         if matches!(record.kind, Kind::Put | Kind::Delete | Kind::Commit) {
             self.next_version = self.next_version.max(record.version.saturating_add(1));
         }
@@ -236,13 +264,12 @@ impl Store {
                 self.spaces.remove(&mut self.heap, record.object, record.key, record.lsn);
                 Ok(())
             }
-            Kind::Append | Kind::AppendBatch | Kind::AppendOnce | Kind::Cursor => loop {
-                match self.replay_on_stream(record) {
-                    // Values that are on the drive too make room for what is in memory alone.
-                    Err(Status::NoMemory) if self.spaces.shrink_recovered(&mut self.heap) => {}
-                    taken => return taken,
-                }
-            },
+            Kind::Append | Kind::AppendBatch => self.streams.replay(&mut self.heap, record, place),
+            Kind::AppendOnce => {
+                self.streams.replay(&mut self.heap, record, place)?;
+                self.streams.replay_producer(&mut self.heap, record, self.limits.producers_max)
+            }
+            Kind::Cursor => self.streams.replay_cursor(&mut self.heap, record),
             Kind::Trim => {
                 self.streams.replay_trim(&mut self.heap, record.object, record.version, record.lsn);
                 self.streams.replay_head(record);
@@ -250,22 +277,6 @@ impl Store {
             }
             Kind::Commit => self.replay_commit(record, place),
             Kind::Create | Kind::Reclaim => Ok(()),
-        }
-    }
-
-    /// Takes a record of a stream, or as much of it as there is memory for: it may be taken once more.
-    fn replay_on_stream(&mut self, record: &Record<'_>) -> Result<(), Status> {
-        let Store { streams, heap, limits, .. } = self;
-        match record.kind {
-            Kind::Append => streams.replay(heap, record, std::iter::once(record.value)),
-            Kind::Cursor => streams.replay_cursor(heap, record),
-            _ => {
-                streams.replay(heap, record, stream::events(record.value))?;
-                if record.kind == Kind::AppendOnce {
-                    streams.replay_producer(heap, record, limits.producers_max)?;
-                }
-                Ok(())
-            }
         }
     }
 
@@ -319,13 +330,30 @@ impl Store {
 
     /// What a write that found no memory is told: to come again, while trimmed events or cached values give theirs back.
     fn no_memory(&mut self, wal: &Wal, status: Status) -> Outcome {
-        let given = self.spaces.shrink(&mut self.heap, wal.readable_lsn());
+        let durable = wal.readable_lsn();
+        let given = self.spaces.shrink(&mut self.heap, durable) || self.streams.shrink(&mut self.heap, durable);
         if given || self.streams.is_reclaiming() { Outcome::Later } else { Outcome::status(status) }
     }
 
     /// Gives the memory of trimmed events back, of about `budget_bytes`. Says whether there was any.
-    pub fn reclaim(&mut self, budget_bytes: usize) -> bool {
+    #[inline]
+    pub fn reclaim(&mut self, budget_bytes: usize, durable: Lsn) -> bool {
+        let (keys, events) = (self.spaces.cache_bytes(), self.streams.cache_bytes());
+        let unlike = keys.abs_diff(events) > 2 * BALANCED_CHUNKS * self.limits.cache_chunk_bytes as u64;
+        if unlike && self.heap.unused_bytes() < BALANCED_CHUNKS * self.limits.cache_chunk_bytes as u64 {
+            self.balance(durable);
+        }
         self.streams.reclaim(&mut self.heap, budget_bytes)
+    }
+
+    /// Values and events share what memory is left: when it is used up, those who have more leave some to the others.
+    #[cold]
+    fn balance(&mut self, durable: Lsn) {
+        if self.spaces.cache_bytes() > self.streams.cache_bytes() {
+            self.spaces.shrink(&mut self.heap, durable);
+        } else {
+            self.streams.shrink(&mut self.heap, durable);
+        }
     }
 
     /// A record stands at another place now, and is durable there when the log is up to `lsn`. Until then its value is in
@@ -340,6 +368,9 @@ impl Store {
                         self.moved_put(record, entry.object, entry.key, value, place, lsn, durable);
                     }
                 }
+            }
+            Kind::Append | Kind::AppendBatch | Kind::AppendOnce => {
+                self.streams.moved(&mut self.heap, record, place, lsn, durable);
             }
             _ => {}
         }
@@ -360,15 +391,29 @@ impl Store {
         self.spaces.moved(&mut self.heap, &put, place, lsn, durable);
     }
 
-    /// A value that was read ahead.
+    /// Takes a key's value that was read into the cache.
     pub fn keep(&mut self, fetched: &Fetched<'_>, durable: Lsn) {
-        self.spaces.keep(&mut self.heap, fetched, durable);
+        if let Whose::Key { slot, version, .. } = fetched.whose {
+            self.spaces.keep(&mut self.heap, slot, version, fetched.value, durable);
+        }
+    }
+
+    /// Takes the events of a record that was read at `place` into the cache, those that are said there.
+    pub fn keep_events(&mut self, record: &Record<'_>, place: DeviceAddress, durable: Lsn) {
+        self.streams.keep(&mut self.heap, record, place, durable);
+    }
+
+    /// An event in a record that was read back.
+    #[must_use]
+    pub fn find_event<'a>(&self, offset: u64, record: &Record<'a>) -> Option<Fetched<'a>> {
+        stream::find_event(offset, record)
     }
 
     /// The value of a key in a commit that was read back; `None` when the key holds another one by now.
     #[must_use]
     pub fn find_in_commit<'a>(&self, want: &Want, commit: &'a [u8]) -> Option<&'a [u8]> {
-        let key = self.spaces.key_of(&self.heap, want.slot, want.version)?;
+        let Whose::Key { slot, version, .. } = want.whose else { return None };
+        let key = self.spaces.key_of(&self.heap, slot, version)?;
         let puts = commit::entries(commit).filter(|entry| entry.object == want.object && entry.key == key);
         // Of several writes of one key the last one counts.
         match puts.last()?.what {
@@ -440,7 +485,7 @@ impl Store {
     /// Memory of values that are on the drive too.
     #[must_use]
     pub fn cache_bytes(&self) -> u64 {
-        self.spaces.cache_bytes()
+        self.spaces.cache_bytes() + self.streams.cache_bytes()
     }
 
     /// Memory that keys and values take from the system.
@@ -454,34 +499,49 @@ impl Store {
 mod tests {
     use super::*;
 
-    /// As large as the cache may grow: all memory is full of values that are on the drive too.
-    #[test]
-    fn recovered_events_take_memory_from_cached_values() {
-        let mut store = Store::new(Limits {
+    fn store() -> Store {
+        Store::new(Limits {
             key_bytes_max: 64,
             value_bytes_max: 64 << 10,
             memory_bytes_max: 4 << 20,
             cache_bytes_max: 4 << 20,
             cache_chunk_bytes: CACHE_CHUNK_BYTES,
-            keys_max: 10_000,
+            keys_max: 100_000,
             producers_max: 1,
             cursors_max: 1,
-        });
-        let (value, place) = ([7; 4_000], DeviceAddress(4_096));
-        let record = |kind, object, version: u64, key| {
-            let lsn = Lsn(version + 1);
-            Record { kind, flags: 0, lsn, object: ObjectId(object), version, key, value: &value }
-        };
-        let keys: Vec<[u8; 8]> = (0..2_000_u64).map(u64::to_le_bytes).collect();
-        for (number, key) in (0..).zip(&keys) {
-            store.replay(&record(Kind::Put, 1, number, &key[..]), place).unwrap();
-        }
-        for offset in 0..300 {
-            store.replay(&record(Kind::Append, 2, offset, &[]), place).unwrap();
-        }
-        assert_eq!((store.keys(), store.events()), (2_000, 300));
+        })
+    }
+
+    const PLACE: DeviceAddress = DeviceAddress(4_096);
+    const VALUE: [u8; 4_000] = [7; 4_000];
+
+    fn put(store: &mut Store, number: u64, value: &[u8]) -> Result<(), Status> {
+        let (kind, lsn, key) = (Kind::Put, Lsn(number + 1), number.to_le_bytes());
+        store.replay(&Record { kind, flags: 0, lsn, object: ObjectId(1), version: number, key: &key, value }, PLACE)
+    }
+
+    fn append(store: &mut Store, stream: u32, offset: u64) -> Result<(), Status> {
+        let (kind, lsn, object) = (Kind::Append, Lsn(offset + 1), ObjectId(stream));
+        store.replay(&Record { kind, flags: 0, lsn, object, version: offset, key: &[], value: &VALUE }, PLACE)
+    }
+
+    #[test]
+    fn recovered_streams_take_memory_from_cached_values() {
+        let mut store = store();
+        (0..2_000).for_each(|number| put(&mut store, number, &VALUE).unwrap());
+        // The events of each take 96 KiB.
+        (2..22).for_each(|stream| append(&mut store, stream, 0).unwrap());
+        assert_eq!((store.keys(), store.events()), (2_000, 20));
         // What does not fit even so is told.
-        let refused = (300..2_000).find_map(|offset| store.replay(&record(Kind::Append, 2, offset, &[]), place).err());
+        let refused = (22..200).find_map(|stream| append(&mut store, stream, 0).err());
         assert_eq!(refused, Some(Status::NoMemory));
+    }
+
+    #[test]
+    fn recovered_keys_take_memory_from_cached_events() {
+        let mut store = store();
+        (0..2_000).for_each(|offset| append(&mut store, 2, offset).unwrap());
+        (0..20_000).for_each(|number| put(&mut store, number, b"").unwrap());
+        assert_eq!((store.keys(), store.events()), (20_000, 2_000));
     }
 }

@@ -1,4 +1,4 @@
-//! Values that are on the drive and not in memory: read back, checked, handed to those who wait for them.
+//! Values and events that are on the drive and not in memory: read back, checked, handed to those who wait for them.
 //!
 //! A read that wants such a value leaves its ring and stands here, with its key, until the value is there; then it goes
 //! through the store once more with the value in hand. What was read counts only if its checksum is right and it is the
@@ -7,9 +7,9 @@
 use crate::buffer::{Buffer, Pool, SMALL_BYTES, SMALL_COUNT};
 use crate::bytes::{index, len_u32};
 use crate::device::{BLOCK_BYTES, Completion, Device, Operation, OperationKind};
-use crate::reactor::{Clock, Phase, Reactor};
-use crate::ring::protocol::{KEY_BYTES_MAX, Opcode, Status, Submission, stats};
-use crate::store::{Fetched, Outcome, Want};
+use crate::reactor::{Clock, Phase, Reactor, Shard};
+use crate::ring::protocol::{KEY_BYTES_MAX, Opcode, Status, Submission, VALUE_BYTES_MAX, stats};
+use crate::store::{Fetched, Outcome, Want, Whose};
 use crate::types::{DeviceAddress, Lsn, ObjectId};
 use crate::wal::planted::Planted;
 use crate::wal::record::{self, FLAG_CONTINUED, FLAG_MORE, Kind, Record};
@@ -18,7 +18,7 @@ use crate::wal::{Fence, frame};
 /// Reads of values at once, those included that wait for a buffer. More stay in their rings.
 const FETCHES_MAX: usize = SMALL_COUNT;
 /// Values that a scan has read ahead.
-pub const AHEAD_MAX: usize = 16;
+const AHEAD_MAX: usize = 16;
 /// A value that was not at its place is looked up and read again so often: its record may have moved meanwhile.
 const TRIES_MAX: u32 = 3;
 /// The place of the shard in a tag; no shard has this number.
@@ -66,15 +66,19 @@ struct Fetch {
     payload: Vec<u8>,
 }
 
-/// The reads of values of one reactor. Never grows.
+/// The reads of values of one reactor. Never grows, but for a value over the limits that are configured now.
 pub(super) struct Fetches {
     all: Vec<Fetch>,
     used: usize,
     waiting: usize,
     reading: usize,
-    /// The parts of a value that is larger than a frame: one at a time.
+    /// The parts of a record that is larger than a frame: one at a time. Its key, and its version.
     large: Vec<u8>,
+    large_key: Vec<u8>,
+    large_version: u64,
     large_of: Option<usize>,
+    /// Values that the drive did not give back.
+    unreadable: u64,
     /// What a scan just asked for besides.
     pub(super) wanted: Vec<Want>,
 }
@@ -82,13 +86,11 @@ pub(super) struct Fetches {
 impl Fetches {
     pub(super) fn new(value_bytes_max: usize) -> Fetches {
         let none = Want {
-            slot: 0,
+            whose: Whose::Event(0),
             place: DeviceAddress::NONE,
             object: ObjectId(0),
-            version: 0,
             key_bytes: 0,
             value_bytes: 0,
-            in_commit: false,
         };
         let free = || Fetch {
             step: Step::Free,
@@ -110,7 +112,10 @@ impl Fetches {
             waiting: 0,
             reading: 0,
             large: Vec::with_capacity(value_bytes_max),
+            large_key: Vec::with_capacity(KEY_BYTES_MAX),
+            large_version: 0,
             large_of: None,
+            unreadable: 0,
             wanted: Vec::with_capacity(AHEAD_MAX),
         }
     }
@@ -123,7 +128,7 @@ impl Fetches {
     fn find(&self, at: usize, want: &Want) -> Option<usize> {
         let same = |fetch: &Fetch| {
             let under_way = matches!(fetch.step, Step::Waiting | Step::Reading);
-            under_way && fetch.at == at && (fetch.want.place, fetch.want.slot) == (want.place, want.slot)
+            under_way && fetch.at == at && fetch.want == *want
         };
         self.all.iter().position(same)
     }
@@ -163,19 +168,23 @@ impl Fetches {
     }
 
     /// Adds a part of a large value. `false`: another value has the room, or it would be longer than it is.
-    fn add_part(&mut self, id: usize, part: &[u8]) -> bool {
+    fn add_part(&mut self, id: usize, part: &Record<'_>) -> bool {
         if self.all[id].next_lsn.is_none() {
             if self.large_of.is_some_and(|other| other != id) {
                 return false;
             }
             self.large_of = Some(id);
             self.large.clear();
+            self.large_key.clear();
+            self.large_key.extend_from_slice(part.key);
+            self.large_version = part.version;
         }
         let want = self.all[id].want;
-        let bytes_max = if want.in_commit { self.large.capacity() } else { want.value_bytes as usize };
-        let fits = self.large.len() + part.len() <= bytes_max;
+        // What is shared may be of a time with higher limits; then the room grows.
+        let bytes_max = if is_shared(&want) { VALUE_BYTES_MAX } else { want.value_bytes as usize };
+        let fits = self.large.len() + part.value.len() <= bytes_max;
         if fits {
-            self.large.extend_from_slice(part);
+            self.large.extend_from_slice(part.value);
         }
         fits
     }
@@ -201,18 +210,31 @@ impl Fetches {
     }
 }
 
+/// Whether the record holds more than what is wanted, nobody knows how much.
+fn is_shared(want: &Want) -> bool {
+    !matches!(want.whose, Whose::Key { in_commit: false, .. })
+}
+
 /// Whether a part is the one that is looked for.
 fn is_wanted(part: &Record<'_>, fetch: &Fetch) -> bool {
     let Fetch { want, next_lsn, .. } = fetch;
-    let (kind, object, key_bytes) = match want.in_commit {
-        true => (Kind::Commit, ObjectId(0), 0),
-        false => (Kind::Put, want.object, usize::from(want.key_bytes)),
+    let says_it = match want.whose {
+        Whose::Key { version, in_commit: true, .. } => part.kind == Kind::Commit && part.version == version,
+        Whose::Key { version, .. } => {
+            let whole_key = next_lsn.is_some() || part.key.len() == usize::from(want.key_bytes);
+            part.kind == Kind::Put && part.object == want.object && part.version == version && whole_key
+        }
+        Whose::Event(offset) => is_append(part.kind) && part.object == want.object && part.version <= offset,
     };
     let follows = match next_lsn {
-        None => part.flags & FLAG_CONTINUED == 0 && part.key.len() == key_bytes,
+        None => part.flags & FLAG_CONTINUED == 0,
         Some(lsn) => part.flags & FLAG_CONTINUED != 0 && part.lsn == *lsn,
     };
-    follows && part.kind == kind && part.object == object && part.version == want.version
+    follows && says_it
+}
+
+fn is_append(kind: Kind) -> bool {
+    matches!(kind, Kind::Append | Kind::AppendBatch | Kind::AppendOnce)
 }
 
 /// Where the frame begins that follows one whose last record ends at `end`, and its first record.
@@ -292,7 +314,13 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let wal = &self.shards[at].wal;
         let block = u64::from(BLOCK_BYTES);
         let begin = DeviceAddress(next.0 / block * block);
-        let record_bytes = record::encoded_bytes(usize::from(want.key_bytes), want.value_bytes as usize).max(needed);
+        let record_bytes = match want.whose {
+            // Who reads an event reads those behind it.
+            Whose::Event(_) => self.pool.buffer_bytes().max(needed),
+            Whose::Key { .. } => {
+                record::encoded_bytes(usize::from(want.key_bytes), want.value_bytes as usize).max(needed)
+            }
+        };
         let span = (index(next.0 - begin.0) + record_bytes).next_multiple_of(BLOCK_BYTES as usize);
         let span = span.min(self.pool.buffer_bytes().max(SMALL_BYTES)).min(wal.segment_bytes_left(begin));
         let Some(buffer) = take_buffer(&mut self.pool, span, self.fetches.reading) else { return false };
@@ -318,10 +346,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let at = index(self.fetches.all[id].next.0 - operation.address.0);
         let end = operation.bytes as usize;
         if let Err(error) = result {
-            let address = operation.address;
-            tracing::error!(shard = %self.shards[self.fetches.all[id].at].wal.shard(), %address, %error, "a value cannot be read");
-            self.fetches.all[id].tries = TRIES_MAX;
-            self.missed(id, now_ns);
+            self.unreadable(id, &error, now_ns);
         } else {
             self.take_piece(id, &buffer[..end], at, operation.address, now_ns);
         }
@@ -336,10 +361,10 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             .decode(bytes.get(at..).unwrap_or(&[]))
             .filter(|(part, _)| is_wanted(part, fetch) || wal.planted().is(Planted::BelieveAnyVersion));
         let Some((part, taken)) = part else {
-            // A commit holds more than the value. Its header says how much, if that is what stands here.
+            // A record that is shared holds more than the value. Its header says how much, if that is what stands here.
             let claimed =
                 bytes.get(at..).filter(|rest| rest.len() >= record::HEADER_BYTES).map_or(0, record::claimed_bytes);
-            if fetch.want.in_commit && fetch.needed == 0 && claimed > bytes.len() - at.min(bytes.len()) {
+            if is_shared(&fetch.want) && fetch.needed == 0 && claimed > bytes.len() - at.min(bytes.len()) {
                 fetch.needed = claimed;
                 let next = fetch.next;
                 return self.fetches.go_on(id, next);
@@ -348,15 +373,16 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 return self.missed(id, now_ns);
             }
             // Behind the part before it there was room for more, and nothing.
-            fetch.skipped = true;
+            (fetch.skipped, fetch.needed) = (true, 0);
             let next = in_next_frame(fetch.next);
             return self.fetches.go_on(id, next);
         };
         let more = part.flags & FLAG_MORE != 0;
         if first && !more {
-            return self.hand_over(id, part.value, true, now_ns);
+            self.keep_events(id, &bytes[at..], address.plus(at as u64));
+            return self.hand_over(id, &part, true, now_ns);
         }
-        if !self.fetches.add_part(id, part.value) {
+        if !self.fetches.add_part(id, &part) {
             let next = self.fetches.all[id].next;
             self.fetches.all[id].wants_large = first;
             return if first { self.fetches.go_on(id, next) } else { self.missed(id, now_ns) };
@@ -371,9 +397,33 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         }
         // A scan may wait on, for what it reads ahead: that may be large too.
         self.fetches.large_of = None;
-        let large = std::mem::take(&mut self.fetches.large);
-        self.hand_over(id, &large, false, now_ns);
-        self.fetches.large = large;
+        let (large, key) = (std::mem::take(&mut self.fetches.large), std::mem::take(&mut self.fetches.large_key));
+        let whole = Record { version: self.fetches.large_version, key: &key, value: &large, ..part };
+        self.hand_over(id, &whole, false, now_ns);
+        (self.fetches.large, self.fetches.large_key) = (large, key);
+    }
+
+    /// Events that were read with the one wanted, in records of its stream that begin in this piece, which stands at
+    /// `place`, stay in memory while there is room: who reads one reads the next.
+    fn keep_events(&mut self, id: usize, piece: &[u8], place: DeviceAddress) {
+        let Fetch { at, want, .. } = self.fetches.all[id];
+        let Whose::Event(_) = want.whose else { return };
+        let Shard { wal, store, .. } = &mut self.shards[at];
+        let (mut at, durable) = (0, wal.readable_lsn());
+        while let Some(rest) = piece.get(at..) {
+            let here = place.plus(at as u64);
+            match wal.decode(rest) {
+                Some((part, taken)) => {
+                    let whole = part.flags & (FLAG_MORE | FLAG_CONTINUED) == 0;
+                    if whole && is_append(part.kind) && part.object == want.object {
+                        store.keep_events(&part, here, durable);
+                    }
+                    at += taken;
+                }
+                // The frame ends here, or what was read.
+                None => at += index(in_next_frame(here).0 - here.0),
+            }
+        }
     }
 
     /// What was read is not what was wanted. Its record may have moved: those who wait look it up again.
@@ -382,15 +432,26 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let fetch = &mut self.fetches.all[id];
         fetch.tries += 1;
         if fetch.tries >= TRIES_MAX {
-            let Want { place, object, version, .. } = fetch.want;
-            let shard = self.shards[fetch.at].wal.shard();
-            tracing::error!(%shard, address = %place, %object, version, "a value cannot be read: run `forebay verify`");
-            return self.give_fetch_up(id, now_ns);
+            return self.unreadable(id, &"its record is not at its place", now_ns);
         }
         match fetch.wanted_by {
             For::Request { .. } => self.look_again(id, None, now_ns),
             For::Ahead { .. } => self.end_ahead(id, now_ns),
         }
+    }
+
+    /// Told at powers of two: a value may be asked for all the time.
+    #[cold]
+    fn unreadable(&mut self, id: usize, cause: &dyn std::fmt::Display, now_ns: u64) {
+        self.fetches.unreadable += 1;
+        let unreadable = self.fetches.unreadable;
+        if unreadable.is_power_of_two() {
+            let Fetch { at, want: Want { place, object, whose, .. }, .. } = self.fetches.all[id];
+            let shard = self.shards[at].wal.shard();
+            tracing::error!(%shard, address = %place, %object, ?whose, %cause, unreadable,
+                "a value cannot be read: run `forebay verify`");
+        }
+        self.give_fetch_up(id, now_ns);
     }
 
     /// Those who joined a read that came to nothing read for themselves.
@@ -404,16 +465,19 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     }
 
     /// The value is here, or the commit that says it: for whoever wanted it. `small`: it is worth its place in the cache.
-    fn hand_over(&mut self, id: usize, record_value: &[u8], small: bool, now_ns: u64) {
-        let Fetch { at, want, .. } = self.fetches.all[id];
+    fn hand_over(&mut self, id: usize, record: &Record<'_>, small: bool, now_ns: u64) {
+        let Fetch { at, want: Want { whose, object, .. }, .. } = self.fetches.all[id];
         let shard = &mut self.shards[at];
-        let found = match want.in_commit {
-            true => shard.store.find_in_commit(&want, record_value),
-            false => Some(record_value),
+        let of_key = |value| Fetched { whose, object, value, head: None };
+        let found = match whose {
+            Whose::Key { in_commit: true, .. } => {
+                shard.store.find_in_commit(&self.fetches.all[id].want, record.value).map(of_key)
+            }
+            Whose::Key { .. } => Some(of_key(record.value)),
+            Whose::Event(offset) => shard.store.find_event(offset, record),
         };
         // The key may hold another version by now.
-        let Some(value) = found else { return self.missed(id, now_ns) };
-        let fetched = Fetched { slot: want.slot, version: want.version, value };
+        let Some(fetched) = found else { return self.missed(id, now_ns) };
         if small {
             shard.store.keep(&fetched, shard.wal.readable_lsn());
         }

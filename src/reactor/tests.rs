@@ -2,6 +2,7 @@
 
 mod catalog;
 mod commit;
+mod events;
 mod fetch;
 mod full;
 mod hostile;
@@ -24,7 +25,7 @@ use crate::appliance::recover;
 use crate::buffer::Pool;
 use crate::device::DeviceError;
 use crate::device::memory::{MemoryDevice, MemoryDisk};
-use crate::ring::client::{Answer, Client, Object, Request, Write};
+use crate::ring::client::{Answer, Client, Creation, Object, Request, Write};
 use crate::ring::protocol::{Status, shard_of_key};
 use crate::ring::segment::Shape;
 use crate::ring::server::{Rights, SessionId, pair_in_process};
@@ -95,7 +96,12 @@ impl Bench {
     }
 
     fn open(&mut self, kind: ObjectKind, name: &str, durability: Durability) -> Object {
-        let request = Request::Open { kind, name, create: Some(durability.into()) };
+        self.create(kind, name, durability.into())
+    }
+
+    fn create(&mut self, kind: ObjectKind, name: &str, creation: Creation) -> Object {
+        let durability = creation.durability;
+        let request = Request::Open { kind, name, create: Some(creation) };
         let (answer, _) = self.call(&request);
         assert_eq!(answer.status, Status::Ok);
         Object {

@@ -107,7 +107,8 @@ mod tests {
             let alive = 4 * (keys + kept) * mean;
             assert!(alive < capacity / 4 * 3, "{plan:?}");
             assert!(keys * 4 <= Config::default().limits.keys_max, "{plan:?}");
-            assert!(capacity > 1 << 40 || alive > capacity / 3, "{alive} of {capacity}: {plan:?}");
+            // Of a larger device as much as the memory for its keys and the largest value allow.
+            assert!(capacity > 1 << 30 || alive > capacity / 3, "{alive} of {capacity}: {plan:?}");
             assert!(plan.kills_at.is_sorted() && plan.kills_at.len() == 20);
             assert!(plan.kills_at.iter().all(|at| *at < plan.target_bytes));
         }

@@ -18,10 +18,11 @@ const LOOKS_MAX: usize = 4;
 /// Chunks that the index leaves to it.
 const CHUNKS_MIN: usize = 4;
 
-/// Before each value: its slot u32 · its room in bytes u32, a multiple of 8, `REFERENCED` · u64 the LSN of its record.
-const HEADER_BYTES: usize = 16;
-const ROOM: usize = 4;
+/// Before each value: its owner u64 · u64 the LSN of its record · its room in bytes u32, a multiple of 8, `REFERENCED` ·
+/// 4 bytes of nothing.
+pub const HEADER_BYTES: usize = 24;
 const LSN: usize = 8;
+const ROOM: usize = 16;
 /// Asked for since its chunk was last at the end of the queue.
 const REFERENCED: u8 = 1;
 
@@ -71,12 +72,12 @@ pub enum Full {
     Memory,
 }
 
-/// Who owns the values, by slot.
+/// Who owns the values, by a number that says who.
 pub trait Owners {
-    /// Whether the slot's value is the one at this position.
-    fn owns(&self, slot: u32, position: Position) -> bool;
+    /// Whether the owner's value is the one at this position.
+    fn owns(&self, owner: u64, position: Position) -> bool;
     /// It is at another one now.
-    fn moved(&mut self, slot: u32, position: Position);
+    fn moved(&mut self, owner: u64, position: Position);
 }
 
 struct Chunk {
@@ -138,6 +139,11 @@ impl Cache {
         put_u64(item, LSN, lsn.0);
         item[HEADER_BYTES..HEADER_BYTES + value.len()].copy_from_slice(value);
         true
+    }
+
+    /// Whether the value at a position is here.
+    pub fn has(&self, position: Position) -> bool {
+        self.chunk(position).is_some()
     }
 
     /// Says whether `overwrite` would do.
@@ -212,13 +218,13 @@ impl Cache {
         let (mut at, mut kept) = (0, 0);
         while at < chunk.used {
             let item = &mut chunk.bytes[at..];
-            let (slot, bytes) = (get_u32(item, 0), HEADER_BYTES + room_of(item));
+            let (owner, bytes) = (get_u64(item, 0), HEADER_BYTES + room_of(item));
             let referenced = item[ROOM] & REFERENCED != 0 && !tight;
             let needed = get_u64(item, LSN) > durable.0;
-            if owners.owns(slot, Position::new(self.first - 1, at)) && (needed || referenced) {
+            if owners.owns(owner, Position::new(self.first - 1, at)) && (needed || referenced) {
                 item[ROOM] &= !REFERENCED;
                 chunk.bytes.copy_within(at..at + bytes, kept);
-                owners.moved(slot, Position::new(number, kept));
+                owners.moved(owner, Position::new(number, kept));
                 kept += bytes;
             }
             at += bytes;
@@ -234,18 +240,27 @@ impl Cache {
         Ok(())
     }
 
-    /// Writes a value at the end of the queue. `make_room` said yes.
-    pub fn insert(&mut self, slot: u32, value: &[u8], lsn: Lsn) -> Position {
+    /// Writes a value, in parts, at the end of the queue. `make_room` said yes.
+    pub fn insert(&mut self, owner: u64, parts: [&[u8]; 2], lsn: Lsn) -> Position {
         let number = self.first + self.chunks.len() as u64 - 1;
         let chunk = self.chunks.back_mut().expect("there is room");
-        let (at, bytes) = (chunk.used, item_bytes(value.len()));
+        let (at, bytes) = (chunk.used, item_bytes(parts[0].len() + parts[1].len()));
         let item = &mut chunk.bytes[at..at + bytes];
-        put_u32(item, 0, slot);
-        put_u32(item, ROOM, len_u32(bytes - HEADER_BYTES));
+        put_u64(item, 0, owner);
         put_u64(item, LSN, lsn.0);
-        item[HEADER_BYTES..HEADER_BYTES + value.len()].copy_from_slice(value);
+        put_u32(item, ROOM, len_u32(bytes - HEADER_BYTES));
+        let (first, second) = item[HEADER_BYTES..].split_at_mut(parts[0].len());
+        first.copy_from_slice(parts[0]);
+        second[..parts[1].len()].copy_from_slice(parts[1]);
         chunk.used += bytes;
         Position::new(number, at)
+    }
+
+    /// A value stays until the log is durable up to `lsn`. `false`: it is not here.
+    pub fn pin(&mut self, position: Position, lsn: Lsn) -> bool {
+        let Some(at) = self.chunk(position) else { return false };
+        put_u64(&mut self.chunks[at].bytes[position.offset()..], LSN, lsn.0);
+        true
     }
 }
 
@@ -259,12 +274,12 @@ mod tests {
     struct Slots(Vec<Position>);
 
     impl Owners for Slots {
-        fn owns(&self, slot: u32, position: Position) -> bool {
-            self.0[slot as usize] == position
+        fn owns(&self, slot: u64, position: Position) -> bool {
+            self.0[index(slot)] == position
         }
 
-        fn moved(&mut self, slot: u32, position: Position) {
-            self.0[slot as usize] = position;
+        fn moved(&mut self, slot: u64, position: Position) {
+            self.0[index(slot)] = position;
         }
     }
 
@@ -283,7 +298,7 @@ mod tests {
         fn put(&mut self, slot: u32, bytes: usize, lsn: Lsn, durable: Lsn) -> Result<(), Full> {
             self.cache.make_room(&mut self.heap, &mut self.slots, bytes, durable)?;
             let value = vec![slot.to_le_bytes()[0]; bytes];
-            self.slots.0[slot as usize] = self.cache.insert(slot, &value, lsn);
+            self.slots.0[slot as usize] = self.cache.insert(u64::from(slot), [&value, &[]], lsn);
             Ok(())
         }
 

@@ -6,13 +6,13 @@ mod scan;
 
 use std::hash::BuildHasher;
 
-use crate::bytes::{len_u16, len_u32};
+use crate::bytes::{index, len_u16, len_u32};
 use crate::ring::protocol::{Completion, Status};
 use crate::store::cache::{Cache, Full, Owners, Position};
 use crate::store::heap::Heap;
 use crate::store::order::Order;
 use crate::store::table::Table;
-use crate::store::{Context, Fetched, Mode, Outcome, Reply, Request, Store};
+use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
 use crate::types::{DeviceAddress, Lsn, ObjectId};
 use crate::wal::pool::Writer;
 use crate::wal::record::{Kind, Record};
@@ -25,12 +25,12 @@ pub use entry::Said;
 const KEY_OVERHEAD_BYTES: usize = 64;
 
 impl Owners for Vec<Entry> {
-    fn owns(&self, slot: u32, position: Position) -> bool {
-        self[slot as usize].cached() == position
+    fn owns(&self, slot: u64, position: Position) -> bool {
+        self[index(slot)].cached() == position
     }
 
-    fn moved(&mut self, slot: u32, position: Position) {
-        self[slot as usize].set_cached(position);
+    fn moved(&mut self, slot: u64, position: Position) {
+        self[index(slot)].set_cached(position);
     }
 }
 
@@ -229,7 +229,7 @@ impl Spaces {
                 entry.set_cached(Position::NONE);
             }
             Some(value) if self.cache.overwrite(entry.cached(), value, lsn) => {}
-            Some(value) => entry.set_cached(self.cache.insert(slot, value, lsn)),
+            Some(value) => entry.set_cached(self.cache.insert(u64::from(slot), [value, &[]], lsn)),
             None => entry.set_cached(Position::NONE),
         }
         let object = entry.object();
@@ -323,19 +323,18 @@ impl Spaces {
         // Until it is durable there it cannot be read. A commit may put a key more than once: the last one stays.
         if !self.cache.overwrite(entry.cached(), value, lsn) {
             self.cache.make_room_over(heap, &mut self.entries, value.len(), durable);
-            let position = self.cache.insert(slot, value, lsn);
+            let position = self.cache.insert(u64::from(slot), [value, &[]], lsn);
             self.entries[slot as usize].set_cached(position);
         }
     }
 
     /// Takes a value that was read from the drive into the cache, when it is still what the key holds.
-    pub fn keep(&mut self, heap: &mut Heap, fetched: &Fetched<'_>, durable: Lsn) {
-        let Fetched { slot, version, value } = *fetched;
+    pub fn keep(&mut self, heap: &mut Heap, slot: u32, version: u64, value: &[u8], durable: Lsn) {
         let entry = &self.entries[slot as usize];
         let absent = entry.version == version && entry.is_logged() && !self.cache.suits(entry.cached(), value.len());
         if absent && self.make_room(heap, value.len(), durable).is_ok() {
             // Its record has been durable for long.
-            let position = self.cache.insert(slot, value, Lsn::NONE);
+            let position = self.cache.insert(u64::from(slot), [value, &[]], Lsn::NONE);
             self.entries[slot as usize].set_cached(position);
         }
     }

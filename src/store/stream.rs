@@ -2,6 +2,8 @@
 
 mod chain;
 mod cursors;
+mod event;
+mod fetch;
 mod producers;
 mod replay;
 
@@ -9,18 +11,24 @@ use std::collections::VecDeque;
 
 use crate::bytes::{get_u32, index, len_u32};
 use crate::ring::protocol::{
-    AUX_MORE, BATCH_EVENTS_MAX, BATCH_HEADER_BYTES, Completion, EVENT_HEADER_BYTES, Status, Submission, flag,
+    AUX_MORE, BATCH_EVENTS_MAX, BATCH_HEADER_BYTES, Completion, EVENT_HEADER_BYTES, HEAD_BYTES, Status, Submission,
+    flag,
 };
+use crate::store::cache::{self, Cache, Full, Position};
 use crate::store::catalog::Catalog;
 use crate::store::heap::{Cell, Heap};
-use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
-use crate::types::{Durability, Lsn, ObjectId};
+use crate::store::{Context, Mode, Outcome, Reply, Request, Store, Whose};
+use crate::types::{DeviceAddress, Durability, Lsn, ObjectId};
 use crate::wal::Wal;
 use crate::wal::pool::Writer;
 use crate::wal::record::{self, Kind};
 
 use chain::Chain;
+pub use chain::Head;
 use cursors::Cursors;
+use event::Event;
+use fetch::events_of;
+pub use fetch::find_event;
 use producers::Producers;
 
 const CHUNK_EVENTS: usize = 4_096;
@@ -30,13 +38,6 @@ const CHUNK_BYTES: usize = CHUNK_EVENTS * size_of::<Event>();
 const RECLAIM_EVENT_BYTES: usize = 256;
 /// A read's reply is bounded by this, so that one request does not hold up the others.
 const READ_BYTES_MAX: usize = 1 << 20;
-
-#[derive(Clone, Copy)]
-struct Event {
-    cell: Cell,
-    lsn: Lsn,
-    bytes: u32,
-}
 
 #[derive(Default)]
 struct Stream {
@@ -89,7 +90,7 @@ impl Stream {
             self.chunks_begin = self.next / CHUNK_EVENTS as u64 * CHUNK_EVENTS as u64;
         }
         let missing = index(self.next) % CHUNK_EVENTS;
-        chunk.resize(missing, Event { cell: Cell::NONE, lsn: Lsn::NONE, bytes: 0 });
+        chunk.resize(missing, Event::HOLE);
         self.chunks.push_back(chunk);
         true
     }
@@ -112,8 +113,8 @@ impl Stream {
     fn reclaim(&mut self, heap: &mut Heap, budget_bytes: &mut usize) {
         while self.freed < self.first && *budget_bytes > 0 {
             let event = self.get(self.freed);
-            heap.give(event.cell);
-            *budget_bytes = budget_bytes.saturating_sub(event.bytes as usize + RECLAIM_EVENT_BYTES);
+            heap.give(event.cell());
+            *budget_bytes = budget_bytes.saturating_sub(event.bytes() + RECLAIM_EVENT_BYTES);
             self.freed += 1;
             if self.freed.is_multiple_of(CHUNK_EVENTS as u64) {
                 let chunk = self.chunks.pop_front().expect("the event was in it");
@@ -151,26 +152,42 @@ fn check_batch(batch: &[u8]) -> Result<(), Status> {
     if at == batch.len() && at > 0 { Ok(()) } else { Err(Status::BadRequest) }
 }
 
-/// Keeps the bytes of an event.
-fn keep(heap: &mut Heap, event: &[u8]) -> Result<Cell, Status> {
-    if event.is_empty() {
+/// Keeps the bytes of an event that is not logged, and behind them the head before it, where it is linked.
+fn keep(heap: &mut Heap, event: &[u8], before: &[u8]) -> Result<Cell, Status> {
+    let bytes = event.len() + before.len();
+    if bytes == 0 {
         return Ok(Cell::NONE);
     }
-    let cell = heap.take(event.len()).ok_or(Status::NoMemory)?;
-    heap.bytes_mut(cell, event.len()).copy_from_slice(event);
+    let cell = heap.take(bytes).ok_or(Status::NoMemory)?;
+    let (own, head) = heap.bytes_mut(cell, bytes).split_at_mut(event.len());
+    own.copy_from_slice(event);
+    head.copy_from_slice(before);
     Ok(cell)
 }
 
-#[derive(Default)]
+/// Memory of the cache that so many events take at most.
+fn cached_bytes(events: usize, bytes: usize, linked: bool) -> usize {
+    let each = cache::HEADER_BYTES + 8 + if linked { HEAD_BYTES } else { 0 };
+    bytes + events * each
+}
+
 pub struct Streams {
     streams: Vec<Stream>,
     events: u64,
     logged_bytes: u64,
     /// Streams with trimmed events that still hold memory.
     reclaiming: Vec<ObjectId>,
+    cache: Cache,
+    /// During a replay: the last record that came from the drive.
+    recovered_lsn: Lsn,
 }
 
 impl Streams {
+    pub fn new(cache: Cache) -> Streams {
+        let (streams, reclaiming) = (Vec::new(), Vec::new());
+        Streams { streams, events: 0, logged_bytes: 0, reclaiming, cache, recovered_lsn: Lsn::NONE }
+    }
+
     fn stream(&mut self, object: ObjectId) -> &mut Stream {
         if self.streams.len() <= object.index() {
             self.streams.resize_with(object.index() + 1, Stream::default);
@@ -199,7 +216,7 @@ impl Streams {
     pub fn keeps(&self, object: ObjectId, begin: u64, count: u64, end_lsn: Lsn) -> bool {
         let kept = |stream: &Stream| {
             let mut events = begin.max(stream.first)..(begin + count).min(stream.next);
-            events.any(|offset| stream.get(offset).lsn < end_lsn)
+            events.any(|offset| stream.get(offset).lsn() < end_lsn)
         };
         self.streams.get(object.index()).is_some_and(kept)
     }
@@ -210,18 +227,45 @@ impl Streams {
         self.streams.get(object.index()).is_some_and(last)
     }
 
-    /// Appends one event, at the stream's next offset.
+    /// Appends one event, at the stream's next offset. `before`: the head before it, where it is linked. One that is to be
+    /// logged, with an LSN of `lsn` or beyond, goes into the cache, where there is room: see `make_room_for`.
     #[inline(always)]
-    fn append(&mut self, heap: &mut Heap, object: ObjectId, event: &[u8]) -> Result<(), Status> {
-        let cell = keep(heap, event)?;
-        let stream = self.stream(object);
+    fn append(
+        &mut self,
+        heap: &mut Heap,
+        object: ObjectId,
+        event: &[u8],
+        before: &[u8],
+        lsn: Lsn,
+    ) -> Result<(), Status> {
+        let stream = &mut self.streams[object.index()];
         if !stream.make_room(heap) {
-            heap.give(cell);
             return Err(Status::NoMemory);
         }
-        stream.push(Event { cell, lsn: Lsn::NONE, bytes: len_u32(event.len()) });
+        let kept = if lsn == Lsn::NONE {
+            Event::in_cell(event.len(), keep(heap, event, before)?)
+        } else if event.len() + before.len() == 0 {
+            Event::in_cache(0, Position::NONE)
+        } else {
+            let owner = fetch::owner(object, stream.next);
+            Event::in_cache(event.len(), self.cache.insert(owner, [event, before], lsn))
+        };
+        stream.push(kept);
         self.events += 1;
         Ok(())
+    }
+
+    /// Makes room in the cache for events that are to be logged: so many, of so many bytes together. In one piece, so
+    /// that none pushes another one out.
+    fn make_room_for(
+        &mut self,
+        heap: &mut Heap,
+        events: usize,
+        bytes: usize,
+        linked: bool,
+        durable: Lsn,
+    ) -> Result<(), Full> {
+        self.cache.make_room(heap, &mut self.streams, cached_bytes(events, bytes, linked), durable)
     }
 
     /// Forgets the events before an offset. Their memory comes back by `reclaim`.
@@ -274,25 +318,42 @@ impl Streams {
 }
 
 impl Streams {
-    /// The last `count` events were logged with this LSN, in a record of so many bytes.
+    /// The last `count` events were logged with this LSN, in a record at `place`, of so many bytes. In the cache they have
+    /// `expected`, which is less where the record has several parts.
     #[inline]
-    fn stamp(&mut self, object: ObjectId, count: u64, lsn: Lsn, record_bytes: usize) {
+    fn stamp(
+        &mut self,
+        object: ObjectId,
+        count: u64,
+        expected: Lsn,
+        lsn: Lsn,
+        place: DeviceAddress,
+        record_bytes: usize,
+    ) {
         self.logged_bytes += record_bytes as u64;
-        let stream = self.stream(object);
+        let Streams { streams, cache, .. } = self;
+        let stream = &mut streams[object.index()];
         stream.logged = true;
         stream.logged_bytes += record_bytes as u64;
         for offset in stream.next - count..stream.next {
-            stream.get_mut(offset).lsn = lsn;
+            let event = stream.get_mut(offset);
+            event.set_logged(lsn, place);
+            if lsn != expected {
+                cache.pin(event.cached(), lsn);
+            }
         }
     }
 
     /// Takes back the last `count` events: the batch they belong to did not fit.
-    fn take_back(&mut self, heap: &mut Heap, object: ObjectId, count: u64) {
+    fn take_back(&mut self, heap: &mut Heap, object: ObjectId, count: u64, logged: bool) {
         self.events -= count;
         let stream = self.stream(object);
         for _ in 0..count {
             let chunk = stream.chunks.back_mut().expect("the events were just pushed");
-            heap.give(chunk.pop().expect("the events were just pushed").cell);
+            let event = chunk.pop().expect("the events were just pushed");
+            if !logged {
+                heap.give(event.cell());
+            }
             stream.next -= 1;
             if chunk.is_empty() {
                 let chunk = stream.chunks.pop_back().expect("seen above");
@@ -329,24 +390,42 @@ impl Store {
         if let Some(refused) = mode.refused(context, key.len(), value.len(), Writer::Ordinary) {
             return refused;
         }
-        let first = self.streams.stream(mode.object).next;
-        let mut count = 0;
         let single = (kind == Kind::Append).then_some(value);
-        let batch = events(if kind == Kind::Append { &[] } else { value });
-        for event in single.into_iter().chain(batch) {
-            let added = self.streams.append(&mut self.heap, mode.object, event);
+        let batch = if kind == Kind::Append { &[] } else { value };
+        if mode.logged
+            && let Err(refused) = self.room_in_cache(context, kind, value, false)
+        {
+            return refused;
+        }
+        let first = self.streams.stream(mode.object).next;
+        let (mut count, expected) = (0, mode.next_lsn(context));
+        for event in single.into_iter().chain(events(batch)) {
+            let added = self.streams.append(&mut self.heap, mode.object, event, &[], expected);
             if let Err(status) = added {
-                self.streams.take_back(&mut self.heap, mode.object, count);
+                self.streams.take_back(&mut self.heap, mode.object, count, mode.logged);
                 return self.no_memory(context.wal, status);
             }
             count += 1;
         }
         let (lsn, after) = mode.log(context, kind, first, key, value);
         if lsn != Lsn::NONE {
-            self.streams.stamp(mode.object, count, lsn, record::encoded_bytes(key.len(), value.len()));
+            let record_bytes = record::encoded_bytes(key.len(), value.len());
+            self.streams.stamp(mode.object, count, expected, lsn, context.wal.last_place(), record_bytes);
         }
         let completion = Completion { version: first, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }
+    }
+
+    /// Room in the cache for what is to be logged, or what a request is told that finds none.
+    #[inline]
+    fn room_in_cache(&mut self, context: &Context<'_>, kind: Kind, value: &[u8], linked: bool) -> Result<(), Outcome> {
+        let count = if kind == Kind::Append { 1 } else { events(value).count() };
+        let durable = context.wal.readable_lsn();
+        match self.streams.make_room_for(&mut self.heap, count, value.len(), linked, durable) {
+            Ok(()) => Ok(()),
+            Err(Full::Now) => Err(Outcome::Later),
+            Err(Full::Memory) => Err(self.no_memory(context.wal, Status::NoMemory)),
+        }
     }
 
     pub(super) fn read<R: Reply>(
@@ -364,19 +443,31 @@ impl Store {
             return Outcome::version(Status::Trimmed, stream.first, after);
         }
         let (mut offset, mut more, mut needed) = (from, false, 0);
+        let Streams { streams, cache, .. } = &mut self.streams;
+        let stream = &streams[mode.object.index()];
+        let fetched = context.fetched.filter(|fetched| fetched.object == mode.object);
         while offset < stream.next {
             let event = stream.get(offset);
-            if event.lsn > durable {
+            if event.lsn() > durable {
                 context.wal.want_durable();
                 break;
             }
-            let bytes = if event.bytes == 0 { &[] } else { self.heap.bytes(event.cell, event.bytes as usize) };
-            let full = reply.bytes() >= READ_BYTES_MAX;
-            if full || !reply.push(&[&event.bytes.to_le_bytes(), &[0; 4], &offset.to_le_bytes(), bytes]) {
-                more = true;
-                needed = (bytes.len() + EVENT_HEADER_BYTES) as u64;
+            let bytes = event.bytes();
+            if reply.bytes() >= READ_BYTES_MAX || !reply.fits(bytes + EVENT_HEADER_BYTES) {
+                (more, needed) = (true, (bytes + EVENT_HEADER_BYTES) as u64);
                 break;
             }
+            let just_read = fetched.filter(|fetched| fetched.whose == Whose::Event(offset));
+            let value = event.value(&self.heap, cache).or(just_read.map(|fetched| fetched.value));
+            let Some(value) = value else {
+                if offset == from {
+                    stream.read_ahead(mode.object, offset, context.ahead);
+                    return Outcome::Fetch(event.want(mode.object, offset));
+                }
+                more = true;
+                break;
+            };
+            reply.push(&[&len_u32(bytes).to_le_bytes(), &[0; 4], &offset.to_le_bytes(), value]);
             offset += 1;
         }
         let count = offset - from;
@@ -401,7 +492,7 @@ impl Store {
             return from < stream.first;
         }
         let strict = catalog.get(object).is_some_and(|object| object.durability == Durability::Strict);
-        let durable = !strict || read.flags & flag::RELAXED != 0 || stream.get(from).lsn <= wal.durable_lsn();
+        let durable = !strict || read.flags & flag::RELAXED != 0 || stream.get(from).lsn() <= wal.durable_lsn();
         if !durable {
             wal.want_durable();
         }
@@ -416,7 +507,8 @@ impl Store {
             return Outcome::version(Status::Ok, first, mode.visible_after(context.wal, lsn));
         }
         let mode = Mode { logged: mode.logged || stream.logged, ..mode };
-        let head = stream.head_before(&self.heap, before);
+        // A trim waits for no read: where the head is not at hand, the record of the event says it.
+        let head = self.streams.head_before(&self.heap, mode.object, before, None).ok().flatten();
         let value: &[u8] = head.as_ref().map_or(&[], |head| head);
         if let Some(refused) = mode.refused(context, 0, value.len(), Writer::Privileged) {
             return refused;
@@ -435,15 +527,16 @@ mod tests {
     const BUDGET_BYTES: u64 = 4 << 20;
 
     fn append(streams: &mut Streams, heap: &mut Heap) -> Result<(), Status> {
-        streams.append(heap, ObjectId(1), &[])
+        streams.stream(ObjectId(1));
+        streams.append(heap, ObjectId(1), &[], &[], Lsn::NONE)
     }
 
     #[test]
     fn events_without_bytes_count_against_the_budget() {
-        let (mut heap, mut streams) = (Heap::new(BUDGET_BYTES), Streams::default());
+        let (mut heap, mut streams) = (Heap::new(BUDGET_BYTES), Streams::new(Cache::new(4_096, 0)));
         let refused = (0..).find(|_| append(&mut streams, &mut heap).is_err()).unwrap();
         assert_eq!(refused, BUDGET_BYTES / CHUNK_BYTES as u64 * CHUNK_EVENTS as u64);
-        streams.take_back(&mut heap, ObjectId(1), refused / 2);
+        streams.take_back(&mut heap, ObjectId(1), refused / 2, false);
         (refused / 2..refused).for_each(|_| append(&mut streams, &mut heap).unwrap());
         streams.trim(ObjectId(1), u64::MAX, Lsn::NONE);
         assert!(append(&mut streams, &mut heap).is_err(), "the memory comes back step by step");

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use forebay::appliance::Appliance;
 use forebay::device::open::{OpenOptions, open};
-use forebay::ring::client::{Client, ClientError, Object, Retry, Write};
+use forebay::ring::client::{Client, ClientError, Creation, Object, Retry, Write};
 use forebay::ring::protocol::{Status, shard_of_key, stats};
-use forebay::types::{Durability, ShardId};
+use forebay::types::{Compression, Durability, ShardId};
 
 use crate::daemon::Place;
 
@@ -132,6 +132,51 @@ fn transfers_between_accounts_keep_their_sum() {
         println!("{} sums were read meanwhile", reader.join().expect("every sum is right"));
     });
     assert_eq!(accounts.iter().map(|account| get(&mut client, space, account)).sum::<u64>(), ACCOUNTS * START);
+    appliance.stop().expect("it stops");
+}
+
+#[test]
+fn what_a_transaction_writes_into_compressed_spaces_is_plain_to_every_read() {
+    let place = Place::new("transactions-compressed").configured(2, "");
+    place.format(64, SHARDS);
+    let appliance = start(&place);
+    let mut client = place.connect();
+    let large = b"the same again, ".repeat(100);
+    for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
+        let creation = Creation { compression, ..Creation::from(Durability::Strict) };
+        let space = client.create_space(compression.name(), creation).expect("it is made");
+        let keys = keys_of(space, ShardId(1), 4);
+        let before = client.compression_stats();
+        let commit = client.transaction(&Retry::default(), |transaction| {
+            transaction.put(space, &keys[0], &large);
+            transaction.put(space, &keys[1], b"small");
+            transaction.put(space, &keys[2], b"");
+            transaction.delete(space, &keys[3]);
+            assert_eq!(transaction.get(space, &keys[0])?.as_ref(), Some(&large), "its own writes are plain");
+            Ok::<_, ClientError>(())
+        });
+        let ((), version) = commit.expect("it commits");
+        for (key, value) in keys.iter().zip([Some(&large[..]), Some(b"small"), Some(b""), None]) {
+            let found = client.get(space, key).expect("it can be read");
+            assert_eq!(found, value.map(|value| (version, value.to_vec())), "{compression:?}");
+        }
+        let copy = client.transaction(&Retry::default(), |transaction| {
+            let value = transaction.get(space, &keys[0])?.expect("it is there");
+            transaction.put(space, &keys[3], &value);
+            Ok::<_, ClientError>(())
+        });
+        copy.expect("it commits");
+        assert_eq!(client.get(space, &keys[3]).expect("it can be read").map(|(_, value)| value).as_ref(), Some(&large));
+        let counted = client.compression_stats().values - before.values;
+        assert_eq!(counted, if compression == Compression::None { 0 } else { 4 });
+        let too_large = vec![7; client.value_bytes_max_in(space) + 1];
+        let refused = client.transaction(&Retry::default(), |transaction| {
+            transaction.put(space, &keys[0], &too_large);
+            Ok::<_, ClientError>(())
+        });
+        let clear = matches!(refused, Err(ClientError::Status(Status::TooLarge | Status::TransactionTooLarge)));
+        assert!(clear, "{refused:?}");
+    }
     appliance.stop().expect("it stops");
 }
 

@@ -1,5 +1,6 @@
 //! Values that are larger than the memory for them: read back from the drive.
 
+use super::reclaim::formatted_small;
 use super::*;
 use crate::ring::protocol::stats;
 use crate::wal::record;
@@ -98,6 +99,77 @@ fn a_scan_reads_ahead_what_is_not_in_memory() {
     assert_eq!(found, KEYS);
     assert!(answers < KEYS / 4, "{answers} answers");
     assert!(bench.reactor.metrics.get(stats::FETCHES_AHEAD) > u64::from(KEYS) / 2);
+}
+
+#[test]
+fn a_scan_over_values_larger_than_a_frame_ends() {
+    let disk = formatted();
+    let mut bench = start(&disk);
+    let space = bench.open(ObjectKind::Space, "large", Durability::Buffered);
+    let value = |number: u32| vec![number.to_le_bytes()[0]; 150_000 + number as usize];
+    for number in 0_u32..12 {
+        assert_eq!(bench.put(space, &number.to_be_bytes(), &value(number)), Status::Ok);
+    }
+    // The large ones are in memory no more.
+    fill(&mut bench);
+    let (mut found, before) = (0, fetches(&bench));
+    for shard in (0..SHARDS).map(ShardId) {
+        let mut begin: Vec<u8> = Vec::new();
+        loop {
+            let (prefix, limit, relaxed, reply_bytes_max) = (false, 0, false, 1 << 20);
+            let scan = Request::Scan { space, shard, begin: &begin, end: &[], prefix, limit, relaxed, reply_bytes_max };
+            let (answer, reply) = bench.call(&scan);
+            assert_eq!(answer.status, Status::Ok);
+            for pair in crate::ring::client::pairs(&reply) {
+                let (key, _, bytes) = pair.unwrap();
+                assert_eq!(bytes, value(u32::from_be_bytes(key.try_into().unwrap())));
+                begin = [key, &[0]].concat();
+                found += 1;
+            }
+            if answer.aux & crate::ring::protocol::AUX_MORE == 0 {
+                break;
+            }
+        }
+    }
+    assert_eq!(found, 12);
+    assert!(fetches(&bench) > before + 5, "{}", fetches(&bench) - before);
+}
+
+#[test]
+fn what_a_commit_wrote_twice_is_read_back_after_reclaim() {
+    use crate::ring::protocol::commit::{Entry, What};
+    let disk = formatted_small(CAPACITY);
+    let mut bench = start(&disk);
+    let space = bench.open(ObjectKind::Space, "space", Durability::Buffered);
+    let keys: Vec<[u8; 8]> = (0..3).map(|number| key_of_shard_0(space, number)).collect();
+    let values = [vec![1; 3_000], vec![2; 3_000], vec![3; 3_000]];
+    let entries: Vec<Entry<'_>> = [(0, 0), (1, 1), (0, 2)]
+        .iter()
+        .map(|(key, value)| Entry { object: space.id, key: &keys[*key], what: What::Put(&values[*value]) })
+        .collect();
+    let commit = Request::Commit { entries: &entries, durability: None, relaxed: false };
+    assert_eq!(bench.call(&commit).0.status, Status::Ok);
+    // Until the segment of the commit was given up, and its copies are in memory no more.
+    let given_up = |bench: &Bench| bench.reactor.shards()[0].wal.counters.segments_reclaimed;
+    for round in 0_u32.. {
+        assert!(round < 400, "nothing is given up");
+        if given_up(&bench) > 8 {
+            break;
+        }
+        for number in 0..16_u32 {
+            assert_eq!(bench.put(space, &number.to_be_bytes(), &[7; 15_000]), Status::Ok);
+        }
+    }
+    for number in 0..1_200_u32 {
+        assert_eq!(bench.put(space, &number.to_be_bytes(), &[9; 3_500]), Status::Ok);
+    }
+    let before = fetches(&bench);
+    assert_eq!(get(&mut bench, space, &keys[0]), (Status::Ok, values[2].clone()));
+    assert_eq!(get(&mut bench, space, &keys[1]), (Status::Ok, values[1].clone()));
+    assert!(fetches(&bench) > before, "they were in memory");
+    drop(bench);
+    let mut bench = start(&disk);
+    assert_eq!(get(&mut bench, space, &keys[0]), (Status::Ok, values[2].clone()));
 }
 
 #[test]

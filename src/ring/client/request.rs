@@ -119,7 +119,8 @@ pub enum Request<'a> {
     Trim { stream: Object, before: u64 },
     /// All the writes, if every key that was read still has the version it had; the reads stand first, and at most
     /// `commit::ENTRIES_MAX` entries in all. The answer's `version` is that of every key written. `Conflict`: entry number
-    /// `aux` read another version than the present one, `version`.
+    /// `aux` read another version than the present one, `version`. Values go as they are: in a space with compression they
+    /// must have their stored form already (docs/ring.md), which `Client::transaction` gives them.
     Commit { entries: &'a [Entry<'a>], durability: Option<Durability>, relaxed: bool },
     /// Answered when all that this reactor took before is durable on the drive.
     Sync { reactor: u32 },

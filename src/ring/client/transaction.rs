@@ -3,9 +3,11 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
+use crate::ring::protocol::Status;
 use crate::ring::protocol::commit::{Entry, What};
-use crate::types::{Durability, ObjectId};
+use crate::types::{Compression, Durability, ObjectId};
 
+use super::compression::Encoded;
 use super::{Client, ClientError, Object, Request, Version};
 
 /// How often a transaction is tried, and how long it waits between two tries.
@@ -46,10 +48,16 @@ struct Seen {
 }
 
 struct Written {
-    space: ObjectId,
+    space: Object,
     key: Vec<u8>,
     /// `None`: deleted.
     value: Option<Vec<u8>>,
+}
+
+/// A value as it goes to the daemon.
+struct Stored {
+    encoded: Encoded,
+    value: Vec<u8>,
 }
 
 /// One try of a transaction. What it reads is noted with its version, what it writes stays here until all is committed.
@@ -66,7 +74,7 @@ impl Transaction<'_> {
     /// # Errors
     /// As `Client::get`. Blocks.
     pub fn get(&mut self, space: Object, key: &[u8]) -> Result<Option<Vec<u8>>, ClientError> {
-        if let Some(own) = self.writes.iter().find(|own| own.space == space.id && own.key == key) {
+        if let Some(own) = self.writes.iter().find(|own| own.space.id == space.id && own.key == key) {
             return Ok(own.value.clone());
         }
         if let Some(seen) = self.reads.iter().find(|seen| seen.space == space.id && seen.key == key) {
@@ -91,26 +99,49 @@ impl Transaction<'_> {
     }
 
     fn write(&mut self, space: Object, key: &[u8], value: Option<Vec<u8>>) {
-        match self.writes.iter_mut().find(|own| own.space == space.id && own.key == key) {
+        match self.writes.iter_mut().find(|own| own.space.id == space.id && own.key == key) {
             Some(own) => own.value = value,
-            None => self.writes.push(Written { space: space.id, key: key.to_vec(), value }),
+            None => self.writes.push(Written { space, key: key.to_vec(), value }),
         }
     }
 
     /// The version of all keys written.
     fn commit(&mut self, durability: Option<Durability>) -> Result<Version, ClientError> {
+        let stored = self.stored()?;
         let reads = self.reads.iter();
         let reads = reads.map(|seen| Entry { object: seen.space, key: &seen.key, what: What::Read(seen.version) });
-        let writes = self.writes.iter().map(|own| {
-            let what = own.value.as_deref().map_or(What::Delete, What::Put);
-            Entry { object: own.space, key: &own.key, what }
+        let writes = self.writes.iter().zip(&stored).map(|(own, stored)| {
+            let value = stored.as_ref().map(|stored| stored.value.as_slice()).or(own.value.as_deref());
+            Entry { object: own.space.id, key: &own.key, what: value.map_or(What::Delete, What::Put) }
         });
         let entries: Vec<Entry<'_>> = reads.chain(writes).collect();
         if entries.is_empty() {
             return Ok(0);
         }
         let request = Request::Commit { entries: &entries, durability, relaxed: false };
-        Ok(self.client.call(&request)?.0.ok()?.version)
+        let version = self.client.call(&request)?.0.ok()?.version;
+        for (own, stored) in self.writes.iter().zip(&stored) {
+            stored.iter().for_each(|stored| self.client.compressor.count(own.space, stored.encoded));
+        }
+        Ok(version)
+    }
+
+    /// By write: the stored form of its value, in a space with compression.
+    fn stored(&mut self) -> Result<Vec<Option<Stored>>, ClientError> {
+        let client = &mut *self.client;
+        let stored = self.writes.iter().map(|own| match &own.value {
+            Some(value) if own.space.compression != Compression::None => {
+                if value.len() > client.value_bytes_max_in(own.space) {
+                    return Err(ClientError::Status(Status::TooLarge));
+                }
+                let mut room = Vec::new();
+                let encoded = client.compressor.encode(own.space, value, &mut room);
+                room.truncate(encoded.bytes);
+                Ok(Some(Stored { encoded, value: room }))
+            }
+            _ => Ok(None),
+        });
+        stored.collect()
     }
 }
 

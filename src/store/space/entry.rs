@@ -4,7 +4,7 @@ use crate::bytes::{index, len_u32};
 use crate::ring::protocol::commit;
 use crate::store::cache::{Cache, Position};
 use crate::store::heap::{Cell, Heap};
-use crate::store::{Fetched, Want};
+use crate::store::{Fetched, Want, Whose};
 use crate::types::{DeviceAddress, Lsn, ObjectId};
 use crate::wal::record;
 
@@ -143,14 +143,19 @@ impl Entry {
             let (key_bytes, value_bytes) = (self.key_bytes(), self.value_bytes() as usize);
             return Some(&heap.bytes(self.cell(), key_bytes + value_bytes)[key_bytes..]);
         }
-        let just_read = fetched.filter(|fetched| fetched.slot == slot && fetched.version == self.version);
+        let own = |fetched: &&Fetched<'a>| match fetched.whose {
+            Whose::Key { slot: own, version, .. } => own == slot && version == self.version,
+            Whose::Event(_) => false,
+        };
+        let just_read = fetched.filter(own);
         cache.get(self.cached(), self.value_bytes() as usize).or(just_read.map(|fetched| fetched.value))
     }
 
     /// How to read the value from the drive.
     pub fn want(&self, slot: u32) -> Want {
         let key_bytes = u16::try_from(self.key_bytes()).unwrap_or(u16::MAX);
-        let (place, object, version, value_bytes) = (self.place(), self.object(), self.version, self.value_bytes());
-        Want { slot, place, object, version, key_bytes, value_bytes, in_commit: self.in_commit() }
+        let (place, object, value_bytes) = (self.place(), self.object(), self.value_bytes());
+        let whose = Whose::Key { slot, version: self.version, in_commit: self.in_commit() };
+        Want { whose, place, object, key_bytes, value_bytes }
     }
 }

@@ -6,9 +6,9 @@
 
 use crate::bytes::len_u32;
 use crate::ring::protocol::{AUX_MORE, Completion, EVENT_HEADER_BYTES, HEAD_BYTES, Opcode, Status};
-use crate::store::heap::{Cell, Heap};
-use crate::store::stream::{Event, READ_BYTES_MAX, Stream, Streams, check_batch, events};
-use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
+use crate::store::heap::Heap;
+use crate::store::stream::{READ_BYTES_MAX, Stream, Streams, check_batch, events};
+use crate::store::{Context, Fetched, Mode, Outcome, Reply, Request, Store, Want, Whose};
 use crate::types::{Lsn, ObjectId};
 use crate::wal::pool::Writer;
 use crate::wal::record::{self, Kind, LINKS_BYTES, Record};
@@ -31,16 +31,6 @@ fn head_after(before: &Head, offset: u64, event: &[u8]) -> Head {
     let mut hasher = blake3::Hasher::new();
     hasher.update(before).update(&offset.to_le_bytes()).update(event);
     *hasher.finalize().as_bytes()
-}
-
-/// Keeps the bytes of an event, and the head before it behind them.
-pub(super) fn keep_linked(heap: &mut Heap, event: &[u8], before: &Head) -> Result<Cell, Status> {
-    let bytes = event.len() + HEAD_BYTES;
-    let cell = heap.take(bytes).ok_or(Status::NoMemory)?;
-    let (own, head) = heap.bytes_mut(cell, bytes).split_at_mut(event.len());
-    own.copy_from_slice(event);
-    head.copy_from_slice(before);
-    Ok(cell)
 }
 
 /// The heads between the events of a record that is read, from the one that it states.
@@ -74,17 +64,6 @@ impl Stream {
             self.chain = Some(Chain { head: *head, end });
         }
     }
-
-    /// The head before an event that is kept, or after the last one. `None` where events are not linked.
-    pub fn head_before(&self, heap: &Heap, offset: u64) -> Option<Head> {
-        let chain = self.chain?;
-        if offset >= self.next {
-            return Some(chain.head);
-        }
-        let Event { cell, bytes, .. } = self.get(offset);
-        let bytes = bytes as usize;
-        heap.bytes(cell, bytes + HEAD_BYTES)[bytes..].try_into().ok()
-    }
 }
 
 impl Streams {
@@ -93,17 +72,27 @@ impl Streams {
         self.stream(record.object).state_head(record.value.try_into().ok(), record.version);
     }
 
-    /// Appends one event with the head before it.
-    fn link(&mut self, heap: &mut Heap, object: ObjectId, event: &[u8], before: &Head) -> Result<(), Status> {
-        let cell = keep_linked(heap, event, before)?;
-        let stream = self.stream(object);
-        if !stream.make_room(heap) {
-            heap.give(cell);
-            return Err(Status::NoMemory);
+    /// The head before an event that is kept, or after the last one; `None` where events are not linked.
+    ///
+    /// # Errors
+    /// What has to be read from the drive for it.
+    pub fn head_before(
+        &mut self,
+        heap: &Heap,
+        object: ObjectId,
+        offset: u64,
+        fetched: Option<&Fetched<'_>>,
+    ) -> Result<Option<Head>, Want> {
+        let Streams { streams, cache, .. } = self;
+        let stream = &streams[object.index()];
+        let Some(chain) = stream.chain else { return Ok(None) };
+        if offset >= stream.next {
+            return Ok(Some(chain.head));
         }
-        stream.push(Event { cell, lsn: Lsn::NONE, bytes: len_u32(event.len()) });
-        self.events += 1;
-        Ok(())
+        let event = stream.get(offset);
+        let just_read = fetched.filter(|fetched| (fetched.object, fetched.whose) == (object, Whose::Event(offset)));
+        let head = event.linked(heap, cache).map(|(_, head)| *head);
+        head.or(just_read.and_then(|fetched| fetched.head)).map(Some).ok_or(event.want(object, offset))
     }
 }
 
@@ -145,12 +134,17 @@ impl Store {
             return refused;
         }
         let (first, before) = (stream.next, stream.head());
-        let (mut head, mut end) = (before, first);
+        if mode.logged
+            && let Err(refused) = self.room_in_cache(context, kind, value, true)
+        {
+            return refused;
+        }
+        let (mut head, mut end, expected) = (before, first, mode.next_lsn(context));
         let single = (kind == Kind::Append).then_some(value);
         let batch = events(if kind == Kind::Append { &[] } else { value });
         for event in single.into_iter().chain(batch) {
-            if let Err(status) = self.streams.link(&mut self.heap, mode.object, event, &head) {
-                self.streams.take_back(&mut self.heap, mode.object, end - first);
+            if let Err(status) = self.streams.append(&mut self.heap, mode.object, event, &head, expected) {
+                self.streams.take_back(&mut self.heap, mode.object, end - first, mode.logged);
                 return self.no_memory(context.wal, status);
             }
             head = head_after(&head, end, event);
@@ -163,7 +157,8 @@ impl Store {
         links[HEAD_BYTES..LINKS_BYTES].copy_from_slice(&head);
         let (lsn, after) = mode.log(context, kind, first, &key[..key_bytes], value);
         if lsn != Lsn::NONE {
-            self.streams.stamp(mode.object, end - first, lsn, record::encoded_bytes(key_bytes, value.len()));
+            let record_bytes = record::encoded_bytes(key_bytes, value.len());
+            self.streams.stamp(mode.object, end - first, expected, lsn, context.wal.last_place(), record_bytes);
         }
         self.streams.stream(mode.object).chain = Some(Chain { head, end });
         // A client that gave no room does not want it.
@@ -177,6 +172,7 @@ impl Store {
     pub(super) fn tell_head<R: Reply>(
         &mut self,
         mut outcome: Outcome,
+        context: &Context<'_>,
         request: &Request<'_>,
         mode: Mode,
         reply: &mut R,
@@ -184,10 +180,16 @@ impl Store {
         if let Outcome::Answer { completion, .. } = &mut outcome {
             let end = completion.version + events(request.value).count() as u64;
             let stream = self.streams.stream(mode.object);
-            let kept = (stream.first..=stream.next).contains(&end);
-            if kept && let Some(head) = stream.head_before(&self.heap, end) {
-                reply.push(&[&head]);
-                completion.reply_bytes = len_u32(reply.bytes());
+            if !(stream.first..=stream.next).contains(&end) {
+                return outcome;
+            }
+            match self.streams.head_before(&self.heap, mode.object, end, context.fetched.as_ref()) {
+                Ok(Some(head)) => {
+                    reply.push(&[&head]);
+                    completion.reply_bytes = len_u32(reply.bytes());
+                }
+                Ok(None) => {}
+                Err(want) => return Outcome::Fetch(want),
             }
         }
         outcome
@@ -213,28 +215,42 @@ impl Store {
             let after = mode.visible_after(context.wal, stream.trimmed_lsn);
             return Outcome::version(Status::Trimmed, stream.first, after);
         }
-        let head = |offset| stream.head_before(&self.heap, offset).unwrap_or([0; HEAD_BYTES]);
-        let (mut offset, mut needed) = (from, 0);
-        if !reply.push(&[&head(from)]) {
+        let mut head = match self.streams.head_before(&self.heap, mode.object, from, context.fetched.as_ref()) {
+            Ok(head) => head.unwrap_or([0; HEAD_BYTES]),
+            Err(want) => return Outcome::Fetch(want),
+        };
+        let (mut offset, mut needed, mut more) = (from, 0, false);
+        if !reply.push(&[&head]) {
             needed = HEAD_BYTES as u64;
         }
-        while needed == 0 && offset < stream.next {
-            let Event { cell, lsn, bytes } = stream.get(offset);
-            if lsn > durable {
+        let fetched = context.fetched.filter(|fetched| fetched.object == mode.object);
+        while needed == 0 && offset < self.streams.stream(mode.object).next {
+            // What is stated before the next one, so that a break shows; where that is not in memory, the next answer does.
+            let stated = self.streams.head_before(&self.heap, mode.object, offset + 1, None).ok().flatten();
+            let Streams { streams, cache, .. } = &mut self.streams;
+            let event = streams[mode.object.index()].get(offset);
+            if event.lsn() > durable {
                 context.wal.want_durable();
                 break;
             }
-            let event = &self.heap.bytes(cell, bytes as usize + HEAD_BYTES)[..bytes as usize];
-            let parts = [&bytes.to_le_bytes()[..], &[0; 4], &offset.to_le_bytes(), &head(offset + 1), event];
+            let just_read = fetched.filter(|fetched| fetched.whose == Whose::Event(offset));
+            let value = event.value(&self.heap, cache).or(just_read.map(|fetched| fetched.value));
+            let Some(value) = value else {
+                // The first one is here, or its head would not be.
+                more = true;
+                break;
+            };
+            let after = stated.unwrap_or_else(|| head_after(&head, offset, value));
+            let parts = [&len_u32(value.len()).to_le_bytes()[..], &[0; 4], &offset.to_le_bytes(), &after, value];
             if reply.bytes() >= READ_BYTES_MAX || !reply.push(&parts) {
-                needed = (event.len() + EVENT_HEADER_BYTES + 2 * HEAD_BYTES) as u64;
+                needed = (value.len() + EVENT_HEADER_BYTES + 2 * HEAD_BYTES) as u64;
                 break;
             }
-            offset += 1;
+            (offset, head) = (offset + 1, after);
         }
         let count = offset - from;
         let (status, aux) = match needed {
-            0 => (Status::Ok, count),
+            0 => (Status::Ok, count | if more { AUX_MORE } else { 0 }),
             needed if count == 0 => (Status::ReplyTooSmall, needed),
             _ => (Status::Ok, count | AUX_MORE),
         };

@@ -293,7 +293,7 @@ impl Store {
             Place::Next => {}
             Place::Taken(Appended { offset, lsn }) => {
                 let outcome = already(context, mode, offset, lsn);
-                return self.tell_head(outcome, request, mode, reply);
+                return self.tell_head(outcome, context, request, mode, reply);
             }
             Place::Elsewhere(next, lsn) => {
                 return Outcome::version(Status::OutOfSequence, next, mode.visible_after(context.wal, lsn));

@@ -3,14 +3,12 @@
 
 use crate::bytes::len_u32;
 use crate::ring::protocol::Status;
-use crate::store::heap::{Cell, Heap};
-use crate::store::stream::chain::{Head, Links, keep_linked};
-use crate::store::stream::{CHUNK_BYTES, CHUNK_EVENTS, Event, Stream, Streams, keep};
-use crate::types::{Lsn, ObjectId};
+use crate::store::cache::Position;
+use crate::store::heap::Heap;
+use crate::store::stream::chain::{Head, Links};
+use crate::store::stream::{CHUNK_BYTES, CHUNK_EVENTS, Event, Stream, Streams, cached_bytes, events_of};
+use crate::types::{DeviceAddress, Lsn, ObjectId};
 use crate::wal::record::{Record, encoded_bytes};
-
-/// An event that no record gave yet.
-const HOLE: Event = Event { cell: Cell::NONE, lsn: Lsn(u64::MAX), bytes: 0 };
 
 impl Stream {
     /// Forgets its chunks, whose events gave their memory back, and goes on at `offset`.
@@ -31,17 +29,17 @@ impl Stream {
             if !self.make_room(heap) {
                 return false;
             }
-            self.push(HOLE);
+            self.push(Event::HOLE);
         }
         while offset < self.chunks_begin {
             if !heap.charge(CHUNK_BYTES) {
                 return false;
             }
-            self.chunks.push_front(vec![HOLE; CHUNK_EVENTS]);
+            self.chunks.push_front(vec![Event::HOLE; CHUNK_EVENTS]);
             self.chunks_begin -= CHUNK_EVENTS as u64;
         }
         for before in offset..self.first {
-            *self.get_mut(before) = HOLE;
+            *self.get_mut(before) = Event::HOLE;
         }
         self.first = self.first.min(offset);
         self.freed = self.first;
@@ -50,18 +48,21 @@ impl Stream {
 }
 
 impl Streams {
-    /// Takes the events of a recovered record. One that was trimmed is passed over; of one that is there already only
-    /// the place in the log is new.
-    pub fn replay<'e>(
-        &mut self,
-        heap: &mut Heap,
-        record: &Record<'_>,
-        events: impl Iterator<Item = &'e [u8]>,
-    ) -> Result<(), Status> {
+    /// Gives memory of the cache back. `false`: none can be given now.
+    pub fn shrink_recovered(&mut self, heap: &mut Heap) -> bool {
+        self.shrink(heap, self.recovered_lsn)
+    }
+
+    /// Takes the events of a recovered record, which stands at `place`. One that was trimmed is passed over; of one that
+    /// is there already only the place in the log is new.
+    pub fn replay(&mut self, heap: &mut Heap, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
+        if place != DeviceAddress::NONE {
+            self.recovered_lsn = record.lsn;
+        }
         let mut placed = false;
         let (mut links, mut end) = (Links::of(record), record.version);
-        for event in events {
-            placed |= self.place(heap, record, end, event, links.before())?;
+        for event in events_of(record) {
+            placed |= self.place(heap, record, place, end, event, links.before())?;
             links.follow(end, event);
             end += 1;
         }
@@ -80,32 +81,65 @@ impl Streams {
         &mut self,
         heap: &mut Heap,
         record: &Record<'_>,
+        place: DeviceAddress,
         offset: u64,
-        event: &[u8],
+        value: &[u8],
         before: Option<&Head>,
     ) -> Result<bool, Status> {
-        let stream = self.stream(record.object);
+        let object = record.object;
+        let stream = self.stream(object);
         if offset < stream.trimmed {
             return Ok(false);
         }
         let events = stream.next - stream.first;
-        let reached = stream.reach(heap, offset);
-        let (missing, more) = (reached && stream.get(offset).lsn == HOLE.lsn, stream.next - stream.first);
+        let mut reached = stream.reach(heap, offset);
+        while !reached && self.shrink(heap, self.recovered_lsn) {
+            reached = self.stream(object).reach(heap, offset);
+        }
+        let stream = self.stream(object);
+        let (missing, more) = (reached && stream.get(offset).is_hole(), stream.next - stream.first);
         self.events = self.events + more - events;
         if !reached {
             return Err(Status::NoMemory);
         }
         if missing {
-            let cell = match before {
-                Some(before) => keep_linked(heap, event, before)?,
-                None => keep(heap, event)?,
-            };
-            let bytes = len_u32(event.len());
-            *self.stream(record.object).get_mut(offset) = Event { cell, lsn: record.lsn, bytes };
-        } else {
-            self.stream(record.object).get_mut(offset).lsn = record.lsn;
+            *self.stream(object).get_mut(offset) = Event::in_cache(value.len(), Position::NONE);
+        }
+        let on_drive = place != DeviceAddress::NONE;
+        let event = self.stream(object).get_mut(offset);
+        event.set_lsn(record.lsn);
+        if missing || on_drive {
+            event.set_place(place);
+        }
+        if missing {
+            self.take_in(heap, object, offset, value, before, (!on_drive).then_some(record.lsn));
         }
         Ok(missing)
+    }
+
+    /// Takes a recovered event into the cache, where there is room. Only what the flight recorder alone holds, with this
+    /// LSN, has to be in memory.
+    fn take_in(
+        &mut self,
+        heap: &mut Heap,
+        object: ObjectId,
+        offset: u64,
+        value: &[u8],
+        before: Option<&Head>,
+        lsn: Option<Lsn>,
+    ) {
+        let before: &[u8] = before.map_or(&[], |head| head);
+        let (bytes, durable) = (cached_bytes(1, value.len() + before.len(), false), self.recovered_lsn);
+        match lsn {
+            Some(lsn) => {
+                self.cache.make_room_over(heap, &mut self.streams, bytes, durable);
+                self.insert(object, offset, value, before, lsn);
+            }
+            None if self.cache.make_room(heap, &mut self.streams, bytes, durable).is_ok() => {
+                self.insert(object, offset, value, before, Lsn::NONE);
+            }
+            None => {}
+        }
     }
 
     /// Takes a recovered trim. Whatever is below it does not count, before and after it in the log.
@@ -131,7 +165,7 @@ impl Streams {
             if !std::mem::take(&mut stream.sparse) {
                 continue;
             }
-            let hole = (stream.first..stream.next).rev().find(|offset| stream.get(*offset).lsn == HOLE.lsn);
+            let hole = (stream.first..stream.next).rev().find(|offset| stream.get(*offset).is_hole());
             if let Some(hole) = hole {
                 self.trim(ObjectId(len_u32(number)), hole + 1, Lsn::NONE);
                 self.reclaim(heap, usize::MAX);
@@ -143,6 +177,8 @@ impl Streams {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::CACHE_CHUNK_BYTES;
+    use crate::store::cache::Cache;
     use crate::wal::record::Kind;
 
     const STREAM: ObjectId = ObjectId(1);
@@ -151,7 +187,7 @@ mod tests {
         let value = offset.to_le_bytes();
         let (kind, flags, lsn) = (Kind::Append, 0, Lsn(1));
         let record = Record { kind, flags, lsn, object: STREAM, version: offset, key: &[], value: &value };
-        streams.replay(heap, &record, std::iter::once(&value[..])).unwrap();
+        streams.replay(heap, &record, DeviceAddress(4_096 + offset * 8)).unwrap();
     }
 
     fn extent(streams: &mut Streams) -> (u64, u64, u64) {
@@ -161,20 +197,21 @@ mod tests {
 
     #[test]
     fn events_come_in_any_order() {
-        let (mut heap, mut streams) = (Heap::new(64 << 20), Streams::default());
+        let (mut heap, mut streams) = (Heap::new(64 << 20), Streams::new(Cache::new(CACHE_CHUNK_BYTES, 64 << 20)));
         let offsets = (9_000..10_000).chain(20_000..20_100).chain(3_000..9_000).chain(9_990..20_000);
         offsets.for_each(|offset| replay(&mut streams, &mut heap, offset));
         streams.finish_replay(&mut heap, 1);
         assert_eq!(extent(&mut streams), (3_000, 20_100, 17_100));
         for offset in 3_000..20_100_u64 {
             let event = streams.stream(STREAM).get(offset);
-            assert_eq!(heap.bytes(event.cell, 8), offset.to_le_bytes());
+            assert_eq!(event.value(&heap, &mut streams.cache), Some(&offset.to_le_bytes()[..]));
+            assert_eq!(event.place(), DeviceAddress(4_096 + offset * 8));
         }
     }
 
     #[test]
     fn a_stream_begins_behind_its_last_hole() {
-        let (mut heap, mut streams) = (Heap::new(64 << 20), Streams::default());
+        let (mut heap, mut streams) = (Heap::new(64 << 20), Streams::new(Cache::new(CACHE_CHUNK_BYTES, 64 << 20)));
         (0..10).chain(12..20).chain(21..30).for_each(|offset| replay(&mut streams, &mut heap, offset));
         streams.finish_replay(&mut heap, 1);
         assert_eq!(extent(&mut streams), (21, 30, 9));
@@ -182,7 +219,7 @@ mod tests {
 
     #[test]
     fn what_was_trimmed_stays_so_wherever_the_trim_stands() {
-        let (mut heap, mut streams) = (Heap::new(64 << 20), Streams::default());
+        let (mut heap, mut streams) = (Heap::new(64 << 20), Streams::new(Cache::new(CACHE_CHUNK_BYTES, 64 << 20)));
         (0..10).for_each(|offset| replay(&mut streams, &mut heap, offset));
         streams.replay_trim(&mut heap, STREAM, 5, Lsn(2));
         (0..12).for_each(|offset| replay(&mut streams, &mut heap, offset));
