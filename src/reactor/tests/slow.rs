@@ -31,7 +31,7 @@ impl Device for SlowReads {
             }
             self.reads.push((READ_POLLS, completion));
         }
-        self.reads.iter_mut().for_each(|(polls, _)| *polls -= 1);
+        self.reads.iter_mut().for_each(|(polls, _)| *polls = polls.saturating_sub(1));
         let ended = self.reads.iter().position(|(polls, _)| *polls == 0)?;
         Some(self.reads.remove(ended).1)
     }
@@ -72,9 +72,9 @@ fn a_read_that_ends_after_the_last_copy_does_not_end_reclaim() {
         compression: Compression::None,
     };
     let mut given_up = 0;
-    for number in 0..3_000_u32 {
-        // One larger than a frame among small ones.
-        let (key, bytes) = if number % 8 == 0 { (number % 40, 100_000) } else { (1_000 + number % 20, 5_000) };
+    for number in 0..20_000_u32 {
+        // One larger than a frame among small ones, which earn little of what may be looked at in a turn.
+        let (key, bytes) = if number % 32 == 0 { (number / 32 % 5, 100_000) } else { (1_000 + number % 20, 500) };
         let value = vec![7; bytes];
         let put = Request::Put { space, key: &key.to_be_bytes(), value: &value, how: Write::default() };
         let (answer, reclaimed) = call(&put);
