@@ -240,7 +240,7 @@ impl Soak<'_> {
                 thread::sleep(TICK);
             }
             watch.stop.store(true, Relaxed);
-            lives.into_iter().map(joined).collect()
+            lives.into_iter().try_for_each(joined)
         });
         watch.stop.store(false, Relaxed);
         report.writing += life.elapsed();
