@@ -2,12 +2,14 @@
 //! `Reactor::turn` is the one place where the modules meet. It is a pure step over rings, clock and device, so that
 //! the simulator runs the very same code.
 
+mod census;
 mod control;
 mod deallocation;
 mod expiry;
 mod fetch;
 mod idle;
 mod intake;
+mod rates;
 mod reclaim;
 mod resume;
 mod shard;
@@ -39,6 +41,7 @@ use control::SyncTable;
 use deallocation::Deallocation;
 use fetch::Fetches;
 pub use idle::run;
+use rates::Rates;
 pub use resume::Log;
 use shard::Pending;
 pub use shard::Shard;
@@ -160,6 +163,7 @@ pub struct Reactor<D, C> {
     look_at_wall_ns: u64,
     device: Watched<D>,
     stall: Stall,
+    rates: Rates,
     pool: Pool,
     catalog: Catalog,
     shards: Vec<Shard>,
@@ -213,6 +217,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             clock,
             device: Watched::new(device, pool.count_all()),
             stall: Stall::default(),
+            rates: Rates::default(),
             pool,
             catalog,
             shards,
@@ -304,6 +309,13 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if let Outcome::Answer { completion, .. } = &outcome {
             self.metrics.add(if writes { stats::WRITES } else { stats::READS }, 1);
             self.progressed |= appends || opcode == Opcode::Trim;
+            let done = completion.status == Status::Ok as u16;
+            if writes {
+                self.metrics.add(stats::TAKEN_BYTES, if done { self.payload.len() as u64 } else { 0 });
+            } else if opcode == Opcode::Get {
+                self.metrics.add(stats::GETS, 1);
+                self.metrics.add(stats::GETS_FETCHED, u64::from(fetched.is_some()));
+            }
             if opcode == Opcode::Commit {
                 self.metrics.add(stats::COMMITS, u64::from(completion.status == Status::Ok as u16));
                 self.metrics.add(stats::CONFLICTS, u64::from(completion.status == Status::Conflict as u16));

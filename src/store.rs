@@ -12,7 +12,9 @@ mod wall;
 
 use crate::buffer::Pool;
 use crate::bytes::put_u64;
-use crate::ring::protocol::{Completion, KEY_BYTES_MAX, Opcode, Status, Submission, commit, durability_of, flag};
+use crate::ring::protocol::{
+    Completion, KEY_BYTES_MAX, Opcode, Status, Submission, commit, durability_of, flag, stats,
+};
 use crate::types::{DeviceAddress, Durability, Lsn, ObjectId, ObjectKind};
 use crate::wal::pool::Writer;
 use crate::wal::record::{Kind, Record, UNTIL_BYTES};
@@ -266,6 +268,19 @@ impl Store {
     /// # Errors
     /// `NoMemory` when the memory budget is smaller than what has to be in memory.
     pub fn replay(&mut self, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
+        loop {
+            match self.take(record, place) {
+                // What is on the drive too makes room for what has to be in memory, whichever of the two holds it.
+                Err(Status::NoMemory)
+                    if self.spaces.shrink_recovered(&mut self.heap)
+                        || self.streams.shrink_recovered(&mut self.heap) => {}
+                taken => return taken,
+            }
+        }
+    }
+
+    /// Takes as much of a recovered record as there is memory for: it may be taken once more.
+    fn take(&mut self, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
         if matches!(record.kind, Kind::Put | Kind::PutUntil | Kind::Delete | Kind::Commit) {
             self.next_version = self.next_version.max(record.version.saturating_add(1));
         }
@@ -478,6 +493,20 @@ impl Store {
         bytes + bytes / 16
     }
 
+    /// What this shard has of one space or stream: see `stats::OBJECT_NAMES`.
+    #[must_use]
+    pub fn of_object(&self, object: ObjectId) -> [u64; stats::OBJECT_NAMES.len()] {
+        let (keys, key_bytes) = self.spaces.of_space(object);
+        let (first, next, event_bytes) = self.streams.of_stream(object);
+        let mut words = [0; stats::OBJECT_NAMES.len()];
+        words[stats::OBJECT] = u64::from(object.0);
+        words[stats::OBJECT_KEYS] = keys;
+        words[stats::OBJECT_EVENTS] = next - first;
+        words[stats::OBJECT_LIVE_BYTES] = key_bytes + event_bytes;
+        words[stats::OBJECT_NEXT_OFFSET] = next;
+        words
+    }
+
     /// Keys in this shard.
     #[must_use]
     pub fn keys(&self) -> u64 {
@@ -506,5 +535,56 @@ impl Store {
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.heap.used_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> Store {
+        Store::new(Limits {
+            key_bytes_max: 64,
+            value_bytes_max: 64 << 10,
+            memory_bytes_max: 4 << 20,
+            cache_bytes_max: 4 << 20,
+            cache_chunk_bytes: CACHE_CHUNK_BYTES,
+            keys_max: 100_000,
+            producers_max: 1,
+            cursors_max: 1,
+        })
+    }
+
+    const PLACE: DeviceAddress = DeviceAddress(4_096);
+    const VALUE: [u8; 4_000] = [7; 4_000];
+
+    fn put(store: &mut Store, number: u64, value: &[u8]) -> Result<(), Status> {
+        let (kind, lsn, key) = (Kind::Put, Lsn(number + 1), number.to_le_bytes());
+        store.replay(&Record { kind, flags: 0, lsn, object: ObjectId(1), version: number, key: &key, value }, PLACE)
+    }
+
+    fn append(store: &mut Store, stream: u32, offset: u64) -> Result<(), Status> {
+        let (kind, lsn, object) = (Kind::Append, Lsn(offset + 1), ObjectId(stream));
+        store.replay(&Record { kind, flags: 0, lsn, object, version: offset, key: &[], value: &VALUE }, PLACE)
+    }
+
+    #[test]
+    fn recovered_streams_take_memory_from_cached_values() {
+        let mut store = store();
+        (0..2_000).for_each(|number| put(&mut store, number, &VALUE).unwrap());
+        // The events of each take 96 KiB.
+        (2..22).for_each(|stream| append(&mut store, stream, 0).unwrap());
+        assert_eq!((store.keys(), store.events()), (2_000, 20));
+        // What does not fit even so is told.
+        let refused = (22..200).find_map(|stream| append(&mut store, stream, 0).err());
+        assert_eq!(refused, Some(Status::NoMemory));
+    }
+
+    #[test]
+    fn recovered_keys_take_memory_from_cached_events() {
+        let mut store = store();
+        (0..2_000).for_each(|offset| append(&mut store, 2, offset).unwrap());
+        (0..20_000).for_each(|number| put(&mut store, number, b"").unwrap());
+        assert_eq!((store.keys(), store.events()), (20_000, 2_000));
     }
 }

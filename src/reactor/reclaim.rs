@@ -250,6 +250,8 @@ impl Reclaim {
                     worked = true;
                 }
                 Next::Wait => break,
+                // A read ahead that is under way ends first: after this step nobody would know what it is for.
+                Next::End if self.under_way => break,
                 Next::End => {
                     if !self.has_room(wal, pool, 0, 8) {
                         break;

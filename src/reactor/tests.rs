@@ -9,6 +9,7 @@ mod full;
 mod hostile;
 mod reclaim;
 mod sessions;
+mod slow;
 #[path = "../../tests/small/mod.rs"]
 mod small;
 mod stall;

@@ -111,7 +111,8 @@ pub enum Opcode {
     /// List the catalog. Reactor 0 only. arg0: begin after this object number. The reply holds objects as u32
     /// number, u8 kind, u8 durability, u8 name bytes, u8 compression, name.
     Catalog = 11,
-    /// The counters of this reactor: see `stats::` for the order of its u64 words.
+    /// Counters of this reactor, of its shards, or of what they hold, as u64 words: see `stats::`. arg0: which of these.
+    /// arg1: of objects, begin after this number. Of rows `aux` is their number, and `AUX_MORE`.
     Stats = 12,
     /// All writes of a transaction, if every key that it read still has the version it had. Value: entries, see
     /// `commit::`, the reads first. arg1: the lowest shard of their keys. The answer's `version` is that of every key

@@ -54,6 +54,8 @@ struct Ordered {
     changed_lsn: Lsn,
     /// The last delete here, which an absent key may be due to.
     deleted_lsn: Lsn,
+    keys: u64,
+    live_bytes: u64,
 }
 
 pub struct Spaces {
@@ -104,6 +106,11 @@ impl Spaces {
         self.table.len()
     }
 
+    /// Keys of one space, and what their records take in the log, about.
+    pub fn of_space(&self, object: ObjectId) -> (u64, u64) {
+        self.ordered.get(object.index()).map_or((0, 0), |ordered| (ordered.keys, ordered.live_bytes))
+    }
+
     // A call of its own costs a get more than a time to live does.
     #[inline(always)]
     fn hash(&self, object: ObjectId, key: &[u8]) -> u64 {
@@ -142,6 +149,11 @@ impl Spaces {
     /// Gives memory of the cache back. `false`: none can be given now.
     pub fn shrink(&mut self, heap: &mut Heap, durable: Lsn) -> bool {
         self.cache.shrink(heap, &mut self.entries, durable)
+    }
+
+    /// The same, during a replay.
+    pub fn shrink_recovered(&mut self, heap: &mut Heap) -> bool {
+        self.shrink(heap, self.recovered_lsn)
     }
 
     /// Whether there are as many keys as there may be.
@@ -206,6 +218,7 @@ impl Spaces {
         };
         table.insert(slot, len_u32(entries.len()), hash);
         ordered[object.index()].order.insert(slot, |other| entries[other as usize].key(heap).cmp(key));
+        ordered[object.index()].keys += 1;
         Ok(slot)
     }
 
@@ -216,9 +229,12 @@ impl Spaces {
             self.set_until(heap, slot, said.until_ms);
         }
         let entry = &mut self.entries[slot as usize];
-        self.live_bytes -= entry.logged_bytes();
+        let before = entry.logged_bytes();
         entry.set(value_bytes, said);
-        self.live_bytes += entry.logged_bytes();
+        let after = entry.logged_bytes();
+        self.live_bytes = self.live_bytes - before + after;
+        let ordered = &mut self.ordered[entry.object().index()];
+        ordered.live_bytes = ordered.live_bytes - before + after;
         let head_bytes = entry.head_bytes();
         match value {
             Some(value) if lsn == Lsn::NONE => {
@@ -353,7 +369,10 @@ impl Spaces {
         let (object, key) = (entry.object(), entry.key(heap));
         self.table.remove(self.hash(object, key), slot);
         let Spaces { entries, ordered, .. } = self;
-        ordered[object.index()].order.remove(|other| entries[other as usize].key(heap).cmp(key));
+        let own = &mut ordered[object.index()];
+        own.order.remove(|other| entries[other as usize].key(heap).cmp(key));
+        own.keys -= 1;
+        own.live_bytes -= entry.logged_bytes();
         self.entries[slot as usize] = Entry::default();
         self.live_bytes -= entry.logged_bytes();
         heap.give(entry.cell());

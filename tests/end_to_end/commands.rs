@@ -332,15 +332,41 @@ fn stats_by_command() {
     let place = formatted("cli-stats");
     let mut daemon = Daemon::start(&place);
     drop(daemon.connect(&place));
+    for number in 0..20 {
+        run(&place, &["put", "orders", &number.to_string(), "value", "--create=strict"]);
+    }
+    run(&place, &["delete", "orders", "7"]);
+    run(&place, &["get", "orders", "3"]);
+    run(&place, &["append", "ledger", "one", "--create=strict", "--chained"]);
+    run(&place, &["append", "ledger", "two"]);
     let text = run(&place, &["stats"]);
-    let of_reactors: Vec<&str> = text.lines().filter(|line| !line.starts_with("drive ")).collect();
-    assert_eq!(of_reactors.len(), NAMES.len() - DRIVE.len());
-    assert!(of_reactors.iter().all(|line| line.split_whitespace().count() == 3), "a name, a column a reactor: {text}");
-    let reactors = json(&place, &["stats"]);
-    assert_eq!(reactors.len(), 3, "and the drive");
+    let of_reactors = |name: &str| text.lines().any(|line| line.split_whitespace().next() == Some(name));
+    let own = || NAMES.iter().enumerate().filter(|(at, _)| !DRIVE.contains(at));
+    assert!(own().all(|(_, name)| of_reactors(name)), "{text}");
+    assert!(text.contains("write amplification") && text.contains("group commit"), "{text}");
+    let lines = json(&place, &["stats"]);
+    let with = |key: &str| -> Vec<&Value> { lines.iter().filter(|line| line.get(key).is_some()).collect() };
+    let (reactors, shards, objects) = (with("reactor"), with("shard"), with("object"));
     // A file has no SMART log.
-    assert!(reactors[2]["drive"].is_null() && text.contains("not known"), "{text}");
+    assert!(with("drive")[0]["drive"].is_null() && text.contains("not known"), "{text}");
     assert_eq!(reactors[0]["shards"].as_u64().zip(reactors[1]["shards"].as_u64()), Some((2, 1)));
+    let sum = |rows: &[&Value], name: &str| rows.iter().filter_map(|row| row[name].as_u64()).sum::<u64>();
+    assert_eq!((shards.len(), sum(&shards, "keys"), sum(&shards, "events")), (3, 19, 2));
+    assert_eq!(sum(&reactors, "gets"), 1);
+    let [orders, ledger] = objects[..] else { panic!("{objects:?}") };
+    assert_eq!((&orders["name"], &orders["keys"], &orders["kind"]), (&"orders".into(), &19.into(), &"space".into()));
+    assert!(orders["live_bytes"].as_u64().is_some_and(|bytes| bytes > 19 * 5), "{orders}");
+    assert_eq!((&ledger["name"], &ledger["events"], &ledger["next_offset"]), (&"ledger".into(), &2.into(), &2.into()));
+    assert_eq!((&ledger["chained"], &orders["chained"]), (&1.into(), &0.into()));
+    let total = &with("total")[0]["total"];
+    // 20 puts of a key and "value", a delete of a key, two events.
+    assert_eq!(total["taken_bytes"], 10 + 2 * 10 + 20 * 5 + 1 + 6, "{total}");
+    assert!(total["write_amplification"].as_f64().is_some_and(|found| found > 100.0), "a block each: {total}");
+    assert!(total["records_per_frame"].as_f64().is_some_and(|found| (1.0..3.0).contains(&found)), "{total}");
+    let watched = json(&place, &["stats", "--watch", "20ms", "--count", "2"]);
+    assert_eq!(watched.len(), 2);
+    assert!(watched[0]["requests_per_second"].is_u64() && watched[0]["lag_records"] == 0, "{watched:?}");
+    assert!(run(&place, &["stats", "--watch", "20ms", "--count", "1"]).starts_with("requests/s"));
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn append(bench: &mut Bench, stream: Object, event: &[u8]) {
 }
 
 fn stat(bench: &mut Bench, at: usize) -> u64 {
-    let (_, reply) = bench.call(&Request::Stats { reactor: 0 });
+    let (_, reply) = bench.call(&Request::Stats { reactor: 0, about: stats::About::Reactor, after: ObjectId(0) });
     u64::from_le_bytes(reply[at * 8..at * 8 + 8].try_into().unwrap())
 }
 

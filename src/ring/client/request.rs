@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::ring::protocol::commit::{self, Entry};
+use crate::ring::protocol::stats::About;
 use crate::ring::protocol::{
     BATCH_HEADER_BYTES, CURSOR_ABSENT, HEAD_BYTES, KEY_BYTES_MAX, Opcode, PLAIN_HEADER_BYTES, Status, Submission,
     TTL_MS_MAX, VALUE_BYTES_MAX, flag, shard_of_key, shard_of_stream,
@@ -126,8 +127,8 @@ pub enum Request<'a> {
     Commit { entries: &'a [Entry<'a>], durability: Option<Durability>, relaxed: bool },
     /// Answered when all that this reactor took before is durable on the drive.
     Sync { reactor: u32 },
-    /// The reply is this reactor's counters, as u64 words.
-    Stats { reactor: u32 },
+    /// The reply is counters as u64 words: of this reactor, of its shards, or of the objects beyond a number.
+    Stats { reactor: u32, about: About, after: ObjectId },
     /// Moves a cursor of a stream to an offset, or makes it. The answer's `version` is the offset.
     SetCursor { stream: Object, name: &'a str, offset: u64, how: CursorMove },
     /// The answer's `version` is the cursor's offset.
@@ -190,7 +191,7 @@ pub(super) struct Plan<'a> {
     pub form: Form,
 }
 
-const STATS_BYTES_MAX: u32 = 4_096;
+const STATS_BYTES_MAX: u32 = 64 << 10;
 
 impl<'a> Plan<'a> {
     /// # Errors
@@ -241,8 +242,9 @@ impl<'a> Plan<'a> {
                 (submission.opcode, self.reactor) = (Opcode::Sync as u8, reactor);
                 Ok(None)
             }
-            Request::Stats { reactor } => {
+            Request::Stats { reactor, about, after } => {
                 (submission.opcode, self.reactor) = (Opcode::Stats as u8, reactor);
+                (submission.arg0, submission.arg1) = (about as u64, u64::from(after.0));
                 submission.reply_bytes_max = STATS_BYTES_MAX;
                 Ok(None)
             }
