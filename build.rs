@@ -66,8 +66,14 @@ mod spdk {
     ];
 
     /// Functions of `env.h` and constants, beside those above.
-    const MORE: [&str; 4] =
-        ["spdk_zmalloc", "SPDK_MALLOC_DMA", "SPDK_ENV_NUMA_ID_ANY", "SPDK_NVME_IO_FLAGS_FORCE_UNIT_ACCESS"];
+    const MORE: [&str; 6] = [
+        "spdk_zmalloc",
+        "SPDK_MALLOC_DMA",
+        "SPDK_ENV_NUMA_ID_ANY",
+        "SPDK_NVME_IO_FLAGS_FORCE_UNIT_ACCESS",
+        "SPDK_VERSION_MAJOR",
+        "SPDK_VERSION_MINOR",
+    ];
 
     /// Packed structures with aligned members, which Rust cannot express (E0588). Their bytes are read by offset.
     const OPAQUE: &str =

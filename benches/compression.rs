@@ -31,6 +31,10 @@ impl Clock for Tsc {
     fn now_ns(&self) -> u64 {
         self.0.delta_as_nanos(self.1, self.0.raw())
     }
+
+    fn wall_ms(&self) -> u64 {
+        0
+    }
 }
 
 /// Orders with fields that repeat and numbers that do not, as long as asked for.

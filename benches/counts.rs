@@ -53,6 +53,10 @@ impl Clock for Steps {
         self.0.set(self.0.get() + 1_000);
         self.0.get()
     }
+
+    fn wall_ms(&self) -> u64 {
+        0
+    }
 }
 
 fn main() -> Result<(), Failure> {

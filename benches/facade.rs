@@ -29,6 +29,10 @@ impl Clock for Tsc {
     fn now_ns(&self) -> u64 {
         self.0.delta_as_nanos(self.1, self.0.raw())
     }
+
+    fn wall_ms(&self) -> u64 {
+        0
+    }
 }
 
 fn tsc() -> Tsc {

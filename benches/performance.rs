@@ -252,7 +252,7 @@ impl Bench {
         let request = match asked {
             Asked::Noop => Request::Noop { reactor: 0 },
             Asked::Put(durability) => {
-                Request::Put { space, key: &key, value: &value, how: Write { durability, if_version: None } }
+                Request::Put { space, key: &key, value: &value, how: Write { durability, ..Write::default() } }
             }
             Asked::Get => Request::Get { space, key: &key, relaxed: false, value_bytes_max: 128 },
         };

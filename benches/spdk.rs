@@ -2,7 +2,9 @@
 //! The tier `spdk` beside SPDK's own `spdk_nvme_perf`, on a drive in memory behind a vfio-user target.
 //!
 //!     FOREBAY_SPDK_TARGET=.../nvmf_tgt FOREBAY_SPDK_PERF=.../spdk_nvme_perf \
-//!         cargo bench --features spdk --bench spdk -- [--rounds N] [--ops N] [--json]
+//!         cargo bench --features spdk --bench spdk -- [--rounds N] [--ops N] [--case TEXT] [--json]
+//!
+//! `--case` takes only the rows whose name holds the text, and SPDK's own.
 //!
 //! The target polls on core 0. All else runs in one thread on core 1: client, reactor and device by turns, so that no
 //! third core is needed and a put costs no cache line between two.
@@ -43,7 +45,9 @@ use target::{PLAIN, SUBSYSTEM, Target};
 const DRIVE_BYTES: u64 = 1 << 30;
 const BLOCK_BYTES: u32 = 4096;
 const FRAME_BYTES: usize = 64 << 10;
-const EVENT: [u8; 100] = [7; 100];
+const EVENT: [u8; 4096] = [7; 4096];
+/// Events stay in memory: so many bytes of them in a run.
+const EVENTS_BYTES_MAX: usize = 192 << 20;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -61,16 +65,21 @@ impl Clock for Instants {
     fn now_ns(&self) -> u64 {
         u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
+
+    fn wall_ms(&self) -> u64 {
+        0
+    }
 }
 
 fn main() -> Result<(), Failure> {
-    let (mut rounds, mut ops, mut json) = (5_usize, 100_000_usize, false);
+    let (mut rounds, mut ops, mut json, mut case) = (5_usize, 100_000_usize, false, String::new());
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
         match word.as_str() {
             "--rounds" => rounds = value()?.parse()?,
             "--ops" => ops = value()?.parse()?,
+            "--case" => case = value()?,
             "--json" => json = true,
             "--bench" => {}
             _ => return Err(format!("unknown option {word}; see the head of benches/spdk.rs").into()),
@@ -83,17 +92,22 @@ fn main() -> Result<(), Failure> {
     let name = PathBuf::from(format!("vfio-user:{}@{PLAIN}", target.endpoint()));
     let mut all: BTreeMap<String, Vec<Figures>> = BTreeMap::new();
     for _ in 0..rounds {
-        for depth in [1, 32] {
+        for depth in [1, 32, 64] {
             // A target serves one client a directory: each lets go of it before the next comes.
             if let Some(figures) = perf(&target.endpoint(), depth)? {
                 all.entry(format!("qd{depth:02} spdk_nvme_perf, 4 KiB write")).or_default().push(figures);
             }
-            let figures = device(&name, depth, OperationKind::Read, ops)?;
-            all.entry(format!("qd{depth:02} device, 4 KiB read")).or_default().push(figures);
-            let figures = device(&name, depth, OperationKind::WriteDurable, ops)?;
-            all.entry(format!("qd{depth:02} device, 4 KiB write + flush")).or_default().push(figures);
-            let figures = append(&name, depth, ops)?;
-            all.entry(format!("qd{depth:02} strict append, 100 B")).or_default().push(figures);
+            let mut row = |what: &str, run: &dyn Fn() -> Result<Figures, Failure>| -> Result<(), Failure> {
+                let name = format!("qd{depth:02} {what}");
+                if name.contains(&case) {
+                    all.entry(name).or_default().push(run()?);
+                }
+                Ok(())
+            };
+            row("device, 4 KiB read", &|| device(&name, depth, OperationKind::Read, ops))?;
+            row("device, 4 KiB write + flush", &|| device(&name, depth, OperationKind::WriteDurable, ops))?;
+            row("strict append, 100 B", &|| append(&name, depth, ops, 100))?;
+            row("strict append, 4 KiB", &|| append(&name, depth, ops, 4096))?;
         }
     }
     report(&all, json);
@@ -178,6 +192,7 @@ fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
         objects_max: 16,
         key_bytes_max: key_bytes_max as usize,
         value_bytes_max: value_bytes_max as usize,
+        device_timeout_ns: 60_000_000_000,
     };
     let pool = Pool::new(opened.region(16 * FRAME_BYTES, Pages::Ordinary)?, FRAME_BYTES);
     let mut reactor =
@@ -189,7 +204,7 @@ fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
     Ok(Bench { client: Client::from_parts(parts, Duration::ZERO)?, reactor })
 }
 
-fn append(name: &Path, depth: usize, ops: usize) -> Result<Figures, Failure> {
+fn append(name: &Path, depth: usize, ops: usize, event_bytes: usize) -> Result<Figures, Failure> {
     let options =
         FormatOptions { capacity_bytes: None, segment_size: SegmentSize::Bytes(16 << 20), shards: 1, force: true };
     format_device(name, &options, &mut |_, _| {})?;
@@ -214,7 +229,7 @@ fn append(name: &Path, depth: usize, ops: usize) -> Result<Figures, Failure> {
         compression: Compression::None,
     };
     let start = |_| {
-        let append = Request::Append { stream, event: &EVENT, how: Write::default() };
+        let append = Request::Append { stream, event: &EVENT[..event_bytes], how: Write::default() };
         bench.borrow_mut().client.submit(0, &append).expect("the ring takes as many as are under way");
     };
     let mut reply = Vec::new();
@@ -228,8 +243,10 @@ fn append(name: &Path, depth: usize, ops: usize) -> Result<Figures, Failure> {
         }
         count
     };
-    // The log takes 4 KiB an append at depth 1.
-    let room = usize::try_from(DRIVE_BYTES / 2 / u64::from(BLOCK_BYTES))?;
+    // The log takes whole blocks an append at depth 1.
+    let block_bytes = BLOCK_BYTES as usize;
+    let room = usize::try_from(DRIVE_BYTES / 2)? / (event_bytes + 64).next_multiple_of(block_bytes);
+    let room = room.min(EVENTS_BYTES_MAX / event_bytes);
     Ok(figures(&depth::drive(plan(ops.min(room), depth), start, ended)))
 }
 

@@ -16,6 +16,7 @@
 #define FB_KEY_BYTES_MAX             1024
 #define FB_VALUE_BYTES_MAX           16777216
 #define FB_NAME_BYTES_MAX            255
+#define FB_TTL_MS_MAX                UINT64_C(0x2de41353000)
 #define FB_PRODUCER_WINDOW           8
 #define FB_BATCH_HEADER_BYTES        4
 #define FB_PAIR_HEADER_BYTES         16
@@ -150,6 +151,7 @@
 #define FB_FLAG_IF_VERSION           4
 #define FB_FLAG_RELAXED              8
 #define FB_FLAG_PREFIX               16
+#define FB_FLAG_EXPIRES              32
 #define FB_FLAG_REWIND               64
 
 /* durabilities */

@@ -16,7 +16,7 @@ fn main() -> Result<(), ClientError> {
     let orders = client.open_space("orders", Some(Durability::Strict))?;
     let version = client.put(orders, b"4711", b"paid", Write::default())?;
     // Only if nobody wrote it meanwhile. This once, surviving a kill of the daemon is enough.
-    let how = Write { if_version: Some(version), durability: Some(Durability::Buffered) };
+    let how = Write { if_version: Some(version), durability: Some(Durability::Buffered), ..Write::default() };
     client.put(orders, b"4711", b"sent", how)?;
     if let Some((version, value)) = client.get(orders, b"4711")? {
         println!("order 4711: {} (version {version})", String::from_utf8_lossy(&value));

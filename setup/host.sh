@@ -3,18 +3,19 @@
 #
 #   status             what there is, and what to do about what is missing. Changes nothing; needs no root
 #       --json             an object a line
-#   config             makes what is asked for and nothing else; prints every change; asking again changes nothing.
-#                      Everything is checked before the first change. Needs at least one of:
+#   config             makes what is asked for and nothing else; prints every change; asking again changes nothing, and
+#                      asking for more adds to what was asked before. Everything is checked before the first change.
+#                      Needs at least one of:
 #       --hugepages NODE=COUNT   pages of 2 MiB on a NUMA node; repeat for more nodes. COUNT alone when there is one node.
 #                          And a hugetlbfs at /dev/hugepages, where none is mounted there and no user is named
 #       --bind BDF         gives this NVMe controller (as 0000:01:00.0) to vfio-pci, for user-space drivers; repeatable.
 #                          It and all its namespaces vanish from the kernel
 #       --device PATH      prepares this namespace (as /dev/nvme0n2) for the tiers of the kernel: scheduler none, and
 #                          with --user its nodes belong to that user; repeatable
-#       --nr-requests N    with --device: requests in the kernel's queue
+#       --nr-requests N    with --device: requests in the kernel's queue, 4 or more
 #       --user NAME        the service's user: gets the vfio groups and devices named here, a hugetlbfs at
 #                          /dev/hugepages-NAME, and no limit on locked memory
-#       --poll-queues N    polled queues of the kernel's nvme driver, from its next start on
+#       --poll-queues N    polled queues of the kernel's nvme driver, from its next start on; at most one a core
 #     and takes:
 #       --namespace UUID   the Forebay namespace with this UUID is expected on a drive named here; repeatable
 #       --force            take drives whatever they hold. Nothing is erased. One in use is refused all the same
@@ -59,7 +60,7 @@ parse() {
             --hugepages) value=$(value_of "$@"); hugepages+=("$value"); shift ;;
             --bind) value=$(value_of "$@"); controllers+=("$value"); shift ;;
             --device) value=$(value_of "$@"); devices+=("$value"); shift ;;
-            --namespace) value=$(value_of "$@"); uuids+=("$value"); shift ;;
+            --namespace) value=$(value_of "$@"); uuids+=("${value,,}"); shift ;;
             --user) user=$(value_of "$@"); shift ;;
             --poll-queues) poll_queues=$(number_of "$@"); shift ;;
             --nr-requests) nr_requests=$(number_of "$@"); shift ;;
@@ -76,7 +77,7 @@ pages_path() { printf '%s/sys/devices/system/node/node%s/hugepages/hugepages-204
 
 # Turns a lone COUNT into NODE=COUNT where that is no guess.
 check_hugepages() {
-    local index nodes more=0 available
+    local index nodes more=0 available named=' '
     nodes=("$root"/sys/devices/system/node/node[0-9]*)
     for index in "${!hugepages[@]}"; do
         if [[ ${hugepages[index]} =~ ^$count_form$ ]]; then
@@ -87,6 +88,11 @@ check_hugepages() {
             usage_error "--hugepages takes NODE=COUNT, not '${hugepages[index]}'"
         [ -e "$(pages_path "${hugepages[index]%=*}")" ] ||
             die "NUMA node ${hugepages[index]%=*} has no hugepages of 2 MiB; nodes: ${nodes[*]##*/node}"
+        case $named in *" ${hugepages[index]%=*} "*)
+            usage_error "--hugepages names node ${hugepages[index]%=*} twice; say once how many it is to have"
+            ;;
+        esac
+        named+="${hugepages[index]%=*} "
         more=$((more + ${hugepages[index]#*=} - $(cat "$(pages_path "${hugepages[index]%=*}")")))
     done
     # A host whose last memory went into hugepages stands still.
@@ -159,12 +165,49 @@ check_devices() {
     done
 }
 
+# The kernel lets the nvme driver start with one polled queue a core at most: with more there would be no drive at all.
+check_poll_queues() {
+    local cores
+    cores=$(text "$root/sys/devices/system/cpu/possible")
+    cores=$((${cores##*[-,]} + 1))
+    if [ -n "$poll_queues" ] && [ "$poll_queues" -gt "$cores" ]; then
+        usage_error "--poll-queues $poll_queues: this machine has $cores cores, and the nvme driver does not start with more queues"
+    fi
+}
+
+# What one option says and another denies.
+check_together() {
+    local bdf name device
+    if [ ${#controllers[@]} = 0 ] && [ ${#devices[@]} = 0 ] && [ "${#uuids[@]}$force" != 00 ]; then
+        usage_error "--namespace and --force go with --bind or --device"
+    fi
+    for name in "${uuids[@]}"; do
+        [[ $name =~ ^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$ ]] ||
+            usage_error "--namespace takes a UUID, as 01234567-89ab-cdef-0123-456789abcdef, not '$name'; forebay inspect shows it"
+    done
+    for bdf in "${controllers[@]}"; do
+        for name in $(namespaces_of "$bdf"); do
+            for device in "${devices[@]}"; do
+                device=$(basename "$(readlink -m "$root$device")")
+                if [ "${device/#ng/nvme}" = "$name" ]; then
+                    usage_error "--bind $bdf takes /dev/$name away from the kernel, and --device $name leaves it there; name one of them"
+                fi
+            done
+        done
+    done
+}
+
 check_all() {
     local bdf
     if [ $((${#hugepages[@]} + ${#controllers[@]} + ${#devices[@]})) = 0 ] && [ -z "$user$poll_queues" ]; then
         usage_error "config does only what it is asked for: name hugepages, controllers, devices, a user or poll queues"
     fi
     if [ -n "$nr_requests" ] && [ ${#devices[@]} = 0 ]; then usage_error "--nr-requests goes with --device"; fi
+    if [ -n "$nr_requests" ] && { [ "$nr_requests" -lt 4 ] || [ "$nr_requests" -gt 65535 ]; }; then
+        usage_error "--nr-requests is 4 to 65535, not $nr_requests: the kernel takes no less, a queue has no more"
+    fi
+    check_poll_queues
+    check_together
     if [ -n "$user" ]; then
         id -u "$user" >/dev/null 2>&1 || die "there is no user $user; make one: useradd --system --shell /usr/sbin/nologin $user"
     fi
@@ -239,13 +282,19 @@ prepare_device() {
     if [ -e "$root/dev/ng${name#nvme}" ]; then set_owner "$root/dev/ng${name#nvme}" "$user"; fi
 }
 
+# udev_rules PATH: a rule a drive: those of the drives named here, and those that stand there of others. Who names no user
+# leaves a drive to the one that it has.
 udev_rules() {
-    local name owner=''
-    if [ -n "$user" ]; then owner=", OWNER=\"$user\""; fi
+    local name which owner rules
+    rules=$(ours "$1")
     for name in "${devices[@]}"; do
-        printf 'ACTION=="add|change", SUBSYSTEM=="block", ENV{DEVTYPE}=="disk", ATTR{wwid}=="%s", ATTR{queue/scheduler}="none"%s\n' \
-            "$(cat "$(sysfs_of "$name")/wwid")" "$owner"
+        which="ATTR{wwid}==\"$(cat "$(sysfs_of "$name")/wwid")\""
+        owner=$(grep -F "$which" <<<"$rules" | grep -o ', OWNER=.*') || true
+        if [ -n "$user" ]; then owner=", OWNER=\"$user\""; fi
+        rules=$(grep -vF "$which" <<<"$rules") || true
+        rules+=$'\n'"ACTION==\"add|change\", SUBSYSTEM==\"block\", ENV{DEVTYPE}==\"disk\", $which, ATTR{queue/scheduler}=\"none\"$owner"
     done
+    sort -u <<<"$rules" | grep .
 }
 
 config() {
@@ -253,7 +302,8 @@ config() {
     for each in "${hugepages[@]}"; do reserve_hugepages "$each"; done
     if [ ${#hugepages[@]} -gt 0 ]; then mount_hugepages; fi
     if [ -n "$user" ]; then
-        write_file "$root/etc/security/limits.d/90-forebay.conf" "$user - memlock unlimited"
+        each=$root/etc/security/limits.d/90-forebay.conf
+        write_file "$each" "$({ ours "$each" && echo "$user - memlock unlimited"; } | sort -u)"
     fi
     if [ -n "$poll_queues" ]; then
         write_file "$root/etc/modprobe.d/forebay.conf" "options nvme poll_queues=$poll_queues"
@@ -262,7 +312,8 @@ config() {
     fi
     if [ ${#devices[@]} -gt 0 ]; then
         for each in "${devices[@]}"; do prepare_device "$each"; done
-        write_file "$root/etc/udev/rules.d/90-forebay.rules" "$(udev_rules)"
+        each=$root/etc/udev/rules.d/90-forebay.rules
+        write_file "$each" "$(udev_rules "$each")"
         if command -v udevadm >/dev/null && [ -e "$root/run/udev/control" ]; then system udevadm control --reload; fi
     fi
     if [ ${#controllers[@]} -gt 0 ]; then

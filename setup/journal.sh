@@ -71,6 +71,9 @@ is_ours() {
     [ -e "$journal" ] && grep -qxF "file	-	$1	$(sum_of <"$1")" "$journal"
 }
 
+# ours PATH: what stands in a file of our own; nothing where there is none, or one that somebody else wrote.
+ours() { if [ -e "$1" ] && is_ours "$1"; then cat "$1"; fi; }
+
 # write_file PATH TEXT: a file of our own. One that somebody else wrote is left alone.
 write_file() {
     if [ -e "$1" ] && [ "$(cat "$1")" = "$2" ]; then say "  ${1#"$root"} is so already" && return; fi
@@ -107,9 +110,12 @@ undo_write() {
     put "$1" "$2"
 }
 
+# A file that config wrote several times has several lines; the last one undoes it.
 undo_file() {
-    if [ ! -e "$1" ]; then return; fi
-    if [ "$(sum_of <"$1")" != "$2" ]; then warn "$1 was edited since: left alone" && return; fi
+    local last
+    last=$(awk -F'\t' -v path="$1" '$1 == "file" && $3 == path { sum = $4 } END { print sum }' "$journal")
+    if [ ! -e "$1" ] || [ "$last" != "$2" ]; then return; fi
+    if ! is_ours "$1"; then warn "$1 was edited since: left alone" && return; fi
     change rm "$1"
 }
 

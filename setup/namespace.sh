@@ -19,7 +19,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=guard.sh
 . "$here/guard.sh"
 
-block_bytes=4096 size_mib='' nsid='' yes=0 force=0 device=''
+block_bytes='' size_mib='' nsid='' yes=0 force=0 device='' given=''
 
 parse() {
     while [ $# -gt 0 ]; do
@@ -39,6 +39,19 @@ parse() {
         esac
         shift
     done
+    # 0 names no namespace, and the last number of 32 bits all of them.
+    if [ -n "$nsid" ] && { [ "$nsid" -lt 1 ] || [ "$nsid" -gt 4294967294 ]; }; then
+        usage_error "--nsid is 1 to 4294967294, not $nsid; $0 list shows those that are attached"
+    fi
+    if [ -n "$size_mib" ] && [ "$size_mib" = 0 ]; then usage_error "--size is 1 MiB or more"; fi
+    case $action in
+        create) given=$nsid$yes$force ;;
+        attach) given=$size_mib$yes$force$block_bytes ;;
+        format) given=$size_mib$nsid ;;
+        list) given=$size_mib$nsid$yes$force$block_bytes$dry_run ;;
+    esac
+    if [[ $given =~ [1-9] ]]; then usage_error "$action was given an option of another command"; fi
+    block_bytes=${block_bytes:-4096}
     case $block_bytes in 512 | 4096) ;; *) usage_error "--block-bytes is 4096 or 512, not $block_bytes" ;; esac
     [ -n "$device" ] || usage_error "no device is named"
 }

@@ -7,6 +7,7 @@ mod health;
 pub mod offline;
 mod own;
 mod panic;
+pub mod plan;
 pub mod prepare;
 pub mod recover;
 pub mod resume;
@@ -37,6 +38,7 @@ use crate::wal::planted::Planted;
 use crate::wal::superblock::Superblock;
 use crate::wal::survey::{self, Survey};
 
+use plan::Plan;
 use recover::{Begun, Settings};
 use resume::Origin;
 use threads::Threads;
@@ -92,7 +94,8 @@ impl Appliance {
     ) -> Result<Appliance> {
         let begun = std::time::Instant::now();
         let mut blocks = block_reader(device)?;
-        let superblock = own::load(&mut blocks, device).map_err(|error| error.context(device.label()))?;
+        let Plan { superblock, reactors, mut notes, config, sizes } = Plan::read(config, device, &mut blocks)?;
+        let config = &config;
         let mut told = begun;
         let found = survey::survey(&mut blocks, &superblock, &mut |done, total| {
             if told.elapsed() >= Duration::from_secs(1) {
@@ -101,18 +104,7 @@ impl Appliance {
             }
         });
         recover::check_survey(&found)?;
-        let shards = superblock.layout.shards;
-        let reactors = config.reactors.count().min(shards);
-        let mut notes = device.notes().to_vec();
-        notes.extend(own::note(&superblock, device));
-        let config = &fitted(config, device, &mut notes);
-        notes.extend(fewer_note(config, reactors, shards));
-        tell_memory(config, shards)?;
-        let sizes = sizes::Sizes::of(config, shards, reactors);
-        sizes.check()?;
-        if let Some(cause) = config.segment_too_small(superblock.layout.segment_bytes) {
-            return Err(Error::new(cause).context(device.label()));
-        }
+        tell_memory(config, superblock.layout.shards)?;
         let files = flights::Files::of(config, &superblock, device);
         let mut flights = files.open(&superblock, sizes.pool_bytes(), &mut notes)?;
         let settings =
@@ -191,12 +183,6 @@ impl Appliance {
     }
 }
 
-/// What a person should know when there are fewer reactors than were asked for.
-fn fewer_note(config: &Config, reactors: u32, shards: u32) -> Option<String> {
-    let asked = config.reactors.count();
-    (reactors < asked).then(|| format!("{reactors} reactors instead of {asked}: there are {shards} shards"))
-}
-
 /// Says what all limits come to, and how that fits the machine, before any of it is taken.
 fn tell_memory(config: &Config, shards: u32) -> Result<()> {
     tracing::info!("{}", config.memory_needed(shards));
@@ -223,20 +209,6 @@ pub fn open_options(config: &Config) -> OpenOptions {
         buffer_bytes: default.buffer_bytes.max(pools + readers),
         ..default
     }
-}
-
-/// The configuration with frames that the drive takes whole.
-fn fitted(config: &Config, device: &OpenDevice, notes: &mut Vec<String>) -> Config {
-    let mut config = config.clone();
-    let bytes_max = u64::from(device.operation_bytes_max());
-    if config.wal.frame_bytes_max.0 > bytes_max {
-        config.wal.frame_bytes_max.0 = bytes_max;
-        notes.push(format!(
-            "frames of {} instead of wal.frame_bytes_max: the drive takes no more at once",
-            config.wal.frame_bytes_max
-        ));
-    }
-    config
 }
 
 fn forget_all(files: &flights::Files, shards: &[ShardId]) {

@@ -5,6 +5,7 @@
 
 mod append;
 mod bytes;
+mod check;
 mod context;
 mod cursor;
 mod delete;
@@ -24,6 +25,7 @@ mod resume;
 mod scan;
 mod serve;
 mod sim;
+mod soak;
 mod stats;
 mod sync;
 mod tail;
@@ -67,6 +69,7 @@ enum Command {
     Import(import::Args),
     Stats(stats::Args),
     Sim(sim::Args),
+    Soak(soak::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
     Repair(repair::Args),
@@ -106,7 +109,8 @@ fn run(command: Command, mut context: Context) -> Result<(), Failure> {
         Command::Export(args) => export::run(args, &mut context)?,
         Command::Import(args) => import::run(args, &mut context)?,
         Command::Sim(args) => sim::run(&args, &mut context)?,
-        Command::Stats(args) => stats::run(args, &mut context)?,
+        Command::Soak(args) => soak::run(&args, &mut context)?,
+        Command::Stats(args) => stats::run(&args, &mut context)?,
         Command::Inspect(args) => inspect::run(&args, &mut context)?,
         Command::Verify(args) => verify::run(&args, &mut context)?,
         Command::Repair(args) => repair::run(&args, &mut context)?,

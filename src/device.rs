@@ -7,6 +7,7 @@ pub mod controller_name;
 pub mod drive;
 pub mod flush;
 pub mod health;
+pub mod hugetlbfs;
 pub mod hwmon;
 pub mod identity;
 pub mod memory;
@@ -169,6 +170,8 @@ pub enum DeviceError {
     Nvme(NvmeStatus),
     /// The device is gone.
     Vanished,
+    /// A file is shorter than when it was opened, or nobody could open it again: somebody truncated or deleted it.
+    NotWhole,
 }
 
 impl DeviceError {
@@ -193,6 +196,10 @@ impl std::fmt::Display for DeviceError {
             DeviceError::Short { bytes } => write!(f, "short transfer of {bytes} B"),
             DeviceError::Nvme(status) => status.fmt(f),
             DeviceError::Vanished => f.write_str("the device is gone"),
+            DeviceError::NotWhole => f.write_str(
+                "the file was truncated or deleted by somebody while it was served: what stood there may be lost; stop the \
+                 daemon, and see what is left with `forebay verify`",
+            ),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What this machine offers, what is missing, and what to do about it. Reads only; changes nothing.
 
+mod machine;
 mod nvme;
+mod placement;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -61,10 +63,14 @@ impl Check {
 /// read of it.
 #[must_use]
 pub fn checks(path: Option<&Path>, config: &Config) -> Vec<Check> {
-    let mut all = vec![hugepages(), memlock(), io_uring(), cores(), governor(), iommu()];
-    all.push(nvme::vfio());
+    let mut all = machine::hugepages(Path::new(machine::SYSFS));
+    all.extend([machine::hugetlbfs(), machine::memlock(), io_uring(), machine::cores()]);
+    all.extend([machine::governor(Path::new(machine::SYSFS)), machine::iommu(), nvme::vfio(), nvme::spdk()]);
     all.extend(nvme::controllers());
-    all.extend(path.map(|path| tier(path, config)));
+    if let Some(path) = path {
+        all.extend(tier(path, config));
+        all.push(placement::of(path, &config.reactors.cores));
+    }
     all
 }
 
@@ -111,34 +117,6 @@ fn flight(config: &Config, mounts: &str) -> Check {
     }
 }
 
-fn hugepages() -> Check {
-    let of = |name: &str| number(Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").join(name));
-    match (of("free_hugepages"), of("nr_hugepages")) {
-        (Some(free), Some(all)) if free > 0 => {
-            Check::new("hugepages", State::Ok, format!("{free} of {all} free (2 MiB)"))
-        }
-        (_, Some(all)) if all > 0 => Check::new("hugepages", State::Warning, format!("all {all} in use (2 MiB)"))
-            .remedy("reserve more: `sysctl vm.nr_hugepages=N`"),
-        (_, Some(_)) => Check::new("hugepages", State::Missing, "none reserved; DMA buffers come from ordinary memory")
-            .remedy("reserve some: `sysctl vm.nr_hugepages=64`"),
-        _ => Check::new("hugepages", State::Missing, "this kernel has none of 2 MiB"),
-    }
-}
-
-fn memlock() -> Check {
-    let limits = text("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find(|line| line.starts_with("Max locked memory"));
-    let limit = line.and_then(|line| line.split_whitespace().nth(3)).unwrap_or("unknown");
-    let name = "locked memory";
-    match limit.parse::<u64>() {
-        Ok(bytes) if bytes < (64 << 20) => Check::new(name, State::Warning, format!("limit {} KiB", bytes >> 10)).remedy(
-            "raise it, or io_uring buffers stay unregistered: `ulimit -l unlimited`, or LimitMEMLOCK=infinity in the unit",
-        ),
-        Ok(bytes) => Check::new(name, State::Ok, format!("limit {} KiB", bytes >> 10)),
-        Err(_) => Check::new(name, State::Ok, limit),
-    }
-}
-
 fn io_uring() -> Check {
     let options = UringOptions { iopoll: false, task_run: TaskRun::Cooperative, span: None, held: None };
     let ring = fs::File::open("/dev/null").and_then(|file| Uring::<()>::new(file, 1, &options));
@@ -150,45 +128,13 @@ fn io_uring() -> Check {
     Check::new("io_uring", State::Missing, format!("{error}; writes go through pwritev2, one at a time")).remedy(remedy)
 }
 
-fn cores() -> Check {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let isolated = text("/sys/devices/system/cpu/isolated").unwrap_or_default();
-    if !isolated.is_empty() {
-        return Check::new("cores", State::Ok, format!("{cores} usable, isolated: {isolated}"));
-    }
-    Check::new(
-        "cores",
-        State::Warning,
-        format!("{cores} usable, none isolated: the tail of latency is the scheduler's"),
-    )
-    .remedy("boot with `isolcpus=managed_irq,domain,LIST nohz_full=LIST` for the reactors' cores")
-}
-
-fn governor() -> Check {
-    let name = "frequency governor";
-    match text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") {
-        None => Check::new(name, State::Ok, "none (virtual machine, or fixed frequency)"),
-        Some(governor) if governor == "performance" => Check::new(name, State::Ok, governor),
-        Some(governor) => {
-            Check::new(name, State::Warning, governor).remedy("set it: `cpupower frequency-set -g performance`")
-        }
-    }
-}
-
-fn iommu() -> Check {
-    if entries("/sys/class/iommu").is_empty() {
-        return Check::new("IOMMU", State::Missing, "none active; user-space drivers would have to do without")
-            .remedy("boot with `intel_iommu=on` or `amd_iommu=on`, and enable it in the firmware");
-    }
-    Check::new("IOMMU", State::Ok, "active")
-}
-
-fn tier(path: &Path, config: &Config) -> Check {
+/// The device, and what power loss takes from it.
+fn tier(path: &Path, config: &Config) -> Vec<Check> {
     let config::Device { tier, durability, deallocate, .. } = config.device;
     let (read_only, lock_wait) = (true, Duration::ZERO);
     let options = OpenOptions { read_only, lock_wait, tier, durability, deallocate, ..OpenOptions::default() };
     match open(path, &options) {
-        Err(error) => Check::new("device", State::Broken, error.to_string()),
+        Err(error) => vec![Check::new("device", State::Broken, error.to_string())],
         Ok(device) => {
             let mut found = format!(
                 "{}: {}; {}; {}",
@@ -207,8 +153,25 @@ fn tier(path: &Path, config: &Config) -> Check {
                     Err(error) => format!("; {error}"),
                 };
             }
-            Check::new("device", if device.notes().is_empty() { State::Ok } else { State::Warning }, found)
+            let state = if device.notes().is_empty() { State::Ok } else { State::Warning };
+            vec![Check::new("device", state, found), power_loss(device.volatile_cache())]
         }
+    }
+}
+
+/// A drive does not say that it has capacitors: one whose cache they protect says that it has no volatile one.
+fn power_loss(volatile_cache: Option<bool>) -> Check {
+    let name = "power loss";
+    match volatile_cache {
+        Some(false) => Check::new(name, State::Ok, "takes nothing that was completed: no volatile write cache"),
+        Some(true) => Check::new(
+            name,
+            State::Warning,
+            "takes what is in the drive's volatile write cache: each strict write waits until it is through",
+        )
+        .remedy("take a drive with power-loss protection where that wait is too long"),
+        None => Check::new(name, State::Warning, "not known: the kernel does not say what drive this is on")
+            .remedy("name a block device, or a file on one"),
     }
 }
 
@@ -239,23 +202,43 @@ mod tests {
     #[test]
     fn every_check_says_what_it_found_and_what_could_be_better() {
         let all = checks(None, &Config::default());
-        for name in ["hugepages", "locked memory", "io_uring", "cores", "frequency governor", "IOMMU", "NVMe"] {
+        for name in [
+            "hugepages",
+            "hugetlbfs",
+            "locked memory",
+            "io_uring",
+            "cores",
+            "frequency governor",
+            "IOMMU",
+            "SPDK",
+            "NVMe",
+        ] {
             let check = all.iter().find(|check| check.name == name).unwrap();
             assert!(!check.found.is_empty(), "{name}");
             assert!(check.state != State::Warning || check.remedy.is_some(), "{check:?}");
         }
-        assert!(all.iter().all(|check| check.name != "device"));
+        assert!(all.iter().all(|check| !["device", "power loss", "placement"].contains(&check.name)));
     }
 
     #[test]
     fn a_path_gets_its_tier_or_the_reason_why_not() {
         let path = std::env::temp_dir().join(format!("forebay-doctor-{}", std::process::id()));
         fs::write(&path, [0; 8192]).unwrap();
-        let found = tier(&path, &Config::default());
+        let all = checks(Some(&path), &Config::default());
         fs::remove_file(&path).unwrap();
-        assert!(found.state != State::Broken && found.found.contains("file ("), "{found:?}");
-        let gone = checks(Some(&path), &Config::default()).pop().unwrap();
+        let of = |name: &str| all.iter().find(|check| check.name == name).unwrap();
+        assert!(of("device").state != State::Broken && of("device").found.contains("file ("), "{all:?}");
+        assert!(!of("power loss").found.is_empty() && !of("placement").found.is_empty());
+        let gone = tier(&path, &Config::default()).pop().unwrap();
         assert!(gone.state == State::Broken && gone.found.contains("forebay format"), "{gone:?}");
+    }
+
+    #[test]
+    fn power_loss_takes_what_a_volatile_cache_holds() {
+        assert_eq!(power_loss(Some(false)).state, State::Ok);
+        for cache in [Some(true), None] {
+            assert!(power_loss(cache).state == State::Warning && power_loss(cache).remedy.is_some());
+        }
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub mod reactor;
 #[cfg(feature = "server")]
 pub mod sim;
 #[cfg(feature = "server")]
+pub mod soak;
+#[cfg(feature = "server")]
 pub mod store;
 #[cfg(feature = "server")]
 pub mod wal;

@@ -2,12 +2,15 @@
 //! `Reactor::turn` is the one place where the modules meet. It is a pure step over rings, clock and device, so that
 //! the simulator runs the very same code.
 
+mod census;
 mod checkpoint;
 mod control;
 mod deallocation;
+mod expiry;
 mod fetch;
 mod idle;
 mod intake;
+mod rates;
 mod reclaim;
 mod resume;
 mod shard;
@@ -30,7 +33,7 @@ use crate::ring::protocol::{Completion, EndReason, Opcode, Status, Submission, s
 use crate::ring::server::{Mailbox, ReplyRoom, Rights, SessionId, SessionRing};
 use crate::store::catalog::Catalog;
 use crate::store::catalog::Object;
-use crate::store::{Context, Fetched, Outcome, Reply, Request};
+use crate::store::{Context, Fetched, Outcome, Reply, Request, Wall};
 use crate::timing::{self, Layer};
 use crate::types::Lsn;
 use crate::wal::Wal;
@@ -39,6 +42,7 @@ use control::SyncTable;
 use deallocation::Deallocation;
 use fetch::Fetches;
 pub use idle::run;
+use rates::Rates;
 pub use resume::Log;
 use shard::Pending;
 pub use shard::Shard;
@@ -50,6 +54,9 @@ use waits::Waiting;
 pub trait Clock {
     /// Nanoseconds since some fixed moment. Never goes back.
     fn now_ns(&self) -> u64;
+
+    /// The wall clock: milliseconds since 1970. May be set, forward and back.
+    fn wall_ms(&self) -> u64;
 }
 
 /// Bounds of one reactor; from the configuration.
@@ -152,8 +159,12 @@ pub struct Reactor<D, C> {
     place: Place,
     limits: Limits,
     clock: C,
+    wall: Wall,
+    /// When to look at the wall clock again, and at the keys whose time may be over.
+    look_at_wall_ns: u64,
     device: Watched<D>,
     stall: Stall,
+    rates: Rates,
     pool: Pool,
     catalog: Catalog,
     shards: Vec<Shard>,
@@ -202,9 +213,12 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         Reactor {
             place,
             limits,
+            wall: Wall::new(clock.now_ns(), clock.wall_ms()),
+            look_at_wall_ns: 0,
             clock,
             device: Watched::new(device, pool.count_all()),
             stall: Stall::default(),
+            rates: Rates::default(),
             pool,
             catalog,
             shards,
@@ -235,6 +249,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let now_ns = self.clock.now_ns();
         self.place.own().pulse.beat(now_ns);
         self.device.set_now(now_ns);
+        if now_ns >= self.look_at_wall_ns {
+            self.expire(now_ns);
+        }
         let mailed = self.take_mail();
         let taken = self.take_requests(now_ns);
         let handed = self.seal(now_ns);
@@ -293,6 +310,13 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if let Outcome::Answer { completion, .. } = &outcome {
             self.metrics.add(if writes { stats::WRITES } else { stats::READS }, 1);
             self.progressed |= appends || opcode == Opcode::Trim;
+            let done = completion.status == Status::Ok as u16;
+            if writes {
+                self.metrics.add(stats::TAKEN_BYTES, if done { self.payload.len() as u64 } else { 0 });
+            } else if opcode == Opcode::Get {
+                self.metrics.add(stats::GETS, 1);
+                self.metrics.add(stats::GETS_FETCHED, u64::from(fetched.is_some()));
+            }
             if opcode == Opcode::Commit {
                 self.metrics.add(stats::COMMITS, u64::from(completion.status == Status::Ok as u16));
                 self.metrics.add(stats::CONFLICTS, u64::from(completion.status == Status::Conflict as u16));
@@ -316,7 +340,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let shard = &mut self.shards[at];
         let (catalog, wal, pool) = (&self.catalog, &mut shard.wal, &mut self.pool);
         let shards = self.place.shards;
-        let mut context = Context { catalog, shards, wal, pool, now_ns, fetched, ahead: &mut self.fetches.wanted };
+        let (wall, ahead) = (&self.wall, &mut self.fetches.wanted);
+        let mut context = Context { catalog, shards, wal, pool, now_ns, wall, fetched, ahead };
         let mut reply = SessionReply::new(session, submission);
         let _layer = timing::enter(Layer::Store);
         let outcome = shard.store.apply(&mut context, &request, &mut reply);

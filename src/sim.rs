@@ -103,6 +103,7 @@ fn build(seed: u64, options: &Options, counts: &Counts) -> crate::error::Result<
     if profile.plot == Plot::Mixed && seed % 8 == 3 {
         profile.hang();
     }
+    profile.expires = profile.plot == Plot::Mixed && seed % 3 == 1;
     if options.verbose {
         eprintln!("{profile:#?}");
     }

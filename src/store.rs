@@ -9,20 +9,26 @@ mod space;
 mod stream;
 mod table;
 mod transaction;
+mod wall;
 
 use crate::buffer::Pool;
-use crate::ring::protocol::{Completion, Opcode, Status, Submission, commit, durability_of, flag};
+use crate::bytes::put_u64;
+use crate::ring::protocol::{
+    Completion, KEY_BYTES_MAX, Opcode, Status, Submission, commit, durability_of, flag, stats,
+};
 use crate::types::{DeviceAddress, Durability, Lsn, ObjectId, ObjectKind};
 use crate::wal::pool::Writer;
-use crate::wal::record::{Kind, Record};
+use crate::wal::record::{Kind, Record, UNTIL_BYTES};
 use crate::wal::{Room, Wal};
 
 pub use cache::CHUNK_BYTES as CACHE_CHUNK_BYTES;
 use cache::Cache;
 use catalog::Catalog;
 use heap::{Cell, Heap};
+pub use space::{Expired, Rest};
 use space::{Said, Spaces};
 use stream::{Head, Streams};
+pub use wall::Wall;
 
 /// Bounds of one shard's store; from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +133,11 @@ impl Request<'_> {
     fn if_version(&self) -> Option<u64> {
         (self.submission.flags & flag::IF_VERSION != 0).then_some(self.submission.arg0)
     }
+
+    /// After how long a key that is put is gone.
+    fn ttl_ms(&self) -> Option<u64> {
+        (self.submission.flags & flag::EXPIRES != 0).then_some(self.submission.arg1)
+    }
 }
 
 /// The stages that a request goes through after the store.
@@ -137,10 +148,18 @@ pub struct Context<'a> {
     pub wal: &'a mut Wal,
     pub pool: &'a mut Pool,
     pub now_ns: u64,
+    pub wall: &'a Wall,
     /// What this request had to wait for.
     pub fetched: Option<Fetched<'a>>,
     /// What a scan wants next, beside what it waits for: as much as there is room for.
     pub ahead: &'a mut Vec<Want>,
+}
+
+impl Context<'_> {
+    /// What keys with a time to live go by.
+    fn lived_ms(&self) -> u64 {
+        self.wall.lived_ms(self.now_ns)
+    }
 }
 
 /// How a write of one object is logged and acknowledged.
@@ -167,6 +186,16 @@ impl Mode {
             return (lsn, lsn);
         }
         (lsn, Lsn::NONE)
+    }
+
+    /// Appends a put that holds for so long from now on.
+    #[cold]
+    fn log_until(self, context: &mut Context<'_>, version: u64, key: &[u8], ttl_ms: u64, value: &[u8]) -> (Lsn, Lsn) {
+        let mut room = [0; KEY_BYTES_MAX + UNTIL_BYTES];
+        let until_ms = context.wall.wall_ms(context.now_ns) + ttl_ms;
+        room[..key.len()].copy_from_slice(key);
+        put_u64(&mut room, key.len(), until_ms);
+        self.log(context, Kind::PutUntil, version, &room[..key.len() + UNTIL_BYTES], value)
     }
 
     /// The LSN of this write's record, or of its first part; none where it is not logged.
@@ -240,13 +269,31 @@ impl Store {
     /// # Errors
     /// `NoMemory` when the memory budget is smaller than what has to be in memory.
     pub fn replay(&mut self, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
-        if matches!(record.kind, Kind::Put | Kind::Delete | Kind::Commit) {
+        loop {
+            match self.take(record, place) {
+                // What is on the drive too makes room for what has to be in memory, whichever of the two holds it.
+                Err(Status::NoMemory)
+                    if self.spaces.shrink_recovered(&mut self.heap)
+                        || self.streams.shrink_recovered(&mut self.heap) => {}
+                taken => return taken,
+            }
+        }
+    }
+
+    /// Takes as much of a recovered record as there is memory for: it may be taken once more.
+    fn take(&mut self, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
+        if matches!(record.kind, Kind::Put | Kind::PutUntil | Kind::Delete | Kind::Commit) {
             self.next_version = self.next_version.max(record.version.saturating_add(1));
         }
         match record.kind {
-            Kind::Put => {
-                let said = Said { version: record.version, lsn: record.lsn, place, in_commit: false };
-                self.spaces.replay(&mut self.heap, record.object, record.key, record.value, said)
+            Kind::Put | Kind::PutUntil => {
+                let (Record { object, version, lsn, key, value, .. }, until_ms) = record.split_until();
+                let said = Said { version, lsn, place, in_commit: false, until_ms };
+                self.spaces.replay(&mut self.heap, object, key, value, said)
+            }
+            Kind::Expire => {
+                self.spaces.remove_version(&mut self.heap, record);
+                Ok(())
             }
             Kind::Delete => {
                 self.spaces.remove(&mut self.heap, record.object, record.key, record.lsn);
@@ -352,6 +399,7 @@ impl Store {
         let Record { object, key, value, .. } = *record;
         match record.kind {
             Kind::Put => self.moved_put(record, object, key, value, place, lsn, durable),
+            Kind::PutUntil => self.moved_put(record, object, record.split_until().0.key, value, place, lsn, durable),
             Kind::Commit => {
                 for entry in commit::entries(value) {
                     if let commit::What::Put(value) = entry.what {
@@ -421,7 +469,9 @@ impl Store {
             return false;
         }
         match record.kind {
-            Kind::Put => self.holds(record.object, record.key, record.version, end_lsn),
+            Kind::Put | Kind::PutUntil => {
+                self.holds(record.object, record.split_until().0.key, record.version, end_lsn)
+            }
             // Some of its writes may; see `kept`.
             Kind::Commit => true,
             Kind::Append => self.streams.keeps(record.object, record.version, 1, end_lsn),
@@ -433,7 +483,7 @@ impl Store {
             Kind::Trim => self.streams.begins_at(record.object, record.version, end_lsn),
             Kind::Create => true,
             // No put of the key stands before the oldest segment, and those in it do not count.
-            Kind::Delete | Kind::Reclaim => false,
+            Kind::Delete | Kind::Expire | Kind::Reclaim => false,
             Kind::Keys | Kind::Events | Kind::CheckpointBegin | Kind::CheckpointEnd => false,
         }
     }
@@ -451,10 +501,30 @@ impl Store {
         bytes + bytes / 16
     }
 
+    /// What this shard has of one space or stream: see `stats::OBJECT_NAMES`.
+    #[must_use]
+    pub fn of_object(&self, object: ObjectId) -> [u64; stats::OBJECT_NAMES.len()] {
+        let (keys, key_bytes) = self.spaces.of_space(object);
+        let (first, next, event_bytes) = self.streams.of_stream(object);
+        let mut words = [0; stats::OBJECT_NAMES.len()];
+        words[stats::OBJECT] = u64::from(object.0);
+        words[stats::OBJECT_KEYS] = keys;
+        words[stats::OBJECT_EVENTS] = next - first;
+        words[stats::OBJECT_LIVE_BYTES] = key_bytes + event_bytes;
+        words[stats::OBJECT_NEXT_OFFSET] = next;
+        words
+    }
+
     /// Keys in this shard.
     #[must_use]
     pub fn keys(&self) -> u64 {
         self.spaces.len() as u64
+    }
+
+    /// Keys with a time to live in this shard.
+    #[must_use]
+    pub fn keys_timed(&self) -> u64 {
+        self.spaces.timed() as u64
     }
 
     /// Events in this shard.
@@ -473,5 +543,56 @@ impl Store {
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.heap.used_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> Store {
+        Store::new(Limits {
+            key_bytes_max: 64,
+            value_bytes_max: 64 << 10,
+            memory_bytes_max: 4 << 20,
+            cache_bytes_max: 4 << 20,
+            cache_chunk_bytes: CACHE_CHUNK_BYTES,
+            keys_max: 100_000,
+            producers_max: 1,
+            cursors_max: 1,
+        })
+    }
+
+    const PLACE: DeviceAddress = DeviceAddress(4_096);
+    const VALUE: [u8; 4_000] = [7; 4_000];
+
+    fn put(store: &mut Store, number: u64, value: &[u8]) -> Result<(), Status> {
+        let (kind, lsn, key) = (Kind::Put, Lsn(number + 1), number.to_le_bytes());
+        store.replay(&Record { kind, flags: 0, lsn, object: ObjectId(1), version: number, key: &key, value }, PLACE)
+    }
+
+    fn append(store: &mut Store, stream: u32, offset: u64) -> Result<(), Status> {
+        let (kind, lsn, object) = (Kind::Append, Lsn(offset + 1), ObjectId(stream));
+        store.replay(&Record { kind, flags: 0, lsn, object, version: offset, key: &[], value: &VALUE }, PLACE)
+    }
+
+    #[test]
+    fn recovered_streams_take_memory_from_cached_values() {
+        let mut store = store();
+        (0..2_000).for_each(|number| put(&mut store, number, &VALUE).unwrap());
+        // The events of each take 96 KiB.
+        (2..22).for_each(|stream| append(&mut store, stream, 0).unwrap());
+        assert_eq!((store.keys(), store.events()), (2_000, 20));
+        // What does not fit even so is told.
+        let refused = (22..200).find_map(|stream| append(&mut store, stream, 0).err());
+        assert_eq!(refused, Some(Status::NoMemory));
+    }
+
+    #[test]
+    fn recovered_keys_take_memory_from_cached_events() {
+        let mut store = store();
+        (0..2_000).for_each(|offset| append(&mut store, 2, offset).unwrap());
+        (0..20_000).for_each(|number| put(&mut store, number, b"").unwrap());
+        assert_eq!((store.keys(), store.events()), (20_000, 2_000));
     }
 }

@@ -173,6 +173,9 @@ struct InFlight {
     done: bool,
 }
 
+/// Frames are counted by so many classes of the records that they carry.
+pub const FRAME_CLASSES: usize = 7;
+
 /// Counters since start, for `stats`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
@@ -180,6 +183,9 @@ pub struct Counters {
     pub record_bytes: u64,
     pub frames: u64,
     pub frame_bytes: u64,
+    /// Frames by the records that they carry: 1, 2 to 3, 4 to 7, and so on; the last also counts all that carry more.
+    pub frames_of: [u64; FRAME_CLASSES],
+    pub frame_records_max: u64,
     pub watermarks: u64,
     pub segments: u64,
     pub segments_reclaimed: u64,
@@ -191,6 +197,16 @@ pub struct Counters {
     /// What the drive was told that it carries nothing, and how often it would not hear of it.
     pub deallocated_bytes: u64,
     pub deallocate_failures: u64,
+}
+
+impl Counters {
+    /// A frame with so many records was sealed; watermarks have none.
+    fn count_records(&mut self, records: u32) {
+        if let Some(class) = records.checked_ilog2() {
+            self.frames_of[(class as usize).min(FRAME_CLASSES - 1)] += 1;
+            self.frame_records_max = self.frame_records_max.max(u64::from(records));
+        }
+    }
 }
 
 /// The log of one shard. Owned by its reactor.
@@ -438,6 +454,12 @@ impl Wal {
     #[must_use]
     pub fn is_stated(&self) -> bool {
         self.fenced.is_none() && self.is_durable() && self.stated_lsn == self.durable_lsn
+    }
+
+    /// Log space that this shard holds, in segments.
+    #[must_use]
+    pub fn segments_held(&self) -> usize {
+        self.links.len() + self.prepared.len()
     }
 
     /// Whether everything appended is durable.

@@ -33,6 +33,10 @@ impl Clock for TestClock {
     fn now_ns(&self) -> u64 {
         u64::try_from(self.0.elapsed().as_nanos()).expect("a test does not take centuries")
     }
+
+    fn wall_ms(&self) -> u64 {
+        0
+    }
 }
 
 /// An appliance of one reactor over a memory device, with flight recorders, and one client of it.
@@ -82,12 +86,13 @@ enum Kind {
     StrictPut,
     Commit,
     Sync,
+    PutFor,
 }
 
-use Kind::{AppendAndTrim, BatchAndTrim, Commit, CompareAndSet, Get, Put, Read, Scan, StrictPut, Sync};
+use Kind::{AppendAndTrim, BatchAndTrim, Commit, CompareAndSet, Get, Put, PutFor, Read, Scan, StrictPut, Sync};
 
 /// What is measured, and how many operations of it.
-const KINDS: [(Kind, u64); 10] = [
+const KINDS: [(Kind, u64); 11] = [
     (Put, 100_000),
     (Get, 100_000),
     (CompareAndSet, 100_000),
@@ -98,6 +103,7 @@ const KINDS: [(Kind, u64); 10] = [
     (Read, 10_000),
     (Scan, 10_000),
     (Sync, 10_000),
+    (PutFor, 100_000),
 ];
 
 fn key(number: u64) -> [u8; 8] {
@@ -151,6 +157,10 @@ impl Load {
         let request = match kind {
             Put => Request::Put { space, key: &key, value, how },
             CompareAndSet => Request::Put { space, key: &key, value, how: Write { if_version, ..how } },
+            PutFor => {
+                let expires = Some(Duration::from_secs(3_600));
+                Request::Put { space, key: &key, value, how: Write { expires, ..how } }
+            }
             StrictPut => Request::Put { space: self.strict, key: &key, value, how },
             Commit => Request::Commit { entries: &commit, durability: None, relaxed: false },
             Get => Request::Get { space, key: &key, relaxed: false, value_bytes_max: 1_000 },

@@ -26,6 +26,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "ring::protocol",
             "ring::server",
             "sim",
+            "soak",
             "store::catalog",
             "timing",
             "wal",
@@ -35,6 +36,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("reactor", &["buffer", "device", "metrics", "ring::protocol", "ring::server", "store", "sys", "timing", "wal"]),
     ("load", &["ring::client", "ring::protocol", "sys", "timing"]),
     ("sim", &["appliance", "buffer", "config", "device", "reactor", "ring", "store", "sys", "wal"]),
+    // A client like any other, that also lays down and verifies what its daemon runs on.
+    ("soak", &["appliance", "config", "load", "ring::client", "ring::protocol", "wal"]),
     // The store answers in the words of the protocol, and appends what it decides with buffers it does not look at.
     ("store", &["buffer", "ring::protocol", "wal"]),
     ("wal", &["buffer", "device", "ring::protocol", "sys", "timing"]),

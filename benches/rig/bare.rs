@@ -4,7 +4,7 @@ use forebay::buffer::Pool;
 use forebay::reactor::Shard;
 use forebay::ring::protocol::{Opcode, Submission};
 use forebay::store::catalog::{Catalog, Object};
-use forebay::store::{Context, Outcome, Reply, Request, Want};
+use forebay::store::{Context, Outcome, Reply, Request, Wall, Want};
 use forebay::types::{Compression, Durability, Lsn, ObjectId, ObjectKind};
 
 use super::{Failure, KEYS, VALUE, key, parts};
@@ -65,6 +65,7 @@ impl Bare {
             wal,
             pool: &mut self.pool,
             now_ns: 0,
+            wall: &Wall::new(0, 0),
             fetched: None,
             ahead: &mut self.ahead,
         };

@@ -27,12 +27,21 @@ machine() {
     echo 1023 >"$block/queue/nr_requests"
     echo 0 >"$node/hugepages/hugepages-2048kB/nr_hugepages"
     echo boot-1 >"$tree/proc/sys/kernel/random/boot_id"
+    mkdir -p "$tree/sys/devices/system/cpu" && echo 0-3 >"$tree/sys/devices/system/cpu/possible"
     echo 0 >"$tree/proc/sys/vm/compact_memory"
     echo 'MemAvailable: 4194304 kB' >"$tree/proc/meminfo"
     echo '22 1 254:0 / / rw shared:1 - ext4 /dev/vda rw' >"$tree/proc/self/mountinfo"
     echo 'Filename Type Size Used Priority' >"$tree/proc/swaps"
     truncate -s 4M "$tree/dev/nvme0n1"
     : >"$tree/dev/vfio/7"
+}
+
+# second_drive: one more namespace of the machine's, on a controller that vfio-pci does not get.
+second_drive() {
+    cp -r "$tree/sys/class/block/nvme0n1" "$tree/sys/class/block/nvme1n1"
+    echo 259:3 >"$tree/sys/class/block/nvme1n1/dev"
+    echo nqn.test-2 >"$tree/sys/class/block/nvme1n1/wwid"
+    truncate -s 4M "$tree/dev/nvme1n1"
 }
 
 host() { env FOREBAY_HOST_ROOT="$tree" "$setup/host.sh" "$@"; }
@@ -63,6 +72,18 @@ expect 2 'one full PCI address' "--bind of everything" host config --bind all
 expect 2 'one full PCI address' "--bind of half an address" host config --bind 01:00.0
 expect 2 'whole number' "poll queues that are no number" host config --poll-queues x
 expect 2 'goes with --device' "--nr-requests alone" host config --nr-requests 4 --poll-queues 1
+for count in 0 3 65536; do
+    expect 2 '4 to 65535' "--nr-requests $count" host config --nr-requests $count --device /dev/nvme0n1
+done
+expect 2 'has 4 cores' "more polled queues than cores" host config --poll-queues 5
+expect 2 'names node 0 twice' "two numbers of hugepages for a node" host config --hugepages 8 --hugepages 0=16
+expect 2 'takes a UUID, .*not .01234567' "--namespace that is no UUID" host config --bind "$bdf" --namespace 01234567
+expect 2 'go with --bind or --device' "--namespace without a drive" host config --poll-queues 2 --namespace "$uuid"
+expect 2 'go with --bind or --device' "--force without a drive" host config --poll-queues 2 --force
+for device in nvme0n1 ng0n1; do
+    expect 2 "--bind $bdf takes /dev/nvme0n1 away .* name one" "--bind and --device of one drive, $device" \
+        host config --bind "$bdf" --device "/dev/$device"
+done
 expect 2 'a whole NVMe namespace' "--device that is no NVMe" host config --device /dev/sda
 expect 2 'goes with status' "--json with reset" host reset --json
 refused 'no PCI device 0000:02' "a controller that is not there" --bind 0000:02:00.0
@@ -134,6 +155,7 @@ fi
 
 machine && superblock
 refused "Forebay namespace, $uuid; --force .* or --namespace" "a Forebay namespace" --bind "$bdf"
+expect 0 'echo vfio-pci >' "its UUID in capitals" host config --bind "$bdf" --namespace "${uuid^^}" --dry-run
 refused "Forebay namespace, $uuid" "another Forebay namespace" --bind "$bdf" --namespace "${uuid/0/1}"
 expect 0 'echo vfio-pci >' "the Forebay namespace expected" host config --bind "$bdf" --namespace "$uuid" --dry-run
 machine && superblock 4063232 # 128 KiB before the end
@@ -156,12 +178,12 @@ else
 fi
 
 # A dry run prints every change and makes none.
-everything=(--hugepages 8 --poll-queues 2 --device /dev/nvme0n1 --nr-requests 64 --user root --bind "$bdf")
-machine && before=$(content)
+everything=(--hugepages 8 --poll-queues 2 --device /dev/nvme1n1 --nr-requests 64 --user root --bind "$bdf")
+machine && second_drive && before=$(content)
 expect 0 'echo 8 > .*nr_hugepages' "dry run: hugepages" host config "${everything[@]}" --dry-run
 cp "$scratch/output" "$scratch/dry_run"
 for line in 'mount -t hugetlbfs' 'write /etc/security/limits.d' 'options nvme poll_queues=2' 'scheduler$' 'nr_requests$' \
-    'ATTR\{wwid\}=="nqn.test-1"' "driver_override" "echo $bdf > .*unbind" "echo $bdf > .*drivers_probe" '/dev/vfio/7'; do
+    'ATTR\{wwid\}=="nqn.test-2"' "driver_override" "echo $bdf > .*unbind" "echo $bdf > .*drivers_probe" '/dev/vfio/7'; do
     expect 0 "^\+ .*$line" "dry run: $line" cat "$scratch/dry_run"
 done
 same "dry run: nothing was changed" "$before" "$(content)$(ls "$tree/var" 2>/dev/null)"
@@ -212,3 +234,26 @@ machine && expect 0 '' "config" host config "${some[@]}"
 echo boot-2 >"$tree/proc/sys/kernel/random/boot_id"
 expect 0 'rm ' "reset after a reboot" host reset
 same "what the reboot undid is left alone" 8 "$(cat "$(find "$tree" -name nr_hugepages)")"
+
+# A second config adds to the first, in any order, and reset gives all of it back.
+rules() { cat "$tree/etc/udev/rules.d/90-forebay.rules"; }
+machine && second_drive && before=$(content)
+expect 0 '' "first config" host config --user root --device /dev/nvme0n1
+expect 0 '' "second config, of another user and drive" host config --user nobody --device /dev/nvme1n1 --poll-queues 2
+same "both drives have a rule" "nqn.test-1 root nqn.test-2 nobody " \
+    "$(rules | sed -E 's/.*wwid.=="([^"]*)".*OWNER="([^"]*)"/\1 \2/' | tr '\n' ' ')"
+same "both users have their limit" "nobody - memlock unlimited root - memlock unlimited " \
+    "$(tr '\n' ' ' <"$tree/etc/security/limits.d/90-forebay.conf")"
+after=$(content)
+expect 0 '90-forebay.rules is so already' "the first again" host config --user root --device /dev/nvme0n1
+expect 0 '90-forebay.rules is so already' "the first without its user" host config --device /dev/nvme0n1
+same "changes nothing" "$after" "$(content)"
+expect 0 '' "another user for the first drive" host config --user nobody --device /dev/nvme0n1
+same "replaces its rule" "2 0" "$(rules | grep -c nobody) $(rules | grep -c root)"
+expect 0 '' "reset of all" host reset
+same "nothing is left of any" "$(grep -vE 'scheduler|compact' <<<"$before")" "$(content | grep -vE 'scheduler|compact')"
+expect 0 'nothing to undo' "and forgotten" host reset
+# A kill between the note of a new text and its writing: the file has its old text, which is ours too.
+machine && expect 0 '' "config of a user" host config --user root
+printf 'file\t-\t%s\t%s\n' "$tree/etc/security/limits.d/90-forebay.conf" 0000 >>"$tree/var/lib/forebay/host.journal"
+expect 0 'rm .*90-forebay.conf' "reset after a kill in between" host reset

@@ -44,6 +44,13 @@ expect 2 'no device is named' "format of nothing" namespace format --yes
 expect 2 'a whole namespace' "format of a controller" namespace format /dev/nvme0 --yes
 expect 2 '4096 or 512' "blocks of 1000 B" namespace format /dev/nvme0n1 --block-bytes 1000
 expect 2 'needs --size' "create without a size" namespace create /dev/nvme0
+expect 2 '1 MiB or more' "create of nothing" namespace create /dev/nvme0 --size 0
+for number in 0 4294967295; do
+    expect 2 '1 to 4294967294' "attach of namespace $number" namespace attach /dev/nvme0 --nsid $number
+done
+expect 2 'create was given an option of another' "create with a number" namespace create /dev/nvme0 --size 100 --nsid 3
+expect 2 'format was given an option of another' "format with a size" namespace format /dev/nvme0n1 --size 100 --yes
+expect 2 'list was given an option of another' "list with a format" namespace list /dev/nvme0 --block-bytes 4096
 expect 2 'needs --nsid' "attach without a number" namespace attach /dev/nvme0
 expect 1 'there is no /dev/nvme7n1' "format of what is not there" namespace format /dev/nvme7n1 --yes
 expect 1 'destroys all of /dev/nvme0n1, 2 MiB; say --yes' "format without --yes" namespace format /dev/nvme0n1

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # setup/test sets it
-# The tier spdk on a controller that vfio-pci has, in a guest: format, load with verify, kill -9 and recovery, verify.
+# The tier spdk on a controller that vfio-pci has, in a guest: format, load with verify, kill -9 and recovery, verify;
+# and as a user without privileges, with the hugepages that host.sh mounts for it.
 # FOREBAY_SPDK names a binary with the feature spdk, by default target/spdk/release/forebay of this tree; FOREBAY_SPDK_TESTS
 # the kill test's program with it, by default the newest of target/spdk/debug.
 
@@ -70,6 +71,15 @@ kill %1; wait %1
 is "stop" 0 \$?
 $spdk verify \$d
 is "verify" 0 \$?
+./host.sh config --user nobody --hugepages 300 --bind 0000:01:00.0 || exit
+mkdir /run/user && chown nobody /run/user
+setpriv --reuid nobody --clear-groups $spdk --config /run/config.toml serve --socket /run/user/socket &
+pid=\$!
+for i in \$(seq 300); do $spdk --socket /run/user/socket stats >/dev/null 2>&1 && break; sleep 0.1; done
+is "a user of its own: hugepages from its own mount, not the first" 1 "\$(grep -qF /dev/hugepages-nobody/ /proc/\$pid/maps && echo 1)"
+is "a user of its own: serves" value1 "\$($spdk --socket /run/user/socket get orders 1)"
+kill \$pid; wait \$pid
+is "a user of its own: stop" 0 \$?
 if [ -n "$tests" ]; then
     FOREBAY_TEST_DEVICE=\$d FOREBAY_KILLS=${FOREBAY_KILLS:-6} timeout 300 $tests --exact --nocapture kill::what_was_acknowledged_survives_kill_9
     is "kill test" 0 \$?
@@ -79,9 +89,9 @@ END
 }
 
 if why=$(guest_missing nvme=nvme-cli); then
-    skip 11 "spdk: $why"
+    skip 14 "spdk: $why"
 elif [ ! -x "$spdk" ]; then
-    skip 11 "spdk: no binary at $spdk; $build"
+    skip 14 "spdk: no binary at $spdk; $build"
 else
     spdk=$(realpath "$spdk")
     spdk_in_guest

@@ -81,7 +81,9 @@ impl Reading {
         match record.kind {
             Kind::Create | Kind::Reclaim | Kind::CheckpointBegin | Kind::CheckpointEnd => {}
             Kind::Commit => self.used.extend(entries(record.value).map(|entry| (entry.object, ObjectKind::Space))),
-            Kind::Put | Kind::Delete | Kind::Keys => _ = self.used.insert(record.object, ObjectKind::Space),
+            Kind::Put | Kind::PutUntil | Kind::Delete | Kind::Expire | Kind::Keys => {
+                _ = self.used.insert(record.object, ObjectKind::Space);
+            }
             Kind::Append | Kind::AppendBatch | Kind::AppendOnce | Kind::Trim | Kind::Cursor | Kind::Events => {
                 _ = self.used.insert(record.object, ObjectKind::Stream);
             }
@@ -90,6 +92,8 @@ impl Reading {
         let record = &if forgotten { Record { kind: Kind::AppendBatch, ..*record } } else { *record };
         let swapped = settings.planted.is(Planted::SwapEvents).then(|| planted::swapped(record)).flatten();
         let record = &swapped.as_ref().map_or(*record, |value| Record { value, ..*record });
+        let forgets = settings.planted.is(Planted::ForgetUntil);
+        let record = &if forgets { record.split_until().0 } else { *record };
         if let Err(status) = self.store.replay(record, place) {
             self.refused.get_or_insert((record.lsn, status));
         }

@@ -56,22 +56,21 @@ pub struct Resumed {
 impl Appliance {
     /// Takes the drive back at `path`: the same drive, which may have another name now. `device` is the old one until it
     /// succeeds or has let that go. Blocks; reads are answered meanwhile. Where it fails, the shards stay fenced and
-    /// nothing was written, and it can be tried again.
+    /// nothing was written, and it can be tried again. None: every shard writes, and there is nothing to take back.
     ///
     /// # Errors
-    /// Every shard writes; another drive, or one that others wrote to; damage; a log that lacks what was acknowledged.
+    /// Another drive, or one that others wrote to; damage; a log that lacks what was acknowledged.
     pub fn resume(
         &mut self,
         config: &Config,
         device: &mut Option<OpenDevice>,
         path: &Path,
         progress: &mut dyn FnMut(&str),
-    ) -> Result<Resumed> {
+    ) -> Result<Option<Resumed>> {
         let begun = Instant::now();
         let fenced = self.ask(|reactor| !reactor.fenced().is_empty())?;
         if !fenced.contains(&true) {
-            return Err(Error::new("every shard writes: there is nothing to take back")
-                .remedy("`forebay stats` shows shards_fenced when a drive has failed"));
+            return Ok(None);
         }
         let held = self.step_aside()?;
         // The lock on it, and its name.
@@ -81,7 +80,7 @@ impl Appliance {
         self.health = health::Watch::start(&opened, &self.drive)?;
         self.watch(config, &opened)?;
         *device = Some(opened);
-        Ok(resumed)
+        Ok(Some(resumed))
     }
 
     /// The same question to every reactor.

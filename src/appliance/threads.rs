@@ -40,6 +40,11 @@ impl Clock for TscClock {
     fn now_ns(&self) -> u64 {
         self.clock.delta_as_nanos(self.start, self.clock.raw())
     }
+
+    fn wall_ms(&self) -> u64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
 }
 
 /// What a reactor's thread leaves behind.

@@ -86,7 +86,7 @@ impl Appended {
 }
 
 pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
-    let how = Write { durability: args.write.durability, if_version: None };
+    let how = Write { durability: args.write.durability, ..Write::default() };
     let events = match &args.file {
         Some(path) => vec![bytes::read_source(path)?],
         None => args.events.into_iter().map(|event| source(event, args.hex)).collect::<Result<_, _>>()?,

@@ -80,6 +80,8 @@ fn closed(error: io::Error) -> Failure {
 
 pub struct Context {
     pub config: Config,
+    /// The file that it was read from.
+    pub config_path: Option<PathBuf>,
     pub json: bool,
     pub out: Output,
     /// What `--socket` names.
@@ -91,7 +93,7 @@ impl Context {
         let config = globals.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load)?;
         let stdout = io::stdout();
         let out = Output { terminal: stdout.is_terminal(), stream: BufWriter::new(stdout.lock()) };
-        Ok(Context { config, json: globals.json, out, socket: globals.socket })
+        Ok(Context { config, config_path: globals.config, json: globals.json, out, socket: globals.socket })
     }
 
     /// Checks the configuration that options have changed. `flags` are those that were given, each with the key that

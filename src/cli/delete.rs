@@ -34,7 +34,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     let key = bytes::decode(args.key, args.hex)?;
     let (mut client, space) = context.space(&args.space, None)?;
     check_key(&client, &key)?;
-    let how = Write { durability: args.durability, if_version: args.if_version };
+    let how = Write { durability: args.durability, if_version: args.if_version, ..Write::default() };
     if !client.delete(space, &key, how)? {
         return Err(Error::new(format!("{:?} has no such key", args.space)).into());
     }

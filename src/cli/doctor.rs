@@ -1,9 +1,11 @@
 //! `forebay doctor`: what this machine and this drive give, and what is missing. Changes nothing.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use forebay::doctor::{self, State};
 use forebay::error::Error;
+use forebay::ring::client::{Client, ClientError, ConnectOptions};
 use serde_json::json;
 
 use super::context::{Context, Failure};
@@ -53,18 +55,23 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     }
 }
 
-/// Whether a daemon answers. That none does is no fault.
+/// Whether a daemon answers. That none does is no fault; that this user may not ask it is one to know of.
 fn daemon(context: &mut Context) -> Result<(), Failure> {
     let socket = context.client_socket();
-    let found = match context.connect() {
-        Ok(client) => {
-            format!("answers on {}, {} reactors, {} shards", socket.display(), client.reactors(), client.shards())
+    let (state, found) = match Client::connect(&socket, &ConnectOptions::default()) {
+        Ok(client) => (
+            State::Ok,
+            format!("answers on {}, {} reactors, {} shards", socket.display(), client.reactors(), client.shards()),
+        ),
+        Err(ClientError::NoDaemon { error, .. }) if error.kind() != ErrorKind::PermissionDenied => {
+            (State::Ok, format!("none answers on {}", socket.display()))
         }
-        Err(_) => format!("none answers on {}", socket.display()),
+        // It says what to do.
+        Err(error) => (State::Warning, error.to_string()),
     };
     if context.json {
-        let object = json!({ "what": "daemon", "state": "ok", "found": found, "remedy": null });
+        let object = json!({ "what": "daemon", "state": state.name(), "found": found, "remedy": null });
         return context.out.json(&object);
     }
-    context.out.line(format!("{:<7} {:<18} {found}", "ok", "daemon"))
+    context.out.line(format!("{:<7} {:<18} {found}", state.name(), "daemon"))
 }

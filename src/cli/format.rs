@@ -57,15 +57,8 @@ impl Args {
 pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     args.apply(&mut context.config);
     context.check(&args.flags())?;
-    let chosen = &context.config.format;
-    let bytes_min = context.config.segment_bytes_chosen_min();
-    let segment_size = chosen.segment_bytes.map_or(SegmentSize::Suiting { bytes_min }, |b| SegmentSize::Bytes(b.0));
-    let options = FormatOptions {
-        capacity_bytes: chosen.capacity.map(|capacity| capacity.0),
-        segment_size,
-        shards: chosen.shards,
-        force: args.force,
-    };
+    let options = options_of(&context.config, args.force);
+    let segment_size = options.segment_size;
     let mut progress = Progress::new();
     let made = format_device(&args.device, &options, &mut |done, total| {
         progress.show(|| format!("zeroing: {} of {} MiB", done >> 20, total >> 20));
@@ -101,6 +94,17 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         why(segment_size, layout),
         layout.shards,
     ))
+}
+
+/// What the configuration asks for.
+pub fn options_of(config: &Config, force: bool) -> FormatOptions {
+    let (chosen, bytes_min) = (&config.format, config.segment_bytes_chosen_min());
+    FormatOptions {
+        capacity_bytes: chosen.capacity.map(|capacity| capacity.0),
+        segment_size: chosen.segment_bytes.map_or(SegmentSize::Suiting { bytes_min }, |b| SegmentSize::Bytes(b.0)),
+        shards: chosen.shards,
+        force,
+    }
 }
 
 /// Why segments are as large as they are, where nobody said it.

@@ -326,7 +326,7 @@ impl Apply {
     /// Of a line: what is written, and how. A sync at the end makes all of it durable.
     fn of(&self, number: usize) -> (Object, Write) {
         let object = self.targets[number].as_object();
-        (object, Write { durability: Some(object.durability.min(Durability::Buffered)), if_version: None })
+        (object, Write { durability: Some(object.durability.min(Durability::Buffered)), ..Write::default() })
     }
 
     fn put(&mut self, object: usize, key: &[u8], value: &[u8], line: u64) -> Result<(), Failure> {

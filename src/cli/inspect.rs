@@ -191,15 +191,18 @@ fn one_record(found: &Found<'_>, record: &Record<'_>, context: &mut Context) -> 
         record::FLAG_CONTINUED => "last part",
         _ => "middle part",
     };
-    let (key, value_bytes) = (record.key.escape_ascii(), record.value.len());
+    let (put, until_ms) = record.split_until();
+    let (key, value_bytes) = (put.key.escape_ascii(), record.value.len());
     if context.json {
         return context.out.json(&json!({
             "what": "record", "shard": shard.0, "lsn": lsn.0, "kind": kind, "object": object.0, "version": version,
             "key": key.to_string(), "value_bytes": value_bytes, "part": part, "in_log": found.in_log,
+            "until_ms": until_ms,
         }));
     }
+    let until = until_ms.map_or_else(String::new, |until_ms| format!(", until {until_ms} ms after 1970"));
     context.out.line(format!(
-        "shard {shard}: LSN {lsn}: {kind} object {object}, key \"{key}\", value of {value_bytes} B, version {version}, {part}"
+        "shard {shard}: LSN {lsn}: {kind} object {object}, key \"{key}\", value of {value_bytes} B, version {version}, {part}{until}"
     ))
 }
 

@@ -2,14 +2,20 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use forebay::config::Nanos;
 use forebay::error::Error;
 use forebay::ring::client::{Creation, Write};
+use forebay::ring::protocol::TTL_MS_MAX;
 use forebay::types::Compression;
 use serde_json::json;
 
 use super::bytes;
 use super::context::{Context, Failure, WriteArgs, check_key, check_value};
+
+const TTL_MIN: Duration = Duration::from_millis(1);
+const TTL_MAX: Duration = Duration::from_millis(TTL_MS_MAX);
 
 /// Write a key of a space; prints its new version.
 #[derive(Debug, clap::Args)]
@@ -30,6 +36,10 @@ pub struct Args {
     /// Write only if the key has this version; 0: only if it is absent.
     #[arg(long, value_name = "VERSION")]
     if_version: Option<u64>,
+    /// The key is gone after so long, as 10s, 1500ms or 90m; 1 ms to 100 years. Without it the key stays, whatever was said
+    /// of it before.
+    #[arg(long, value_name = "TIME")]
+    ttl: Option<Nanos>,
     /// With --create: how clients compress the values of the space: none, lz4 or zstd. Fixed for good; an error where
     /// the space is there with another one.
     #[arg(long, value_name = "CODEC", requires = "create")]
@@ -57,7 +67,13 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     }
     check_key(&client, &key)?;
     check_value(&client, space, &value)?;
-    let how = Write { durability: args.write.durability, if_version: args.if_version };
+    let expires = args.ttl.map(Duration::from);
+    if expires.is_some_and(|expires| !(TTL_MIN..=TTL_MAX).contains(&expires)) {
+        return Err(Failure::Usage(
+            Error::new("a time to live has 1 ms to 100 years").remedy("name one, as --ttl 10s"),
+        ));
+    }
+    let how = Write { durability: args.write.durability, if_version: args.if_version, expires };
     let version = client.put(space, &key, &value, how)?;
     if context.json {
         return context.out.json(&json!({ "version": version }));

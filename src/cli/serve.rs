@@ -7,15 +7,15 @@ use std::sync::mpsc::{self, Receiver};
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use forebay::appliance::resume::Resumed;
 use forebay::appliance::{Appliance, Started, open_options};
-use forebay::config::{self, Config, Memory, Spin, shown};
+use forebay::config::{self, Config, Spin};
 use forebay::device::open::{OpenDevice, open};
 use forebay::error::Error;
 use forebay::ring::server::Ordered;
 use forebay::types::TierChoice;
-use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::check;
 use super::context::{Context, Failure};
 
 /// Run the daemon on a formatted device.
@@ -41,7 +41,8 @@ pub struct Args {
     /// The way to the drive; auto takes the best that works.
     #[arg(long, value_enum, value_name = "TIER")]
     tier: Option<TierChoice>,
-    /// Check the configuration, print what memory it needs, and end.
+    /// Check the configuration and the device, which is only read; print what memory they need and what a start would
+    /// do, and end.
     #[arg(long)]
     check: bool,
 }
@@ -75,7 +76,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     args.apply(&mut context.config);
     context.check(&flags)?;
     if check {
-        return print_memory(context);
+        return check::run(context);
     }
     let Some(device) = context.config.device.path.clone() else {
         return Err(Failure::Usage(
@@ -161,7 +162,11 @@ fn resume(
     let path = ordered.path.as_deref().unwrap_or(path).to_owned();
     tracing::info!(device = %path.display(), "taking the drive back");
     match appliance.resume(&context.config, device, &path, &mut |line| tracing::info!("{line}")) {
-        Ok(Resumed { tier, epoch, log_bytes, replayed_bytes, notes, taken }) => {
+        Ok(None) => {
+            tracing::info!("every shard writes: there is nothing to take back");
+            ordered.answer(Ok("every shard writes: there is nothing to take back"));
+        }
+        Ok(Some(Resumed { tier, epoch, log_bytes, replayed_bytes, notes, taken })) => {
             for note in notes {
                 tracing::warn!("{note}");
             }
@@ -200,27 +205,4 @@ fn start_log(level: config::Level) {
         // A log that cannot be written must not end a reactor, and to complain of it in the same place would panic.
         .log_internal_errors(false)
         .init();
-}
-
-/// The parts, their sum, and how that fits this machine. A machine on which it cannot start is an error.
-fn print_memory(context: &mut Context) -> Result<(), Failure> {
-    let (config, shards) = (&context.config, context.config.format.shards);
-    let memory = Memory::of_this_machine();
-    let (total, warnings) = (config.memory_bytes(shards), config.memory_warnings(shards, memory));
-    for part in config.memory_parts(shards) {
-        if context.json {
-            context.out.json(&json!({ "what": part.name, "bytes": part.bytes, "reason": part.reason }))?;
-        } else {
-            context.out.line(format!("{:>9}  {}: {}", shown(part.bytes), part.name, part.reason))?;
-        }
-    }
-    if context.json {
-        return context.out.json(&json!({
-            "what": "total", "bytes": total, "available_bytes": memory.available_bytes,
-            "hugepage_bytes": memory.hugepage_bytes, "warnings": warnings?,
-        }));
-    }
-    let available = memory.available_bytes.map_or_else(|| "not known".to_owned(), shown);
-    context.out.line(format!("{:>9}  in all, at most; available: {available}", shown(total)))?;
-    warnings?.iter().try_for_each(|warning| context.out.line(format!("warning: {warning}")))
 }

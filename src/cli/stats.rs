@@ -1,128 +1,174 @@
-//! `forebay stats`: the counters of every reactor, and the drive's health.
+//! `forebay stats`: what the daemon counts, and the drive's health.
 
-use forebay::device::health::{celsius, warnings_in};
-use forebay::ring::protocol::stats::{self, NAMES};
+mod drive;
+mod figures;
+mod watch;
+
+use forebay::config::Nanos;
+use forebay::error::Error;
+use forebay::ring::client::Client;
+use forebay::ring::protocol::stats::{self, NAMES, OBJECT_NAMES, SHARD_NAMES};
+use forebay::types::ObjectKind;
 use serde_json::{Map, Value, json};
 
 use super::context::{Context, Failure};
+use drive::Drive;
+use figures::Sum;
 
-/// Print the counters of every reactor, and what the drive says of its health.
+/// Print what the daemon counts, of each reactor, shard, space and stream, and what the drive says of its health.
 ///
-/// One line a counter, one column a reactor. The lines of the drive have one column. Where the daemon may not ask the drive
+/// First what follows from the counters: write amplification, records a frame, cache hits, conflicts. Then one line a
+/// counter with one column a reactor, a line a shard, a line a space or stream. Where the daemon may not ask the drive
 /// (the kernel lets only root), only the temperature is known; nothing is of a device that is no NVMe drive.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Print a line of rates each interval, as 1s, until interrupted.
+    #[arg(long, value_name = "INTERVAL")]
+    watch: Option<Nanos>,
+    /// With --watch: end after so many lines.
+    #[arg(long, value_name = "LINES", requires = "watch")]
+    count: Option<u64>,
+}
 
-pub fn run(_args: Args, context: &mut Context) -> Result<(), Failure> {
-    let reactors = context.connect()?.stats()?;
-    let drive = reactors.first().and_then(|counters| Drive::of(counters));
-    let own = || NAMES.iter().enumerate().filter(|(at, _)| !stats::DRIVE.contains(at));
-    if context.json {
-        for (reactor, counters) in reactors.iter().enumerate() {
-            let mut object = Map::from_iter([("reactor".to_owned(), Value::from(reactor))]);
-            let words = own().filter_map(|(at, name)| Some(((*name).to_owned(), (*counters.get(at)?).into())));
-            object.extend(words);
-            context.out.json(&Value::Object(object))?;
+pub fn run(args: &Args, context: &mut Context) -> Result<(), Failure> {
+    let mut client = context.connect()?;
+    if let Some(Nanos(interval_ns)) = args.watch {
+        if interval_ns < 1_000_000 {
+            let error = Error::new("--watch takes intervals of 1ms or more").remedy("use --watch 1s");
+            return Err(Failure::Usage(error));
         }
-        return context.out.json(&json!({ "drive": drive.map(|drive| drive.json()) }));
+        return watch::watch(&mut client, std::time::Duration::from_nanos(interval_ns), args.count, context);
     }
-    for (at, name) in own() {
+    let reactors = client.stats()?;
+    let shards = client.shard_stats()?;
+    let objects = named_objects(&mut client)?;
+    if context.json {
+        print_json(&reactors, &shards, &objects, context)
+    } else {
+        print(&reactors, &shards, &objects, context)
+    }
+}
+
+/// What a space or stream is called, and its words.
+struct Named {
+    name: String,
+    kind: ObjectKind,
+    words: Vec<u64>,
+}
+
+fn named_objects(client: &mut Client) -> Result<Vec<Named>, Failure> {
+    let catalog = client.catalog()?;
+    let rows = client.object_stats()?;
+    let named = rows.into_iter().filter_map(|words| {
+        let (name, object) = catalog.iter().find(|(_, object)| words.first() == Some(&u64::from(object.id.0)))?;
+        Some(Named { name: name.clone(), kind: object.kind, words })
+    });
+    Ok(named.collect())
+}
+
+impl Named {
+    fn get(&self, at: usize) -> u64 {
+        self.words.get(at).copied().unwrap_or(0)
+    }
+}
+
+fn records_max(reactors: &[Vec<u64>]) -> u64 {
+    reactors.iter().filter_map(|words| words.get(stats::FRAME_RECORDS_MAX)).max().copied().unwrap_or(0)
+}
+
+/// The counters of a reactor, without the words of the drive.
+fn counters() -> impl Iterator<Item = (usize, &'static str)> {
+    NAMES.into_iter().enumerate().filter(|(at, _)| !stats::DRIVE.contains(at))
+}
+
+fn unit(name: &str) -> &'static str {
+    match name {
+        name if name.ends_with("_bytes") => "B",
+        name if name.ends_with("_ns") => "ns",
+        name if name.contains("_per_second") => "/s",
+        _ => "",
+    }
+}
+
+fn print(reactors: &[Vec<u64>], shards: &[Vec<u64>], objects: &[Named], context: &mut Context) -> Result<(), Failure> {
+    for (name, figure) in Sum::of(reactors).lines(records_max(reactors)) {
+        context.out.line(format!("{name:<32} {figure}"))?;
+    }
+    let drive = reactors.first().and_then(|counters| Drive::of(counters));
+    for line in drive.map_or_else(|| vec!["drive                not known".to_owned()], |drive| drive.lines()) {
+        context.out.line(line)?;
+    }
+    let heading: String = (0..reactors.len()).map(|reactor| format!(" {:>16}", format!("reactor {reactor}"))).collect();
+    context.out.line(format!("\n{:<32}{heading}", ""))?;
+    for (at, name) in counters() {
         let column = |counters: &Vec<u64>| counters.get(at).map_or_else(|| "-".to_owned(), u64::to_string);
         let columns: String = reactors.iter().map(|counters| format!(" {:>16}", column(counters))).collect();
-        context.out.line(format!("{name:<20}{columns}"))?;
+        context.out.line(format!("{name:<32}{columns} {}", unit(name)).trim_end())?;
     }
-    let lines = drive.map_or_else(|| vec!["drive                not known".to_owned()], |drive| drive.lines());
-    lines.iter().try_for_each(|line| context.out.line(line))
-}
-
-/// What the drive said last.
-struct Drive {
-    critical_warning: u8,
-    temperature_celsius: i32,
-    /// Only the drive itself says it.
-    asked: Option<Asked>,
-}
-
-struct Asked {
-    spare_percent: u64,
-    used_percent: u64,
-    media_errors: u64,
-}
-
-impl Drive {
-    /// None: it is not known.
-    fn of(counters: &[u64]) -> Option<Drive> {
-        let word = |at: usize| counters.get(at).copied();
-        let known = word(stats::DRIVE_HEALTH_KNOWN).filter(|known| *known != 0)?;
-        let asked = Asked {
-            spare_percent: word(stats::DRIVE_SPARE_PERCENT)?,
-            used_percent: word(stats::DRIVE_USED_PERCENT)?,
-            media_errors: word(stats::DRIVE_MEDIA_ERRORS)?,
+    context.out.line(format!(
+        "\n{:>5} {:>12} {:>12} {:>10} {:>10} {:>22} {:>12}",
+        "shard", "keys", "events", "live MiB", "memory MiB", "log MiB (of all)", "lag records"
+    ))?;
+    for words in shards {
+        let word = |at: usize| words.get(at).copied().unwrap_or(0);
+        let (log, all) = (word(stats::SHARD_LOG_BYTES), word(stats::SHARD_LOG_BYTES_ALL));
+        context.out.line(format!(
+            "{:>5} {:>12} {:>12} {:>10} {:>10} {:>22} {:>12}{}",
+            word(stats::SHARD),
+            word(stats::SHARD_KEYS),
+            word(stats::SHARD_EVENTS),
+            word(stats::SHARD_LIVE_BYTES) >> 20,
+            word(stats::SHARD_MEMORY_BYTES) >> 20,
+            format!("{} ({} %)", log >> 20, log.saturating_mul(100) / all.max(1)),
+            word(stats::SHARD_LAST_LSN).saturating_sub(word(stats::SHARD_DURABLE_LSN)),
+            if word(stats::SHARD_FENCED) == 0 { "" } else { "  stopped writing" }
+        ))?;
+    }
+    context.out.line(format!("\n{:<6} {:>12} {:>10} {:>12}  name", "kind", "holds", "live MiB", "chain"))?;
+    for object in objects {
+        let (kind, holds) = match object.kind {
+            ObjectKind::Space => ("space", format!("{} keys", object.get(stats::OBJECT_KEYS))),
+            ObjectKind::Stream => ("stream", format!("{} events", object.get(stats::OBJECT_EVENTS))),
         };
-        Some(Drive {
-            critical_warning: u8::try_from(word(stats::DRIVE_CRITICAL_WARNING)?).ok()?,
-            temperature_celsius: celsius(u16::try_from(word(stats::DRIVE_TEMPERATURE_KELVIN)?).ok()?),
-            asked: (known == stats::DRIVE_ALL_KNOWN).then_some(asked),
-        })
+        let chained = object.get(stats::OBJECT_CHAINED) != 0;
+        let chain = if chained { object.get(stats::OBJECT_NEXT_OFFSET).to_string() } else { "-".to_owned() };
+        let live = object.get(stats::OBJECT_LIVE_BYTES) >> 20;
+        context.out.line(format!("{kind:<6} {holds:>12} {live:>10} {chain:>12}  {}", object.name))?;
     }
-
-    fn warnings(&self) -> Vec<&'static str> {
-        warnings_in(self.critical_warning).collect()
-    }
-
-    fn json(&self) -> Value {
-        let asked = self.asked.as_ref();
-        json!({
-            "critical_warning": self.critical_warning,
-            "critical_warnings": self.warnings(),
-            "temperature_celsius": self.temperature_celsius,
-            "spare_percent": asked.map(|asked| asked.spare_percent),
-            "used_percent": asked.map(|asked| asked.used_percent),
-            "media_errors": asked.map(|asked| asked.media_errors),
-        })
-    }
-
-    fn lines(&self) -> Vec<String> {
-        let warnings = if self.critical_warning == 0 { "none".to_owned() } else { self.warnings().join("; ") };
-        let said = |of: fn(&Asked) -> String| {
-            let why = "not known: the kernel lets only root ask the drive; `forebay doctor`, run as root, shows it";
-            self.asked.as_ref().map_or_else(|| why.to_owned(), of)
-        };
-        [
-            ("drive warnings", warnings),
-            ("drive temperature", format!("{} C", self.temperature_celsius)),
-            ("drive spare", said(|asked| format!("{} %", asked.spare_percent))),
-            ("drive used", said(|asked| format!("{} %", asked.used_percent))),
-            ("drive media errors", said(|asked| asked.media_errors.to_string())),
-        ]
-        .map(|(name, value)| format!("{name:<20} {value}"))
-        .into()
-    }
+    Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn counters(words: [u64; stats::DRIVE.len()]) -> Vec<u64> {
-        let mut counters = vec![0; NAMES.len()];
-        stats::DRIVE.iter().zip(words).for_each(|(at, word)| counters[*at] = word);
-        counters
+/// An object a line: for each reactor, the drive, all together, each shard, each space and stream.
+fn print_json(
+    reactors: &[Vec<u64>],
+    shards: &[Vec<u64>],
+    objects: &[Named],
+    context: &mut Context,
+) -> Result<(), Failure> {
+    for (reactor, words) in reactors.iter().enumerate() {
+        let mut object = Map::from_iter([("reactor".to_owned(), Value::from(reactor))]);
+        object.extend(counters().filter_map(|(at, name)| Some((name.to_owned(), (*words.get(at)?).into()))));
+        context.out.json(&Value::Object(object))?;
     }
-
-    #[test]
-    fn the_drive_is_told_in_words_and_units() {
-        assert!(Drive::of(&counters([0; 6])).is_none() && Drive::of(&[1, 2]).is_none());
-        let drive = Drive::of(&counters([1, 0b101, 310, 97, 3, 12])).unwrap();
-        let lines = drive.lines();
-        assert!(lines[0].ends_with("spare capacity is below its threshold; reliability is degraded"), "{lines:?}");
-        assert!(lines[1].ends_with(" 37 C") && lines[2].ends_with(" 97 %") && lines[3].ends_with(" 3 %"), "{lines:?}");
-        let json = drive.json();
-        assert_eq!((json["temperature_celsius"].as_i64(), json["media_errors"].as_u64()), (Some(37), Some(12)));
-        assert_eq!(json["critical_warnings"].as_array().map(Vec::len), Some(2));
-        let drive = Drive::of(&counters([2, 0b10, 310, 0, 0, 0])).unwrap();
-        let (lines, json) = (drive.lines(), drive.json());
-        assert!(lines[1].ends_with(" 37 C") && lines[2].contains("not known: the kernel lets only root"), "{lines:?}");
-        assert!(json["spare_percent"].is_null() && json["temperature_celsius"] == 37, "{json}");
+    let drive = reactors.first().and_then(|counters| Drive::of(counters));
+    context.out.json(&json!({ "drive": drive.map(|drive| drive.json()) }))?;
+    context.out.json(&json!({ "total": Sum::of(reactors).json(records_max(reactors)) }))?;
+    for words in shards {
+        context.out.json(&row(&SHARD_NAMES, words))?;
     }
+    for Named { name, kind, words } in objects {
+        let mut object = row(&OBJECT_NAMES, words);
+        object["kind"] = match kind {
+            ObjectKind::Space => "space",
+            ObjectKind::Stream => "stream",
+        }
+        .into();
+        object["name"] = name.as_str().into();
+        context.out.json(&object)?;
+    }
+    Ok(())
+}
+
+fn row(names: &[&str], words: &[u64]) -> Value {
+    names.iter().zip(words).map(|(name, word)| ((*name).to_owned(), Value::from(*word))).collect::<Map<_, _>>().into()
 }

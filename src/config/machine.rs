@@ -58,7 +58,7 @@ impl Config {
         if self.device.hugepages && memory.hugepage_bytes > 0 && !huge {
             warnings.push(format!(
                 "the frame buffers need {}, and {} are in free hugepages: they come from ordinary memory; reserve {} \
-                 pages (`sysctl vm.nr_hugepages`)",
+                 pages (`setup/host.sh config --hugepages NODE=COUNT`)",
                 shown(buffers),
                 shown(memory.hugepage_bytes),
                 buffers.div_ceil(HUGEPAGE_BYTES)

@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 
+use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 
 use super::flush::FlushFailed;
-use super::{Completion, Device, DeviceError, Geometry, Operation, OperationKind};
+use super::{Completion, Device, DeviceError, Geometry, Operation, OperationKind, Tier};
 use crate::bytes::len_u32;
 use crate::types::DriveDurability;
 
@@ -34,17 +35,33 @@ impl BlockingDevice {
     }
 }
 
+/// Whether a file is still as long as the device, and has a name. A write beyond its end would make it longer again, though
+/// not whole, and count in vain: so this is asked after each flush, before its writes count. It takes 0.2 us, the flush 40.
+pub(super) fn check_whole(file: &File, geometry: &Geometry) -> Result<(), DeviceError> {
+    if !matches!(geometry.tier, Tier::File | Tier::FileBlocking) {
+        return Ok(());
+    }
+    let about = fstat(file).map_err(|errno| DeviceError::from(&io::Error::from(errno)))?;
+    let bytes = u64::try_from(about.st_size).unwrap_or(0);
+    let whole = bytes >= geometry.capacity_bytes && about.st_nlink > 0;
+    // A block device has no size here.
+    if whole || !FileType::from_raw_mode(about.st_mode).is_file() { Ok(()) } else { Err(DeviceError::NotWhole) }
+}
+
 /// Carries one operation out on this thread. A write is durable when this returns; after a flush that failed none is.
 pub(super) fn transfer(
     file: &File,
-    capacity_bytes: u64,
+    geometry: &Geometry,
     durability: DriveDurability,
     flush_failed: &FlushFailed,
     operation: &mut Operation,
 ) -> Result<(), DeviceError> {
-    operation.check(capacity_bytes)?;
+    operation.check(geometry.capacity_bytes)?;
     match operation.kind {
-        OperationKind::Read => return carry_out(file, operation, ReadWriteFlags::empty()),
+        OperationKind::Read => {
+            let read = carry_out(file, operation, ReadWriteFlags::empty());
+            return read.map_err(|error| check_whole(file, geometry).err().unwrap_or(error));
+        }
         OperationKind::Deallocate => return Err(DeviceError::INVALID),
         OperationKind::WriteDurable => {}
     }
@@ -56,7 +73,7 @@ pub(super) fn transfer(
             .and_then(|()| file.sync_data().map_err(|error| DeviceError::from(&error))),
     };
     // A write that failed may have failed in its flush.
-    result.inspect_err(|error| flush_failed.set(*error))
+    result.and_then(|()| check_whole(file, geometry)).inspect_err(|error| flush_failed.set(*error))
 }
 
 fn carry_out(file: &File, operation: &mut Operation, flags: ReadWriteFlags) -> Result<(), DeviceError> {
@@ -100,8 +117,7 @@ impl Device for BlockingDevice {
 
     fn poll(&mut self) -> Option<Completion> {
         let mut operation = self.waiting.pop_front()?;
-        let capacity_bytes = self.geometry.capacity_bytes;
-        let result = transfer(&self.file, capacity_bytes, self.durability, &self.flush_failed, &mut operation);
+        let result = transfer(&self.file, &self.geometry, self.durability, &self.flush_failed, &mut operation);
         Some(Completion { operation, result })
     }
 

@@ -109,7 +109,7 @@ enum Backing {
 /// A path that is missing, of the wrong kind, read-only, too small, or in use by someone else.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<OpenDevice> {
     let opened = match Name::parse(path) {
-        Some(name) => OpenDevice::attach(&name, options),
+        Some(name) => name.check().and_then(|()| OpenDevice::attach(&name, options)),
         None => OpenDevice::open(&node(path), options),
     };
     opened.map_err(|error| error.context(Identity::of_path(&node(path)).label(path.display())))
@@ -327,6 +327,19 @@ impl OpenDevice {
     #[must_use]
     pub fn deallocation(&self) -> &'static str {
         if self.geometry.deallocate_bytes_max > 0 { "deallocates what is given up" } else { "deallocates nothing" }
+    }
+
+    /// Whether completed writes stand in a cache that power loss empties, as the drive or else the kernel says; None where
+    /// neither is known.
+    #[must_use]
+    pub fn volatile_cache(&self) -> Option<bool> {
+        match &self.backing {
+            Backing::File { generic: Some(generic), .. } => Some(generic.namespace.volatile_cache),
+            Backing::File { drive, .. } => drive.as_ref().map(|drive| drive.volatile_cache),
+            Backing::Memory(_) => Some(true),
+            #[cfg(feature = "spdk")]
+            Backing::Spdk(attached) => Some(attached.volatile_cache()),
+        }
     }
 
     /// Where the drive is asked of its health; None where nobody answers.

@@ -97,16 +97,16 @@ fn unaligned_oversized_and_outside_are_errors_and_never_extend_the_file() {
 }
 
 #[test]
-fn a_file_truncated_under_us_is_a_short_transfer() {
+fn a_file_truncated_under_us_is_told() {
     for options in [DEFAULT, BLOCKING] {
         let scratch = Scratch::file(1 << 20);
         let opened = open(scratch.path(), &options).unwrap();
         let (mut pool, mut device) = (pool(2, 8192), opened.device(None).unwrap());
         File::options().write(true).open(scratch.path()).unwrap().set_len(4096).unwrap();
         let half = run(&mut device, operation(&mut pool, OperationKind::Read, 0, 8192));
-        assert_eq!(half.result, Err(DeviceError::Short { bytes: 4096 }));
+        assert_eq!(half.result, Err(DeviceError::NotWhole));
         let none = run(&mut device, operation(&mut pool, OperationKind::Read, 65536, 8192));
-        assert_eq!(none.result, Err(DeviceError::Short { bytes: 0 }));
+        assert_eq!(none.result, Err(DeviceError::NotWhole));
     }
 }
 
@@ -241,6 +241,8 @@ fn a_controller_needs_the_build_with_spdk() {
         let error = refused(Path::new(name), &DEFAULT);
         assert!(error.contains(name) && error.contains("--features spdk"), "{error}");
     }
+    let error = refused(Path::new("pcie:04.0"), &DEFAULT);
+    assert!(error.contains("not the PCI address") && !error.contains("--features"), "no build would help: {error}");
 }
 
 #[test]

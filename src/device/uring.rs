@@ -7,7 +7,7 @@ use std::io;
 use forebay_sys::dma::DmaSpan;
 use forebay_sys::uring::{Ended, TaskRun, Transfer, Uring, UringOptions};
 
-use super::blocking::transfer;
+use super::blocking::{check_whole, transfer};
 use super::flush::FlushFailed;
 use super::{Completion, Device, DeviceError, Geometry, Head, Operation, OperationKind, Tier};
 use crate::bytes::len_u32;
@@ -93,8 +93,7 @@ impl UringDevice {
 
     /// Carries out a write that stayed alone.
     fn write_lone(&mut self, mut operation: Operation, durability: DriveDurability) {
-        let capacity_bytes = self.geometry.capacity_bytes;
-        let result = transfer(&self.file, capacity_bytes, durability, &self.flush_failed, &mut operation);
+        let result = transfer(&self.file, &self.geometry, durability, &self.flush_failed, &mut operation);
         self.ended.push_back(Completion { operation, result });
     }
 
@@ -102,17 +101,21 @@ impl UringDevice {
     fn collect(&mut self) {
         let mut written = false;
         while let Some(ended) = self.uring.poll() {
-            let completion = completion(ended, self.geometry.tier);
+            let mut completion = completion(ended, self.geometry.tier);
             written |= completion.operation.kind == OperationKind::WriteDurable && completion.result.is_ok();
+            if let Err(DeviceError::Short { .. }) = completion.result {
+                completion.result = check_whole(&self.file, &self.geometry).and(completion.result);
+            }
             self.ended.push_back(completion);
         }
-        if !written || self.write_path == WritePath::Through {
+        let is_block = matches!(self.geometry.tier, Tier::Block { .. });
+        if !written || (is_block && self.write_path == WritePath::Through) {
             return;
         }
         if self.flush_failed.get().is_none()
-            && let Err(error) = self.file.sync_data()
+            && let Err(error) = self.settle()
         {
-            self.flush_failed.set(DeviceError::from(&error));
+            self.flush_failed.set(error);
         }
         // Also when it was another device's flush that failed meanwhile.
         let Some(error) = self.flush_failed.get() else { return };
@@ -121,6 +124,14 @@ impl UringDevice {
                 completion.result = completion.result.and(Err(error));
             }
         }
+    }
+
+    /// Makes durable what has ended, and looks whether it counts.
+    fn settle(&self) -> Result<(), DeviceError> {
+        if self.write_path != WritePath::Through {
+            self.file.sync_data().map_err(|error| DeviceError::from(&error))?;
+        }
+        check_whole(&self.file, &self.geometry)
     }
 }
 
@@ -191,24 +202,54 @@ mod tests {
         }
     }
 
-    fn fails_the_writes_of_all(lone: DriveDurability) {
-        let scratch = Scratch::file(1 << 20);
-        let failed = FlushFailed::default();
-        let geometry = Geometry {
+    fn geometry() -> Geometry {
+        Geometry {
             capacity_bytes: 1 << 20,
             block_bytes: 4096,
             operations_max: 4,
             tier: Tier::File,
             deallocate_bytes_max: 0,
-        };
-        let open = || {
-            let file = File::options().read(true).write(true).open(scratch.path()).unwrap();
-            UringDevice::new(file, geometry, WritePath::ThenFlush { lone }, failed.clone(), None)
-        };
-        let (Ok(one), Ok(mut other)) = (open(), open()) else {
-            eprintln!("skipped: io_uring is refused here");
-            return;
-        };
+        }
+    }
+
+    /// A device on a file of 1 MiB; None, said on standard error, where io_uring is refused.
+    fn open(scratch: &Scratch, write_path: WritePath, failed: &FlushFailed) -> Option<UringDevice> {
+        let file = File::options().read(true).write(true).open(scratch.path()).unwrap();
+        let made = UringDevice::new(file, geometry(), write_path, failed.clone(), None);
+        made.inspect_err(|error| eprintln!("skipped: io_uring is refused here: {error}")).ok()
+    }
+
+    #[test]
+    fn a_file_that_is_cut_or_deleted_takes_no_more_writes_and_says_why() {
+        for write_path in [WritePath::Through, WritePath::ThenFlush { lone: DriveDurability::Auto }] {
+            for (deleted, bytes) in [(false, 4096), (false, 32 << 10), (true, 4096), (true, 32 << 10)] {
+                let (scratch, failed) = (Scratch::file(1 << 20), FlushFailed::default());
+                let Some(mut device) = open(&scratch, write_path, &failed) else { return };
+                let mut pool = pool(4, 32 << 10);
+                let mut run = |device: &mut UringDevice, kind, at, bytes| {
+                    run(device, operation(&mut pool, kind, at, bytes)).result
+                };
+                assert_eq!(run(&mut device, OperationKind::WriteDurable, 0, bytes), Ok(()));
+                if deleted {
+                    std::fs::remove_file(scratch.path()).unwrap();
+                } else {
+                    device.file.set_len(8192).unwrap();
+                    let read = run(&mut device, OperationKind::Read, 64 << 10, 4096);
+                    assert_eq!(read, Err(DeviceError::NotWhole), "what is beyond the end is no data");
+                }
+                let write = run(&mut device, OperationKind::WriteDurable, 128 << 10, bytes);
+                assert_eq!(write, Err(DeviceError::NotWhole), "{write_path:?} {deleted} {bytes}");
+                device.file.set_len(1 << 20).unwrap();
+                let later = run(&mut device, OperationKind::WriteDurable, 0, bytes);
+                assert_eq!(later, Err(DeviceError::NotWhole), "what was lost stays lost");
+            }
+        }
+    }
+
+    fn fails_the_writes_of_all(lone: DriveDurability) {
+        let (scratch, failed) = (Scratch::file(1 << 20), FlushFailed::default());
+        let open = || open(&scratch, WritePath::ThenFlush { lone }, &failed);
+        let (Some(one), Some(mut other)) = (open(), open()) else { return };
         let mut pool = pool(4, 32 << 10);
         let mut write = |device: &mut UringDevice, bytes| {
             run(device, operation(&mut pool, OperationKind::WriteDurable, 0, bytes)).result

@@ -1,6 +1,6 @@
 //! A device of which it is known how long each operation has been out.
 
-use super::{Completion, Device, Geometry, Operation};
+use super::{Completion, Device, Geometry, Operation, OperationKind};
 
 /// No operation holds this buffer.
 const NOT_OUT: u64 = u64::MAX;
@@ -12,18 +12,34 @@ pub struct Watched<D> {
     /// By the buffer's place in its region.
     out_since_ns: Box<[u64]>,
     now_ns: u64,
+    traffic: Traffic,
+}
+
+/// What the device was given, since it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub reads: u64,
+    pub read_bytes: u64,
+    pub writes: u64,
+    pub write_bytes: u64,
 }
 
 impl<D: Device> Watched<D> {
     /// For buffers of a region that was cut into so many.
     #[must_use]
     pub fn new(device: D, buffers: usize) -> Watched<D> {
-        Watched { device, out_since_ns: vec![NOT_OUT; buffers].into(), now_ns: 0 }
+        Watched { device, out_since_ns: vec![NOT_OUT; buffers].into(), now_ns: 0, traffic: Traffic::default() }
     }
 
     /// What is submitted from here on is stamped with this time.
     pub fn set_now(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
+    }
+
+    /// What the device was given so far; another one counts on.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
     }
 
     /// How long the oldest operation has been out; 0 when none is. Looks at every stamp.
@@ -52,9 +68,19 @@ impl<D: Device> Device for Watched<D> {
     }
 
     fn submit(&mut self, operation: Operation) -> Result<(), Operation> {
-        let place = operation.buffer.index();
+        let (place, kind, bytes) = (operation.buffer.index(), operation.kind, u64::from(operation.bytes));
         self.device.submit(operation)?;
         self.out_since_ns[place] = self.now_ns;
+        let traffic = &mut self.traffic;
+        match kind {
+            OperationKind::Read => {
+                (traffic.reads, traffic.read_bytes) = (traffic.reads + 1, traffic.read_bytes + bytes)
+            }
+            OperationKind::WriteDurable => {
+                (traffic.writes, traffic.write_bytes) = (traffic.writes + 1, traffic.write_bytes + bytes);
+            }
+            OperationKind::Deallocate => {}
+        }
         Ok(())
     }
 
@@ -76,7 +102,6 @@ impl<D: Device> Device for Watched<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::OperationKind;
     use crate::device::memory::{MemoryDevice, MemoryDisk};
     use crate::device::scratch::{operation, pool};
 
@@ -92,6 +117,7 @@ mod tests {
         let refused = device.submit(operation(&mut pool, OperationKind::Read, 0, 4096)).unwrap_err();
         pool.give(refused.buffer);
         assert_eq!(device.oldest_ns(100), 90);
+        assert_eq!(device.traffic(), Traffic { writes: 2, write_bytes: 8192, ..Traffic::default() }, "what was taken");
         pool.give(device.poll().unwrap().operation.buffer);
         assert_eq!(device.oldest_ns(100), 60);
         device.forgive(20, 100);

@@ -20,6 +20,18 @@ pub fn vfio() -> Check {
         .remedy("only for the tier spdk: `setup/host.sh config --bind ADDRESS`")
 }
 
+/// Whether this build can drive a controller by itself.
+pub fn spdk() -> Check {
+    #[cfg(feature = "spdk")]
+    {
+        let (year, month) = forebay_sys::spdk::VERSION;
+        Check::new("SPDK", State::Ok, format!("this build has SPDK {year}.{month:02}"))
+    }
+    #[cfg(not(feature = "spdk"))]
+    Check::new("SPDK", State::Missing, "this build is without, so without the tier spdk (pcie:, vfio-user:, tcp:)")
+        .remedy("only for that tier: `cargo build --release --features spdk` (vendor/README.md)")
+}
+
 /// One check for each NVMe controller on the PCI bus, whatever driver has it, and one for each of its namespaces.
 pub fn controllers() -> Vec<Check> {
     let is_nvme = |device: &PathBuf| text(device.join("class")).is_some_and(|class| class.starts_with(CLASS));
@@ -67,8 +79,7 @@ fn namespace(name: &str) -> Option<Check> {
     let mut found = format!("/dev/{name}: blocks of {} B, {polls}", drive.logical_block_bytes);
     let mut remedies = Vec::new();
     if !drive.polls {
-        remedies
-            .push("give the driver polled queues: `modprobe nvme poll_queues=N` (boot: nvme.poll_queues=N)".to_owned());
+        remedies.push("for polling: `setup/host.sh config --poll-queues N`, and reboot".to_owned());
     }
     let opened = drive.generic().map(std::fs::File::open);
     let health = opened.as_ref().and_then(|opened| Health::read(opened.as_ref().ok()?).ok());
@@ -87,9 +98,9 @@ fn namespace(name: &str) -> Option<Check> {
         && let Ok(namespace) = Namespace::identify(file)
     {
         let cache = if namespace.volatile_cache {
-            "volatile write cache, FUA on each write"
+            "volatile write cache (no power-loss protection of it), FUA on each write"
         } else {
-            "no volatile write cache"
+            "no volatile write cache (power loss takes nothing that was completed)"
         };
         let deallocates = if namespace.deallocate_bytes_max > 0 { "deallocates" } else { "does not deallocate" };
         let Namespace { model, serial, atomic_write_bytes, .. } = &namespace;

@@ -75,7 +75,7 @@ pub fn prepare(client: &mut Client, job: &Job, writer: u64, read_bytes_max: usiz
 
 /// What is filled in need not be durable one by one: a sync at the end covers it.
 fn fill_how(object: Object) -> Write {
-    Write { durability: Some(object.durability.min(Durability::Buffered)), if_version: None }
+    Write { durability: Some(object.durability.min(Durability::Buffered)), ..Write::default() }
 }
 
 /// Asks for every key without room for its value: the answer says whether it is there, and how large. Puts the others.

@@ -40,7 +40,7 @@ impl Source {
         let bytes_max = prepared.read_bytes_max.max(job.sizes.bytes_max() as usize);
         Source {
             object: prepared.object,
-            how: Write { durability: job.durability, if_version: None },
+            how: Write { durability: job.durability, ..Write::default() },
             writer,
             events: prepared.events.clone(),
             key: [0; KEY_BYTES_MAX],

@@ -234,19 +234,11 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         Outcome::Answer { completion, after }
     }
 
-    pub(super) fn stats(&mut self, slot: usize, submission: &Submission) -> Outcome {
-        self.gauge();
-        let Some(session) = &self.sessions[slot] else { return Outcome::Later };
-        let mut reply = SessionReply::new(session, submission);
-        let fits = reply.push(&[&self.metrics.encode()]);
-        let status = if fits { Status::Ok } else { Status::ReplyTooSmall } as u16;
-        let aux = stats::NAMES.len() as u64 * 8;
-        let completion = Completion { status, aux, reply_bytes: len_u32(reply.bytes()), ..Completion::default() };
-        Outcome::Answer { completion, after: Lsn::NONE }
-    }
-
     /// Brings the gauges up to date.
-    fn gauge(&mut self) {
+    pub(super) fn gauge(&mut self) {
+        self.look_at_rates(self.turned_ns);
+        let [requests, requests_max, operations, operations_max] = self.rates.told(self.turned_ns, self.worked_ns);
+        let traffic = self.device.traffic();
         let sum = |of: fn(&super::Shard) -> u64| self.shards.iter().map(of).sum::<u64>();
         let gauges = [
             (stats::SESSIONS, self.sessions.iter().flatten().count() as u64),
@@ -260,6 +252,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             (stats::WATERMARKS, sum(|shard| shard.wal.counters.watermarks)),
             (stats::SEGMENTS_FREE, self.shards.first().map_or(0, |shard| shard.wal.segments_free() as u64)),
             (stats::KEYS, sum(|shard| shard.store.keys())),
+            (stats::KEYS_TIMED, sum(|shard| shard.store.keys_timed())),
             (stats::EVENTS, sum(|shard| shard.store.events())),
             (stats::MEMORY_BYTES, sum(|shard| shard.store.memory_bytes())),
             (stats::BUFFERS_FREE, self.pool.available() as u64),
@@ -270,10 +263,32 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             (stats::CACHE_BYTES, sum(|shard| shard.store.cache_bytes())),
             (stats::DEALLOCATED_BYTES, sum(|shard| shard.wal.counters.deallocated_bytes)),
             (stats::DEALLOCATE_FAILURES, sum(|shard| shard.wal.counters.deallocate_failures)),
+            (stats::DEVICE_READS, traffic.reads),
+            (stats::DEVICE_READ_BYTES, traffic.read_bytes),
+            (stats::DEVICE_WRITES, traffic.writes),
+            (stats::DEVICE_WRITE_BYTES, traffic.write_bytes),
+            (stats::REQUESTS_PER_SECOND, requests),
+            (stats::REQUESTS_PER_SECOND_MAX, requests_max),
+            (stats::DEVICE_OPERATIONS_PER_SECOND, operations),
+            (stats::DEVICE_OPERATIONS_PER_SECOND_MAX, operations_max),
         ];
         for (at, value) in gauges.into_iter().chain(self.place.drive.get()) {
             self.metrics.set(at, value);
         }
+        let counters = || self.shards.iter().map(|shard| shard.wal.counters);
+        for class in 0..stats::FRAME_CLASSES {
+            let frames = counters().map(|counters| counters.frames_of[class]).sum();
+            self.metrics.set(stats::FRAMES_OF_RECORDS + class, frames);
+        }
+        let most = counters().map(|counters| counters.frame_records_max).max().unwrap_or(0);
+        self.metrics.set(stats::FRAME_RECORDS_MAX, most);
+    }
+
+    /// Once a second, and when somebody asks.
+    pub(super) fn look_at_rates(&mut self, now_ns: u64) {
+        let traffic = self.device.traffic();
+        let counted = [self.metrics.get(stats::REQUESTS), traffic.reads + traffic.writes];
+        self.rates.look(now_ns, self.worked_ns, counted);
     }
 
     /// Moves on from settling to serving, and from stopping to stopped; writes idle watermarks.
@@ -334,6 +349,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             .chain(waits)
             .chain(postponed)
             .chain(self.look_ns())
+            .chain(self.expires_ns())
             .min()
     }
 

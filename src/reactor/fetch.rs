@@ -222,7 +222,10 @@ fn is_wanted(part: &Record<'_>, fetch: &Fetch) -> bool {
         Whose::Key { version, in_commit: true, .. } => part.kind == Kind::Commit && part.version == version,
         Whose::Key { version, .. } => {
             let whole_key = next_lsn.is_some() || part.key.len() == usize::from(want.key_bytes);
-            part.kind == Kind::Put && part.object == want.object && part.version == version && whole_key
+            matches!(part.kind, Kind::Put | Kind::PutUntil)
+                && part.object == want.object
+                && part.version == version
+                && whole_key
         }
         Whose::Event(offset) => is_append(part.kind) && part.object == want.object && part.version <= offset,
     };

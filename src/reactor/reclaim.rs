@@ -236,6 +236,8 @@ impl Reclaim {
                         if !self.has_room(wal, pool, kept.key.len(), kept.value.len()) {
                             break;
                         }
+                        let forgets = wal.planted().is(Planted::CopyWithoutUntil);
+                        let kept = if forgets { kept.split_until().0 } else { kept };
                         wal.append_copy(pool, now_ns, &kept);
                         store.moved(&kept, wal.last_place(), wal.last_lsn(), wal.readable_lsn());
                     }

@@ -33,6 +33,8 @@ pub struct Shard {
     pub wal: Wal,
     pub(super) reclaim: Reclaim,
     pub(super) checkpoint: Checkpoint,
+    /// The log had no room to say that a key is gone.
+    pub(super) expiry_blocked: bool,
     pending: VecDeque<(Lsn, Pending)>,
     /// What the flight recorder held beyond the durable log, and how much of it is appended again.
     replay: Vec<u8>,
@@ -48,6 +50,7 @@ impl Shard {
             wal,
             reclaim: Reclaim::default(),
             checkpoint: Checkpoint::default(),
+            expiry_blocked: false,
             pending: VecDeque::new(),
             replay,
             replayed_bytes: 0,

@@ -75,6 +75,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     /// after that is on the drive, but answers nobody.
     #[cold]
     fn look_at_device(&mut self, now_ns: u64) {
+        self.look_at_rates(now_ns);
         // While this thread did not run it could not see what the device did.
         self.device.forgive(now_ns - self.stall.look_ns, now_ns);
         self.stall.look_ns = now_ns + LOOK_INTERVAL_NS;

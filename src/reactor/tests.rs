@@ -3,11 +3,13 @@
 mod catalog;
 mod commit;
 mod events;
+mod expiry;
 mod fetch;
 mod full;
 mod hostile;
 mod reclaim;
 mod sessions;
+mod slow;
 #[path = "../../tests/small/mod.rs"]
 mod small;
 mod stall;
@@ -36,12 +38,20 @@ use small::{LIMITS, SHAPE, SHARDS};
 
 /// A microsecond passes with every look at it, so with every turn.
 #[derive(Default)]
-struct TestClock(std::cell::Cell<u64>);
+struct TestClock {
+    ns: std::cell::Cell<u64>,
+    /// What the wall clock is ahead.
+    ahead_ms: std::cell::Cell<u64>,
+}
 
 impl Clock for TestClock {
     fn now_ns(&self) -> u64 {
-        self.0.set(self.0.get() + 1_000);
-        self.0.get()
+        self.ns.set(self.ns.get() + 1_000);
+        self.ns.get()
+    }
+
+    fn wall_ms(&self) -> u64 {
+        self.ns.get() / 1_000_000 + self.ahead_ms.get()
     }
 }
 

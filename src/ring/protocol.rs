@@ -33,6 +33,8 @@ pub const PRODUCER_WINDOW: usize = 8;
 pub const KEY_BYTES_MAX: usize = 1_024;
 pub const VALUE_BYTES_MAX: usize = 16 << 20;
 pub const NAME_BYTES_MAX: usize = 255;
+/// The longest time to live of a key, 100 years of 365 days. The shortest is 1 ms.
+pub const TTL_MS_MAX: u64 = 100 * 365 * 86_400_000;
 
 /// Shared segment: header page, then one ring block a reactor, then the arena.
 pub mod segment {
@@ -109,7 +111,8 @@ pub enum Opcode {
     /// List the catalog. Reactor 0 only. arg0: begin after this object number. The reply holds objects as u32
     /// number, u8 kind, u8 durability, u8 name bytes, u8 compression, name.
     Catalog = 11,
-    /// The counters of this reactor: see `stats::` for the order of its u64 words.
+    /// Counters of this reactor, of its shards, or of what they hold, as u64 words: see `stats::`. arg0: which of these.
+    /// arg1: of objects, begin after this number. Of rows `aux` is their number, and `AUX_MORE`.
     Stats = 12,
     /// All writes of a transaction, if every key that it read still has the version it had. Value: entries, see
     /// `commit::`, the reads first. arg1: the lowest shard of their keys. The answer's `version` is that of every key
@@ -207,9 +210,11 @@ pub mod flag {
     pub const RELAXED: u8 = 1 << 3;
     /// Scan: the key is a prefix.
     pub const PREFIX: u8 = 1 << 4;
+    /// Put: the key is gone `arg1` ms later. A flag, so that a daemon that knows of no such thing says so.
+    pub const EXPIRES: u8 = 1 << 5;
     /// Set cursor: also back.
     pub const REWIND: u8 = 1 << 6;
-    pub const KNOWN: u8 = DURABILITY_MASK | IF_VERSION | RELAXED | PREFIX | REWIND;
+    pub const KNOWN: u8 = DURABILITY_MASK | IF_VERSION | RELAXED | PREFIX | EXPIRES | REWIND;
 }
 
 /// A submission entry. Word layout (u64, little-endian):

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::ring::client::{CursorMove, Entry, Object, Once, Request, What, Write};
 use crate::ring::protocol::{CURSOR_ABSENT, HEAD_BYTES, shard_of_key, shard_of_stream};
 use crate::types::{Durability, ObjectId, ShardId};
-use crate::wal::record::LINKS_BYTES;
+use crate::wal::record::{LINKS_BYTES, UNTIL_BYTES};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -136,6 +136,12 @@ impl Action {
         if let Action::Append { once, .. } = self { *once } else { None }
     }
 
+    /// After how long what it puts is gone.
+    pub fn ttl_ms(&self) -> Option<u64> {
+        let expires = self.how().expires?;
+        u64::try_from(expires.as_millis()).ok()
+    }
+
     /// What it writes to keys. Of one key that a commit writes several times, the last one counts.
     pub fn key_writes(&self) -> Vec<KeyWrite<'_>> {
         match self {
@@ -234,8 +240,8 @@ impl Action {
     pub fn how(&self) -> Write {
         match self {
             Action::Put { how, .. } | Action::Delete { how, .. } | Action::Append { how, .. } => *how,
-            Action::SetCursor { how, .. } => Write { durability: how.durability, if_version: None },
-            Action::Commit { durability, .. } => Write { durability: *durability, if_version: None },
+            Action::SetCursor { how, .. } => Write { durability: how.durability, ..Write::default() },
+            Action::Commit { durability, .. } => Write { durability: *durability, ..Write::default() },
             _ => Write::default(),
         }
     }
@@ -262,7 +268,10 @@ impl Action {
     pub fn wrote(&self, object: ObjectId, key: &[u8], value: &[u8]) -> bool {
         self.object().map_or(ObjectId(0), |own| own.id) == object
             && match self {
-                Action::Put { key: own, value: bytes, .. } => own == key && bytes == value,
+                Action::Put { key: own, value: bytes, how, .. } => {
+                    let until_bytes = if how.expires.is_some() { UNTIL_BYTES } else { 0 };
+                    key.len() == own.len() + until_bytes && key.starts_with(own) && bytes == value
+                }
                 Action::Delete { key: own, .. } => own == key && value.is_empty(),
                 Action::Append { once: Some(once), .. } => {
                     // Its events may be trimmed and gone.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use forebay_sys::shm::SharedMap;
 
-use crate::ring::client::{Client, ClientParts, Creation, Object, Request, SubmitError};
-use crate::ring::protocol::{ENTRY_BYTES, ENTRY_WORDS, Status, Submission};
+use crate::ring::client::{Client, ClientError, ClientParts, Creation, Object, Request, SubmitError};
+use crate::ring::protocol::{ENTRY_BYTES, ENTRY_WORDS, EndReason, Status, Submission};
 use crate::ring::segment::Layout;
 use crate::ring::server::SessionId;
 use crate::sim::action::Action;
@@ -102,9 +102,13 @@ impl Modelled {
 
     /// Takes every answer that is there.
     pub fn take_answers(&mut self, oracle: &mut Oracle, now_ns: u64, counts: &Counts) -> Verdict {
-        while let Some(answer) =
-            self.client.poll(&mut self.reply).map_err(|error| format!("an honest client: {error}"))?
-        {
+        loop {
+            let answer = match self.client.poll(&mut self.reply) {
+                Ok(Some(answer)) => answer,
+                // Once in some thousand looks it sees that the daemon stops in good order.
+                Ok(None) | Err(ClientError::Ended(EndReason::Stopping)) => return Ok(()),
+                Err(error) => return Err(format!("an honest client: {error}")),
+            };
             counts.add(Count::Acknowledgements);
             counts.add_many(Count::NoSpace, u64::from(answer.status == Status::NoSpace));
             if answer.user_data == OPENING {
@@ -120,7 +124,6 @@ impl Modelled {
             }
             oracle.answer(answer.user_data, &answer, &self.reply, now_ns)?;
         }
-        Ok(())
     }
 
     /// Asks for an object by name.

@@ -35,6 +35,11 @@ impl History {
         let slack_ns = self.profile.wal.window_interval_ns + 1_000 * self.profile.latency_max_ns() + 10_000_000;
         let buffered_before_ns = if calm { self.machine.now_ns().saturating_sub(slack_ns) } else { 0 };
         self.crash(end, fate)?;
+        if self.profile.expires && self.random.chance(500) {
+            // As a machine that boots with another clock, or was off for a while.
+            let ms = self.random.pick(&[3, 50, 6_000, 4_000_000, -2, -60, -6_000, -4_000_000]);
+            self.machine.clock.set_wall(ms);
+        }
         for _ in 0..u64::from(self.random.chance(self.profile.rot)) * self.random.between(1, 3) {
             self.machine.drive.borrow_mut().disk.rot(&mut self.random);
         }

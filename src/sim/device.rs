@@ -306,11 +306,24 @@ impl Drive {
     }
 }
 
-/// Virtual time, in nanoseconds.
+/// Virtual time, in nanoseconds, and how far somebody has set the wall clock forward, in milliseconds.
 #[derive(Clone, Default)]
-pub struct VirtualClock(Rc<Cell<u64>>);
+pub struct VirtualClock(Rc<Cell<u64>>, Rc<Cell<u64>>);
+
+/// Where the wall clock of every history begins, so that it can be set back.
+const WALL_MS: u64 = 1_000_000_000;
 
 impl VirtualClock {
+    /// What the wall clock is ahead.
+    pub fn ahead_ms(&self) -> u64 {
+        WALL_MS.wrapping_add(self.1.get())
+    }
+
+    /// Sets the wall clock forward or back.
+    pub fn set_wall(&self, forward_ms: i64) {
+        self.1.set(self.1.get().wrapping_add_signed(forward_ms));
+    }
+
     pub fn advance(&self, ns: u64) {
         self.0.set(self.0.get() + ns);
     }
@@ -323,6 +336,10 @@ impl VirtualClock {
 impl crate::reactor::Clock for VirtualClock {
     fn now_ns(&self) -> u64 {
         self.0.get()
+    }
+
+    fn wall_ms(&self) -> u64 {
+        self.0.get() / 1_000_000 + self.ahead_ms()
     }
 }
 

@@ -8,7 +8,7 @@ use crate::sim::client::Modelled;
 use crate::sim::device::Fate;
 use crate::sim::hostile::Hostile;
 use crate::sim::machine::Machine;
-use crate::sim::oracle::{End, Oracle, Verdict, ensure};
+use crate::sim::oracle::{End, Oracle, Times, Verdict, ensure};
 use crate::sim::profile::{Plot, Profile};
 use crate::sim::random::Random;
 use crate::sim::report::{Count, Counts};
@@ -58,7 +58,7 @@ impl History {
         while objects.len() > 2 && random.chance(300) {
             objects.remove(random.index(objects.len()));
         }
-        let mut oracle = Oracle::new(profile.shards);
+        let mut oracle = Oracle::new(profile.shards, Times::new(machine.clock.clone()));
         oracle.strangers = profile.hostile;
         oracle.may_spoil = profile.may_spoil();
         let workload = Workload::new(random.fork(), &profile);
@@ -295,6 +295,7 @@ impl History {
                 // Idle long enough for a watermark, at times.
                 let idle_ns = self.random.between(0, 2 * self.profile.wal.watermark_interval_ns);
                 self.idle(idle_ns)?;
+                self.set_wall()?;
             }
         }
         if self.random.chance(300) {
@@ -313,6 +314,21 @@ impl History {
                 (End::Daemon, Fate::Random)
             }
         })
+    }
+
+    /// Somebody sets the wall clock, while nobody waits for an answer. Every reactor sees it before the next request.
+    fn set_wall(&mut self) -> Verdict {
+        if !self.profile.expires || self.random.chance(300) {
+            return Ok(());
+        }
+        let ms = self.random.pick(&[1, 4, 20, 2_000, 4_000_000, -1, -30, -3_000, -4_000_000]);
+        self.say(|| format!("the wall clock is set by {ms} ms"));
+        self.counts.add(if ms > 0 { Count::WallForward } else { Count::WallBack });
+        self.machine.clock.set_wall(ms);
+        self.oracle.times.was_set();
+        self.machine.clock.advance(1_000_000);
+        let idle_ns = self.random.pick(&[0, 0, 2_000_000, 30_000_000]);
+        self.idle(idle_ns)
     }
 
     /// Nobody asks for anything, but the reactors do what falls due.

@@ -388,6 +388,7 @@ impl Machine {
         self.counts.add_many(Count::Fetches, fetches(stats::FETCHES));
         self.counts.add_many(Count::FetchesAhead, fetches(stats::FETCHES_AHEAD));
         self.counts.add_many(Count::FetchesFailed, fetches(stats::FETCHES_FAILED));
+        self.counts.add_many(Count::Expired, fetches(stats::KEYS_EXPIRED));
         self.reactors.clear();
         self.drive.borrow_mut().crash(power, fate);
         if power { self.boot() } else { Ok(()) }
@@ -402,8 +403,8 @@ fn said(store: &Store) -> BTreeSet<String> {
         let Record { kind, object, version, key, value, .. } = record;
         match kind {
             Kind::Keys => all.extend(checkpoint::keys(value).map(|item| {
-                let KeyItem { key, value_bytes, version, place, in_commit, .. } = item;
-                format!("{object} {key:?} {version} {value_bytes} {place} {in_commit}")
+                let KeyItem { key, value_bytes, version, place, in_commit, until_ms, .. } = item;
+                format!("{object} {key:?} {version} {value_bytes} {place} {in_commit} {until_ms:?}")
             })),
             Kind::Events => {
                 let events = (version..).zip(checkpoint::events(value));

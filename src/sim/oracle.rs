@@ -11,6 +11,7 @@ mod producer;
 mod recovered;
 mod space;
 mod stream;
+mod times;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -27,6 +28,7 @@ pub use evidence::evidence;
 pub use recovered::{End, Judgement, Loss};
 use space::Space;
 use stream::Stream;
+pub use times::{Moment, Times};
 
 /// What is wrong, in words.
 pub type Verdict<T = ()> = Result<T, String>;
@@ -62,12 +64,15 @@ struct Pending {
     session: SessionId,
     action: Rc<Action>,
     floor: Floor,
+    asked: Moment,
 }
 
 /// A logged write whose LSN is known.
 struct Logged {
     action: Rc<Action>,
     version: u64,
+    asked: Moment,
+    answered: Moment,
 }
 
 /// What is known of one shard's log, in this life.
@@ -106,6 +111,7 @@ pub struct Oracle {
     pub strangers: bool,
     /// The drive may not give back what was written.
     pub may_spoil: bool,
+    pub times: Times,
 }
 
 macro_rules! ensure {
@@ -118,7 +124,7 @@ macro_rules! ensure {
 pub(crate) use ensure;
 
 impl Oracle {
-    pub fn new(shards: u32) -> Oracle {
+    pub fn new(shards: u32, times: Times) -> Oracle {
         Oracle {
             shards,
             reactors: 1,
@@ -131,6 +137,7 @@ impl Oracle {
             graph: Graph::default(),
             strangers: false,
             may_spoil: false,
+            times,
         }
     }
 
@@ -159,15 +166,15 @@ impl Oracle {
     /// The last version that clients know of a key; 0: absent, or never heard of.
     pub fn version(&self, object: Object, key: &[u8]) -> u64 {
         let known = self.objects.iter().find(|known| known.object.id == object.id);
-        known.map_or(0, |known| known.space.present(key))
+        known.map_or(0, |known| known.space.present(key, self.times.now()))
     }
 
     /// A client makes a request. Gives the operation's number.
     pub fn ask(&mut self, session: SessionId, action: Rc<Action>) -> u64 {
-        let floor = self.floor(&action);
+        let (floor, asked) = (self.floor(&action), self.times.now());
         let number = self.next_operation;
         self.next_operation += 1;
-        self.pending.insert(number, Pending { session, action, floor });
+        self.pending.insert(number, Pending { session, action, floor, asked });
         number
     }
 
@@ -242,6 +249,7 @@ impl Oracle {
     pub fn answer(&mut self, number: u64, answer: &Answer, reply: &[u8], now_ns: u64) -> Verdict {
         let pending = self.pending.remove(&number).ok_or_else(|| format!("operation {number} was answered twice"))?;
         let action = pending.action.clone();
+        self.times.asked = pending.asked;
         self.judge(pending, answer, reply, now_ns)
             .map_err(|what| format!("{what}; asked: {action:?}; answered: {answer:?}"))
     }
@@ -297,7 +305,9 @@ impl Oracle {
         }
         if !self.is_said_again(action, shard, answer)? {
             let log = &mut self.logs[shard.index()];
-            let before = log.entries.insert(answer.lsn, Logged { action: action.clone(), version: answer.version });
+            let (asked, answered) = (self.times.asked, self.times.now());
+            let logged = Logged { action: action.clone(), version: answer.version, asked, answered };
+            let before = log.entries.insert(answer.lsn, logged);
             ensure!(before.is_none(), "LSN {} was given twice", answer.lsn);
         }
         if action.is_on_space() {

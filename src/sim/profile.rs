@@ -39,6 +39,8 @@ pub struct Profile {
     pub vanish: u64,
     pub client_death: u64,
     pub hostile: bool,
+    /// Keys get times to live, and somebody sets the wall clock.
+    pub expires: bool,
     /// Of a thousand recoveries.
     pub read_errors: u64,
     pub interrupted: u64,
@@ -167,6 +169,7 @@ impl Profile {
             vanish: 0,
             client_death: random.pick(&[0, 0, 5]),
             hostile: random.chance(250),
+            expires: false,
             read_errors: random.pick(&[0, 0, 200]),
             interrupted: random.pick(&[0, 100]),
             recorder_moves: 0,

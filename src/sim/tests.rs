@@ -129,6 +129,21 @@ fn a_version_that_a_commit_does_not_check_is_found() {
 }
 
 #[test]
+fn a_copy_without_its_time_to_live_is_found() {
+    finds(Planted::CopyWithoutUntil, 1..=300, "nobody asked for this");
+}
+
+#[test]
+fn a_start_that_forgets_times_to_live_is_found() {
+    finds(Planted::ForgetUntil, 1..=100, "whose time was over");
+}
+
+#[test]
+fn a_put_that_keeps_the_time_to_live_before_it_is_found() {
+    finds(Planted::KeepUntil, 1..=100, "the key is gone, and nobody deleted it");
+}
+
+#[test]
 fn one_seed_is_one_history() {
     for seed in [3, 11, 17] {
         let first = run(seed, &Options::default()).expect("it passes");

@@ -23,6 +23,7 @@ pub struct Workload {
     tag: u64,
     value_bytes_max: usize,
     shards: u32,
+    expires: bool,
     /// The last appends that happen once: any of them may be tried again.
     once: VecDeque<Rc<Action>>,
 }
@@ -34,6 +35,7 @@ impl Workload {
             tag: 0,
             value_bytes_max: profile.store.value_bytes_max,
             shards: profile.shards,
+            expires: profile.expires,
             once: VecDeque::new(),
         }
     }
@@ -108,6 +110,11 @@ impl Workload {
         match self.random.below(100) {
             0..45 => {
                 let how = self.how(oracle, space, &key);
+                // Over in a moment, in this life, or in some later one.
+                let times_ms = [1, 2, 3, 5, 20, 100, 5_000, 3_600_000];
+                let lives = self.expires && self.random.chance(500);
+                let expires = lives.then(|| Duration::from_millis(self.random.pick(&times_ms)));
+                let how = Write { expires, ..how };
                 Action::Put { space, key, value: self.value(), how }
             }
             45..60 => {
@@ -210,7 +217,7 @@ impl Workload {
             1 => Some(self.random.pick(&[0, 1])),
             _ => None,
         };
-        Write { durability, if_version }
+        Write { durability, if_version, expires: None }
     }
 
     fn small_value(&mut self) -> Vec<u8> {

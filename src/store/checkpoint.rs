@@ -140,9 +140,9 @@ impl Store {
             }
             progress.after.clear();
             progress.after.extend_from_slice(key);
-            if let Some(said) = self.spaces.said(slot) {
-                let (value_bytes, Said { version, lsn, place, in_commit }) = said;
-                KeyItem { key, value_bytes, version, lsn, place, in_commit }.encode(&mut piece.value);
+            if let Some(said) = self.spaces.said(&self.heap, slot) {
+                let (value_bytes, Said { version, lsn, place, in_commit, until_ms }) = said;
+                KeyItem { key, value_bytes, version, lsn, place, in_commit, until_ms }.encode(&mut piece.value);
             }
         }
         if !piece.value.is_empty() {
@@ -157,9 +157,9 @@ impl Store {
     /// Takes the keys of a checkpoint out of the recovered log. One that the log says by itself behind the beginning of the
     /// checkpoint is left as it is: its record may be in the flight recorder alone, and stand elsewhere by and by.
     pub(super) fn replay_keys(&mut self, record: &Record<'_>) -> Result<(), Status> {
-        for KeyItem { key, value_bytes, version, lsn, place, in_commit } in keys(record.value) {
+        for KeyItem { key, value_bytes, version, lsn, place, in_commit, until_ms } in keys(record.value) {
             self.next_version = self.next_version.max(version.saturating_add(1));
-            let said = Said { version, lsn, place, in_commit };
+            let said = Said { version, lsn, place, in_commit, until_ms };
             self.spaces.replay_place(&mut self.heap, record.object, key, value_bytes, said)?;
         }
         Ok(())

@@ -2,24 +2,29 @@
 //! logged key is on the drive, and in memory for a while: until it is durable, and as long as it is asked for.
 
 mod entry;
+mod expiry;
 mod scan;
+mod wheel;
 
 use std::hash::BuildHasher;
 use std::ops::Bound;
 
 use crate::bytes::{index, len_u16, len_u32};
-use crate::ring::protocol::{Completion, Status};
+use crate::ring::protocol::{Completion, Status, TTL_MS_MAX};
 use crate::store::cache::{Cache, Full, Owners, Position};
 use crate::store::heap::Heap;
 use crate::store::order::Order;
 use crate::store::table::Table;
 use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
 use crate::types::{DeviceAddress, Lsn, ObjectId};
+use crate::wal::planted::Planted;
 use crate::wal::pool::Writer;
-use crate::wal::record::{Kind, Record};
+use crate::wal::record::{Kind, Record, UNTIL_BYTES};
 
 use entry::Entry;
 pub use entry::Said;
+pub use expiry::{Expired, Rest};
+use wheel::{NODE_BYTES, Wheel};
 
 /// What a key takes in the index beside its cell, at most about: its place in the slab (40 B) and in the list of free ones
 /// (4 B), in a hash table that just grew (12 B), and in a half-full block of the order (8 B).
@@ -50,6 +55,8 @@ struct Ordered {
     changed_lsn: Lsn,
     /// The last delete here, which an absent key may be due to.
     deleted_lsn: Lsn,
+    keys: u64,
+    live_bytes: u64,
 }
 
 pub struct Spaces {
@@ -61,6 +68,8 @@ pub struct Spaces {
     keys_max: usize,
     live_bytes: u64,
     cache: Cache,
+    /// The keys with a time to live.
+    wheel: Wheel,
     /// During a replay: the last record that came from the drive.
     recovered_lsn: Lsn,
 }
@@ -77,6 +86,7 @@ impl Spaces {
             keys_max,
             live_bytes: 0,
             cache,
+            wheel: Wheel::new(),
             recovered_lsn: Lsn::NONE,
         }
     }
@@ -97,6 +107,13 @@ impl Spaces {
         self.table.len()
     }
 
+    /// Keys of one space, and what their records take in the log, about.
+    pub fn of_space(&self, object: ObjectId) -> (u64, u64) {
+        self.ordered.get(object.index()).map_or((0, 0), |ordered| (ordered.keys, ordered.live_bytes))
+    }
+
+    // A call of its own costs a get more than a time to live does.
+    #[inline(always)]
     fn hash(&self, object: ObjectId, key: &[u8]) -> u64 {
         self.hasher.hash_one((object.0, key))
     }
@@ -135,6 +152,11 @@ impl Spaces {
         self.cache.shrink(heap, &mut self.entries, durable)
     }
 
+    /// The same, during a replay.
+    pub fn shrink_recovered(&mut self, heap: &mut Heap) -> bool {
+        self.shrink(heap, self.recovered_lsn)
+    }
+
     /// Whether there are as many keys as there may be.
     fn is_full(&self) -> bool {
         self.table.len() >= self.keys_max
@@ -150,21 +172,21 @@ impl Spaces {
         self.cache.bytes() as u64
     }
 
-    /// Makes a key, or finds it in `found`: gives its slot, its cell large enough, the value not yet written.
+    /// Makes a key, or finds it in `found`: gives its slot, its cell of so many bytes, the value not yet written. A time to
+    /// live that it had may be gone.
     fn place(
         &mut self,
         heap: &mut Heap,
         found: Option<u32>,
         object: ObjectId,
         key: &[u8],
-        value_bytes: usize,
-        home: Home,
+        bytes: usize,
     ) -> Result<u32, Status> {
-        let bytes = key.len() + if home == Home::Cell { value_bytes } else { 0 };
         if let Some(slot) = found {
             let cell = self.entries[slot as usize].cell();
             if !heap.suits(cell, bytes) {
                 let new = heap.take(bytes).ok_or(Status::NoMemory)?;
+                self.set_until(heap, slot, None);
                 heap.give(cell);
                 heap.bytes_mut(new, key.len()).copy_from_slice(key);
                 self.entries[slot as usize].set_cell(new);
@@ -197,20 +219,27 @@ impl Spaces {
         };
         table.insert(slot, len_u32(entries.len()), hash);
         ordered[object.index()].order.insert(slot, |other| entries[other as usize].key(heap).cmp(key));
+        ordered[object.index()].keys += 1;
         Ok(slot)
     }
 
     /// Gives a key its value. `make_room` said yes, unless the value is behind its key or on the drive alone (`None`).
     fn set(&mut self, heap: &mut Heap, slot: u32, value: Option<&[u8]>, value_bytes: u32, said: Said) {
         let lsn = said.lsn;
+        if said.until_ms.is_some() || self.entries[slot as usize].is_timed() {
+            self.set_until(heap, slot, said.until_ms);
+        }
         let entry = &mut self.entries[slot as usize];
-        self.live_bytes -= entry.logged_bytes();
+        let before = entry.logged_bytes();
         entry.set(value_bytes, said);
-        self.live_bytes += entry.logged_bytes();
-        let key_bytes = entry.key_bytes();
+        let after = entry.logged_bytes();
+        self.live_bytes = self.live_bytes - before + after;
+        let ordered = &mut self.ordered[entry.object().index()];
+        ordered.live_bytes = ordered.live_bytes - before + after;
+        let head_bytes = entry.head_bytes();
         match value {
             Some(value) if lsn == Lsn::NONE => {
-                heap.bytes_mut(entry.cell(), key_bytes + value.len())[key_bytes..].copy_from_slice(value);
+                heap.bytes_mut(entry.cell(), head_bytes + value.len())[head_bytes..].copy_from_slice(value);
                 entry.set_cached(Position::NONE);
             }
             Some(value) if self.cache.overwrite(entry.cached(), value, lsn) => {}
@@ -231,7 +260,7 @@ impl Spaces {
         value_bytes: usize,
         home: Home,
     ) -> (Option<usize>, Option<usize>) {
-        let bytes = key.len() + if home == Home::Cell { value_bytes } else { 0 };
+        let bytes = cell_bytes(key, value_bytes, home, None);
         match self.find(heap, self.hash(object, key), object, key) {
             Some(slot) => ((!heap.suits(self.entries[slot as usize].cell(), bytes)).then_some(bytes), None),
             None => (Some(bytes), Some(KEY_OVERHEAD_BYTES)),
@@ -268,7 +297,7 @@ impl Spaces {
             if found.is_none() && self.is_full() {
                 return Err(Status::NoMemory);
             }
-            match self.place(heap, found, object, key, value.len(), Home::Cache) {
+            match self.place(heap, found, object, key, cell_bytes(key, value.len(), Home::Cache, said.until_ms)) {
                 Ok(slot) => break slot,
                 Err(status) if !self.shrink(heap, durable) => return Err(status),
                 Err(_) => {}
@@ -302,9 +331,9 @@ impl Spaces {
     }
 
     /// What says the value of a slot, and its bytes; `None` where nothing is logged.
-    pub fn said(&self, slot: u32) -> Option<(u32, Said)> {
+    pub fn said(&self, heap: &Heap, slot: u32) -> Option<(u32, Said)> {
         let entry = &self.entries[slot as usize];
-        entry.is_logged().then(|| (entry.value_bytes(), entry.said()))
+        entry.is_logged().then(|| (entry.value_bytes(), entry.said(self.until(heap, Some(slot)))))
     }
 
     /// Puts a key as a checkpoint says, unless it holds that version or a later one.
@@ -324,7 +353,7 @@ impl Spaces {
             return Err(Status::NoMemory);
         }
         let slot = loop {
-            match self.place(heap, found, object, key, 0, Home::Cache) {
+            match self.place(heap, found, object, key, cell_bytes(key, 0, Home::Cache, said.until_ms)) {
                 Ok(slot) => break slot,
                 Err(status) if !self.shrink(heap, self.recovered_lsn) => return Err(status),
                 Err(_) => {}
@@ -338,7 +367,8 @@ impl Spaces {
     pub fn put(&mut self, heap: &mut Heap, object: ObjectId, key: &[u8], value: &[u8], said: Said, durable: Lsn) {
         let home = if said.lsn == Lsn::NONE { Home::Cell } else { Home::Cache };
         let found = self.find(heap, self.hash(object, key), object, key);
-        let slot = self.place(heap, found, object, key, value.len(), home).expect("the memory was there a moment ago");
+        let bytes = cell_bytes(key, value.len(), home, said.until_ms);
+        let slot = self.place(heap, found, object, key, bytes).expect("the memory was there a moment ago");
         if home == Home::Cache && !self.suits(slot, value.len()) {
             self.cache.make_room_over(heap, &mut self.entries, value.len(), durable);
         }
@@ -381,31 +411,54 @@ impl Spaces {
 
     /// Removes a key, if it is there.
     pub fn remove(&mut self, heap: &mut Heap, object: ObjectId, key: &[u8], lsn: Lsn) {
-        let hash = self.hash(object, key);
-        if let Some(slot) = self.find(heap, hash, object, key) {
-            self.table.remove(hash, slot);
-            let Spaces { entries, ordered, .. } = self;
-            ordered[object.index()].order.remove(|other| entries[other as usize].key(heap).cmp(key));
-            let entry = std::mem::take(&mut self.entries[slot as usize]);
-            self.live_bytes -= entry.logged_bytes();
-            heap.give(entry.cell());
-            heap.refund(KEY_OVERHEAD_BYTES);
-            self.free.push(slot);
+        if let Some(slot) = self.find(heap, self.hash(object, key), object, key) {
+            self.remove_slot(heap, slot);
         }
+        self.note_removed(object, lsn);
+    }
+
+    fn remove_slot(&mut self, heap: &mut Heap, slot: u32) {
+        if self.entries[slot as usize].is_timed() {
+            self.set_until(heap, slot, None);
+        }
+        let entry = self.entries[slot as usize];
+        let (object, key) = (entry.object(), entry.key(heap));
+        self.table.remove(self.hash(object, key), slot);
+        let Spaces { entries, ordered, .. } = self;
+        let own = &mut ordered[object.index()];
+        own.order.remove(|other| entries[other as usize].key(heap).cmp(key));
+        own.keys -= 1;
+        own.live_bytes -= entry.logged_bytes();
+        self.entries[slot as usize] = Entry::default();
+        self.live_bytes -= entry.logged_bytes();
+        heap.give(entry.cell());
+        heap.refund(KEY_OVERHEAD_BYTES);
+        self.free.push(slot);
+    }
+
+    /// A key of this object was removed, as a record of this LSN says.
+    fn note_removed(&mut self, object: ObjectId, lsn: Lsn) {
         let ordered = self.ordered(object);
         ordered.changed_lsn = ordered.changed_lsn.max(lsn);
         ordered.deleted_lsn = ordered.deleted_lsn.max(lsn);
     }
 }
 
+/// Bytes of a key's cell.
+fn cell_bytes(key: &[u8], value_bytes: usize, home: Home, until_ms: Option<u64>) -> usize {
+    let node_bytes = if until_ms.is_some() { NODE_BYTES } else { 0 };
+    key.len() + node_bytes + if home == Home::Cell { value_bytes } else { 0 }
+}
+
 impl Store {
-    /// The entry's version and LSN, or those of an absent key.
-    pub(super) fn present(&self, request: &Request<'_>, mode: Mode) -> (u64, Lsn) {
+    /// The entry's version and LSN, or those of an absent key. One whose time is over is absent since the record that set it.
+    pub(super) fn present(&self, context: &Context<'_>, request: &Request<'_>, mode: Mode) -> (u64, Lsn) {
         let hash = self.spaces.hash(mode.object, request.key);
         match self.spaces.find(&self.heap, hash, mode.object, request.key) {
             Some(slot) => {
                 let entry = &self.spaces.entries[slot as usize];
-                (entry.version, entry.lsn())
+                let over = entry.is_timed() && self.spaces.is_over(&self.heap, slot, context.lived_ms());
+                (if over { 0 } else { entry.version }, entry.lsn())
             }
             None => (0, self.spaces.deleted_lsn(mode.object)),
         }
@@ -415,8 +468,9 @@ impl Store {
     pub(super) fn logs(&self, request: &Request<'_>, mode: Mode) -> Mode {
         let logged = mode.logged
             || !self.spaces.is_unlogged(mode.object) && {
-                let (version, lsn) = self.present(request, mode);
-                version != 0 && lsn != Lsn::NONE
+                let hash = self.spaces.hash(mode.object, request.key);
+                let found = self.spaces.find(&self.heap, hash, mode.object, request.key);
+                found.is_some_and(|slot| self.spaces.entries[slot as usize].is_logged())
             };
         Mode { logged, ..mode }
     }
@@ -429,14 +483,19 @@ impl Store {
         if key.len() > self.limits.key_bytes_max || value.len() > self.limits.value_bytes_max {
             return Outcome::status(Status::TooLarge);
         }
+        let ttl_ms = request.ttl_ms();
+        if ttl_ms.is_some_and(|ttl_ms| !(1..=TTL_MS_MAX).contains(&ttl_ms)) {
+            return Outcome::status(Status::BadRequest);
+        }
         if let Some(expected) = request.if_version() {
-            let (version, lsn) = self.present(request, mode);
+            let (version, lsn) = self.present(context, request, mode);
             if version != expected {
                 return Outcome::version(Status::VersionMismatch, version, mode.visible_after(context.wal, lsn));
             }
         }
         let mode = self.logs(request, mode);
-        if let Some(refused) = mode.refused(context, key.len(), value.len(), Writer::Ordinary) {
+        let until_bytes = if ttl_ms.is_some() { UNTIL_BYTES } else { 0 };
+        if let Some(refused) = mode.refused(context, key.len() + until_bytes, value.len(), Writer::Ordinary) {
             return refused;
         }
         let found = self.spaces.find(&self.heap, self.spaces.hash(mode.object, key), mode.object, key);
@@ -451,20 +510,29 @@ impl Store {
             // What waits to be durable goes out when somebody wants it.
             return if full == Full::Now { Outcome::Later } else { Outcome::status(Status::NoMemory) };
         }
-        let slot = match self.spaces.place(&mut self.heap, found, mode.object, key, value.len(), home) {
+        let until_ms = match ttl_ms {
+            Some(ttl_ms) => Some(context.lived_ms() + ttl_ms),
+            None if context.wal.planted().is(Planted::KeepUntil) => self.spaces.until(&self.heap, found),
+            None => None,
+        };
+        let bytes = cell_bytes(key, value.len(), home, until_ms);
+        let slot = match self.spaces.place(&mut self.heap, found, mode.object, key, bytes) {
             Ok(slot) => slot,
             Err(status) => return self.no_memory(context.wal, status),
         };
         let version = self.next_version();
-        let (lsn, after) = mode.log(context, Kind::Put, version, key, value);
-        let said = Said { version, lsn, place: context.wal.last_place(), in_commit: false };
+        let (lsn, after) = match ttl_ms {
+            Some(ttl_ms) => mode.log_until(context, version, key, ttl_ms, value),
+            None => mode.log(context, Kind::Put, version, key, value),
+        };
+        let said = Said { version, lsn, place: context.wal.last_place(), in_commit: false, until_ms };
         self.spaces.set(&mut self.heap, slot, Some(value), len_u32(value.len()), said);
         let completion = Completion { version, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }
     }
 
     pub(super) fn delete(&mut self, context: &mut Context<'_>, request: &Request<'_>, mode: Mode) -> Outcome {
-        let (version, lsn) = self.present(request, mode);
+        let (version, lsn) = self.present(context, request, mode);
         if request.if_version().is_some_and(|expected| expected != version) {
             return Outcome::version(Status::VersionMismatch, version, mode.visible_after(context.wal, lsn));
         }
@@ -496,6 +564,9 @@ impl Store {
         };
         let entry = self.spaces.entries[slot as usize];
         let after = mode.visible_after(context.wal, entry.lsn());
+        if entry.is_timed() && self.spaces.is_over(&self.heap, slot, context.lived_ms()) {
+            return Outcome::version(Status::NotFound, 0, after);
+        }
         let fits = reply.fits(entry.value_bytes() as usize);
         if fits {
             let value = entry.value(slot, &self.heap, &mut self.spaces.cache, context.fetched.as_ref());
@@ -531,8 +602,7 @@ mod tests {
                 spaces.find(heap, spaces.hash(ObjectId(1), &key), ObjectId(1), &key),
                 ObjectId(1),
                 &key,
-                0,
-                Home::Cell,
+                key.len(),
             )
         };
         let refused = (0..).find(|number| put(&mut spaces, &mut heap, *number).is_err()).unwrap();

@@ -207,6 +207,12 @@ impl Streams {
         self.logged_bytes
     }
 
+    /// The first event that one stream keeps, the offset that its next one gets, and what their records take in the log,
+    /// about.
+    pub fn of_stream(&self, object: ObjectId) -> (u64, u64, u64) {
+        self.streams.get(object.index()).map_or((0, 0, 0), |stream| (stream.first, stream.next, stream.logged_bytes))
+    }
+
     /// Whether a stream keeps any of these `count` events, and the log does not say it at `end_lsn` or behind.
     pub fn keeps(&self, object: ObjectId, begin: u64, count: u64, end_lsn: Lsn) -> bool {
         let kept = |stream: &Stream| {

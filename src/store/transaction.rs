@@ -55,7 +55,7 @@ impl Store {
         } else {
             mode.log(context, Kind::Commit, version, &[], writes)
         };
-        let said = Said { version, lsn, place: context.wal.last_place(), in_commit: true };
+        let said = Said { version, lsn, place: context.wal.last_place(), in_commit: true, until_ms: None };
         self.write_all(writes, said, context.wal.readable_lsn());
         let completion = Completion { version, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }
@@ -116,7 +116,7 @@ impl Store {
                 logged: false,
                 strict_reads: strict && !request.is_relaxed(),
             };
-            let (version, lsn) = self.present(&Request { key: entry.key, ..*request }, mode);
+            let (version, lsn) = self.present(context, &Request { key: entry.key, ..*request }, mode);
             if version != expected && !context.wal.planted().is(Planted::SkipReadCheck) {
                 let after = mode.visible_after(context.wal, lsn);
                 let status = Status::Conflict as u16;
@@ -169,7 +169,7 @@ impl Store {
 
     /// Takes a commit of the recovered log, which stands at `place`.
     pub(super) fn replay_commit(&mut self, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
-        let said = Said { version: record.version, lsn: record.lsn, place, in_commit: true };
+        let said = Said { version: record.version, lsn: record.lsn, place, in_commit: true, until_ms: None };
         for Entry { object, key, what } in entries(record.value) {
             match what {
                 What::Put(value) => self.spaces.replay(&mut self.heap, object, key, value, said)?,

@@ -259,6 +259,7 @@ impl Wal {
         });
         self.counters.frames += 1;
         self.counters.frame_bytes += frame_bytes as u64;
+        self.counters.count_records(open.records);
         let tag = self.tag(number);
         self.outbox.push_back(Operation {
             tag,

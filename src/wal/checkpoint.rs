@@ -13,7 +13,7 @@ use crate::wal::record::{Kind, Record};
 use crate::wal::{Link, Wal};
 
 /// Before each key of a `Keys` record: bytes of the key u16 · flags u16 · bytes of the value u32 · version u64 · LSN u64 ·
-/// place u64.
+/// place u64. Behind one that is timed its moment, u64 ms since 1970.
 const KEY_HEADER_BYTES: usize = 32;
 const KEY_BYTES: usize = 0;
 const FLAGS: usize = 2;
@@ -23,6 +23,7 @@ const KEY_LSN: usize = 16;
 const KEY_PLACE: usize = 24;
 /// The record at the place is a commit.
 const FLAG_IN_COMMIT: u16 = 1;
+const FLAG_TIMED: u16 = 2;
 
 /// Each event of an `Events` record: LSN u64 · place u64 · bytes of the event u32 · 4 bytes of nothing.
 pub const EVENT_ITEM_BYTES: usize = 24;
@@ -41,24 +42,23 @@ pub struct KeyItem<'a> {
     pub lsn: Lsn,
     pub place: DeviceAddress,
     pub in_commit: bool,
+    /// When it is over.
+    pub until_ms: Option<u64>,
 }
 
 impl KeyItem<'_> {
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        KEY_HEADER_BYTES + self.key.len()
-    }
-
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut header = [0; KEY_HEADER_BYTES];
         put_u16(&mut header, KEY_BYTES, crate::bytes::len_u16(self.key.len()));
-        put_u16(&mut header, FLAGS, if self.in_commit { FLAG_IN_COMMIT } else { 0 });
+        let flag = |set: bool, bit: u16| if set { bit } else { 0 };
+        put_u16(&mut header, FLAGS, flag(self.in_commit, FLAG_IN_COMMIT) | flag(self.until_ms.is_some(), FLAG_TIMED));
         put_u32(&mut header, VALUE_BYTES, self.value_bytes);
         put_u64(&mut header, VERSION, self.version);
         put_u64(&mut header, KEY_LSN, self.lsn.0);
         put_u64(&mut header, KEY_PLACE, self.place.0);
         out.extend_from_slice(&header);
         out.extend_from_slice(self.key);
+        self.until_ms.iter().for_each(|until_ms| out.extend_from_slice(&until_ms.to_le_bytes()));
     }
 }
 
@@ -68,13 +68,16 @@ pub fn keys(value: &[u8]) -> impl Iterator<Item = KeyItem<'_>> {
     std::iter::from_fn(move || {
         let header = rest.split_off(..KEY_HEADER_BYTES)?;
         let key = rest.split_off(..usize::from(get_u16(header, KEY_BYTES)))?;
+        let flags = get_u16(header, FLAGS);
+        let until_ms = if flags & FLAG_TIMED != 0 { Some(get_u64(rest.split_off(..8)?, 0)) } else { None };
         Some(KeyItem {
             key,
             value_bytes: get_u32(header, VALUE_BYTES),
             version: get_u64(header, VERSION),
             lsn: Lsn(get_u64(header, KEY_LSN)),
             place: DeviceAddress(get_u64(header, KEY_PLACE)),
-            in_commit: get_u16(header, FLAGS) & FLAG_IN_COMMIT != 0,
+            in_commit: flags & FLAG_IN_COMMIT != 0,
+            until_ms,
         })
     })
 }

@@ -45,6 +45,12 @@ pub enum Planted {
     ForgetInCheckpoint,
     /// A transaction commits although a key that it read was written meanwhile.
     SkipReadCheck,
+    /// What reclaim copies of a key with a time to live has none.
+    CopyWithoutUntil,
+    /// A start takes keys with a time to live for ones without.
+    ForgetUntil,
+    /// A put without a time to live keeps the one that its key has.
+    KeepUntil,
 }
 
 impl Planted {

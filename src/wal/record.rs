@@ -49,40 +49,32 @@ pub enum Kind {
     AppendOnce = 11,
     /// A cursor of a stream: key is its name, `version` its offset; 2^64 - 1: there is none any more.
     Cursor = 12,
+    /// A put that holds until a moment: the key ends with that moment, u64 ms since 1970.
+    PutUntil = 20,
+    /// The moment of the put of this `version` is over: the key is gone, if that is what it holds.
+    Expire = 21,
     /// Of a checkpoint: what keys of a space hold, see `checkpoint::keys`.
-    Keys = 20,
+    Keys = 24,
     /// Of a checkpoint: where events of a stream stand, from offset `version` on, see `checkpoint::events`. Key is u64 the
     /// offset at which the stream begins; of a chained one the head after its last event, and u64 the offset behind that.
-    Events = 21,
+    Events = 25,
     /// A checkpoint begins. `version` and the u64 value are those of the last `Reclaim`.
-    CheckpointBegin = 22,
+    CheckpointBegin = 26,
     /// A checkpoint is whole: value is u64 the LSN of its `CheckpointBegin` and u64 the epoch of all of it, `version` the segment
     /// in which it begins.
-    CheckpointEnd = 23,
+    CheckpointEnd = 27,
 }
 
 impl Kind {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Kind> {
         use Kind::{Append, AppendBatch, AppendOnce, CheckpointBegin, CheckpointEnd, Commit, Create, Cursor, Delete};
-        use Kind::{Events, Keys, Put, Reclaim, Trim};
-        let all = [
-            Put,
-            Delete,
-            Append,
-            AppendBatch,
-            Trim,
-            Create,
-            Reclaim,
-            Commit,
-            AppendOnce,
-            Cursor,
-            Keys,
-            Events,
-            CheckpointBegin,
-            CheckpointEnd,
-        ];
-        all.into_iter().find(|kind| *kind as u8 == value)
+        use Kind::{Events, Expire, Keys, Put, PutUntil, Reclaim, Trim};
+        let of_keys = [Put, PutUntil, Delete, Expire, Commit];
+        let of_streams = [Append, AppendBatch, AppendOnce, Trim, Cursor];
+        let of_log = [Create, Reclaim, Keys, Events, CheckpointBegin, CheckpointEnd];
+        let mut all = of_keys.into_iter().chain(of_streams).chain(of_log);
+        all.find(|kind| *kind as u8 == value)
     }
 }
 
@@ -97,6 +89,9 @@ pub struct Record<'a> {
     pub key: &'a [u8],
     pub value: &'a [u8],
 }
+
+/// Bytes of the moment that ends the key of a `PutUntil`.
+pub const UNTIL_BYTES: usize = 8;
 
 /// Bytes of a key that link a record of a chained stream: the head before its first event, and that after its last.
 pub const LINKS_BYTES: usize = 64;
@@ -115,6 +110,15 @@ impl<'a> Record<'a> {
         let at = self.key.len().checked_sub(LINKS_BYTES).filter(|_| appends)?;
         let (before, after) = self.key[at..].split_at(32);
         Some((before.try_into().ok()?, after.try_into().ok()?))
+    }
+
+    /// A put with its key alone, and the moment until which it holds. Other records as they are.
+    #[must_use]
+    pub fn split_until(self) -> (Record<'a>, Option<u64>) {
+        let at = self.key.len().checked_sub(UNTIL_BYTES).filter(|_| self.kind == Kind::PutUntil);
+        let Some(at) = at else { return (self, None) };
+        let (key, until) = self.key.split_at(at);
+        (Record { kind: Kind::Put, key, ..self }, Some(get_u64(until, 0)))
     }
 }
 

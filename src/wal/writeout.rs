@@ -11,6 +11,7 @@ use crate::wal::{ChainSegment, Fence, Prepared, TAG_HEADER, TAG_MASK, Wal, frame
 impl Wal {
     /// Seals what is due and hands it to the device: at once for those who wait, while fewer than
     /// `frames_in_flight_max` are out; buffered records when their window is over. Gives the operations handed over.
+    #[inline]
     pub fn seal<D: Device>(&mut self, pool: &mut Pool, device: &mut D, now_ns: u64) -> u32 {
         if self.fenced.is_some() {
             self.give_up(pool);

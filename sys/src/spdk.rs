@@ -29,3 +29,6 @@ pub use controller::{AttachOptions, Controller, Identity};
 pub use env::{Env, EnvMemory};
 pub use queue::{Command, Ended, QueuePair, Refusal, Refused, Status};
 pub use transport::Transport;
+
+/// The SPDK that this build is linked with: year and month.
+pub const VERSION: (u32, u32) = (bindings::SPDK_VERSION_MAJOR, bindings::SPDK_VERSION_MINOR);

@@ -144,6 +144,8 @@ fn the_memory_that_limits_come_to_is_told() {
     let config = place.path("config.toml");
     let config = config.to_str().expect("the path is text");
     let parts = json(&place, &["serve", "--check", "--config", config]);
+    let (device, parts) = parts.split_last().expect("there are lines");
+    assert!(device["found"].as_str().is_some_and(|found| found.contains("no device is named")), "{device}");
     let (total, parts) = parts.split_last().expect("there are lines");
     let sum: u64 = parts.iter().map(|part| part["bytes"].as_u64().expect("a number")).sum();
     assert_eq!((&total["what"], total["bytes"].as_u64()), (&"total".into(), Some(sum)));
@@ -165,6 +167,43 @@ fn the_memory_that_limits_come_to_is_told() {
     std::fs::write(config, buffers).expect("the place is writable");
     let line = refused(&place, &["serve", "--check", "--config", config]);
     assert!(line.contains("the frame buffers need ") && line.contains("lower wal.frame_bytes_max"), "{line}");
+}
+
+#[test]
+fn a_check_says_what_a_start_would_do_and_changes_nothing() {
+    let place = formatted("cli-check");
+    let (config, device) = (place.path("config.toml"), place.device());
+    let arguments = |device: &std::path::Path| {
+        ["serve", "--check", "--config", config.to_str().expect("text"), "--device", device.to_str().expect("text")]
+            .map(str::to_owned)
+    };
+    let words = arguments(&device);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let before = std::fs::read(&device).expect("it is there");
+    let found = json(&place, &words).pop().expect("there are lines");
+    let uuid = json(&place, &["inspect", words[5]])[0]["uuid"].clone();
+    assert_eq!((&found["uuid"], found["shards"].as_u64(), found["reactors"].as_u64()), (&uuid, Some(3), Some(2)));
+    let text = run(&place, &words);
+    assert!(text.contains("would recover namespace") && text.contains("3 shards") && text.contains("in all"), "{text}");
+    assert!(before == std::fs::read(&device).expect("it is there"), "a check writes nothing");
+
+    let mut daemon = Daemon::start(&place);
+    drop(daemon.connect(&place));
+    let text = run(&place, &words);
+    assert!(text.contains("not looked at while a daemon runs on"), "{text}");
+    daemon.stop();
+
+    // What a start would be refused for.
+    for (bytes, wanted) in [(vec![0; 32 << 20], "superblock"), (before[..16 << 20].to_vec(), "")] {
+        let other = place.path("other");
+        std::fs::write(&other, bytes).expect("the place is writable");
+        let words = arguments(&other);
+        let line = refused(&place, &words.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(line.contains(wanted) && line.contains("; "), "{line}");
+    }
+    let gone = arguments(&place.path("gone"));
+    let line = refused(&place, &gone.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(line.contains("forebay format"), "{line}");
 }
 
 #[test]
@@ -232,6 +271,15 @@ fn spaces_by_command() {
     assert_eq!(run(&place, &["scan", "orders", "--begin", "k05", "--end", "k08"]), "k05\tv\nk06\tv\nk07\tv");
     let pairs = json(&place, &["scan", "orders", "--prefix", "47"]);
     assert_eq!((&pairs[0]["key"], &pairs[0]["value"]), (&Value::from("4711"), &Value::from("sent")));
+    run(&place, &["put", "orders", "short", "v", "--ttl", "1ms"]);
+    run(&place, &["put", "orders", "long", "v", "--ttl", "60m"]);
+    let gone = || !place.forebay(&["get", "orders", "short"]).output().expect("the program starts").status.success();
+    let mut tries = 0..1_000;
+    assert!(tries.any(|_| gone()), "a key outlives its time");
+    assert_eq!(run(&place, &["get", "orders", "long"]), "v");
+    assert!(refused(&place, &["get", "orders", "short"]).contains("no such key"));
+    let usage = place.forebay(&["put", "orders", "k", "v", "--ttl", "0"]).output().expect("the program starts");
+    assert_eq!(usage.status.code(), Some(2));
     run(&place, &["delete", "orders", "k05"]);
     refused(&place, &["delete", "orders", "k05"]);
     refused(&place, &["get", "orders", "k05"]);
@@ -284,15 +332,41 @@ fn stats_by_command() {
     let place = formatted("cli-stats");
     let mut daemon = Daemon::start(&place);
     drop(daemon.connect(&place));
+    for number in 0..20 {
+        run(&place, &["put", "orders", &number.to_string(), "value", "--create=strict"]);
+    }
+    run(&place, &["delete", "orders", "7"]);
+    run(&place, &["get", "orders", "3"]);
+    run(&place, &["append", "ledger", "one", "--create=strict", "--chained"]);
+    run(&place, &["append", "ledger", "two"]);
     let text = run(&place, &["stats"]);
-    let of_reactors: Vec<&str> = text.lines().filter(|line| !line.starts_with("drive ")).collect();
-    assert_eq!(of_reactors.len(), NAMES.len() - DRIVE.len());
-    assert!(of_reactors.iter().all(|line| line.split_whitespace().count() == 3), "a name, a column a reactor: {text}");
-    let reactors = json(&place, &["stats"]);
-    assert_eq!(reactors.len(), 3, "and the drive");
+    let of_reactors = |name: &str| text.lines().any(|line| line.split_whitespace().next() == Some(name));
+    let own = || NAMES.iter().enumerate().filter(|(at, _)| !DRIVE.contains(at));
+    assert!(own().all(|(_, name)| of_reactors(name)), "{text}");
+    assert!(text.contains("write amplification") && text.contains("group commit"), "{text}");
+    let lines = json(&place, &["stats"]);
+    let with = |key: &str| -> Vec<&Value> { lines.iter().filter(|line| line.get(key).is_some()).collect() };
+    let (reactors, shards, objects) = (with("reactor"), with("shard"), with("object"));
     // A file has no SMART log.
-    assert!(reactors[2]["drive"].is_null() && text.contains("not known"), "{text}");
+    assert!(with("drive")[0]["drive"].is_null() && text.contains("not known"), "{text}");
     assert_eq!(reactors[0]["shards"].as_u64().zip(reactors[1]["shards"].as_u64()), Some((2, 1)));
+    let sum = |rows: &[&Value], name: &str| rows.iter().filter_map(|row| row[name].as_u64()).sum::<u64>();
+    assert_eq!((shards.len(), sum(&shards, "keys"), sum(&shards, "events")), (3, 19, 2));
+    assert_eq!(sum(&reactors, "gets"), 1);
+    let [orders, ledger] = objects[..] else { panic!("{objects:?}") };
+    assert_eq!((&orders["name"], &orders["keys"], &orders["kind"]), (&"orders".into(), &19.into(), &"space".into()));
+    assert!(orders["live_bytes"].as_u64().is_some_and(|bytes| bytes > 19 * 5), "{orders}");
+    assert_eq!((&ledger["name"], &ledger["events"], &ledger["next_offset"]), (&"ledger".into(), &2.into(), &2.into()));
+    assert_eq!((&ledger["chained"], &orders["chained"]), (&1.into(), &0.into()));
+    let total = &with("total")[0]["total"];
+    // 20 puts of a key and "value", a delete of a key, two events.
+    assert_eq!(total["taken_bytes"], 10 + 2 * 10 + 20 * 5 + 1 + 6, "{total}");
+    assert!(total["write_amplification"].as_f64().is_some_and(|found| found > 100.0), "a block each: {total}");
+    assert!(total["records_per_frame"].as_f64().is_some_and(|found| (1.0..3.0).contains(&found)), "{total}");
+    let watched = json(&place, &["stats", "--watch", "20ms", "--count", "2"]);
+    assert_eq!(watched.len(), 2);
+    assert!(watched[0]["requests_per_second"].is_u64() && watched[0]["lag_records"] == 0, "{watched:?}");
+    assert!(run(&place, &["stats", "--watch", "20ms", "--count", "1"]).starts_with("requests/s"));
 }
 
 #[test]

@@ -1,15 +1,16 @@
 //! A daemon as a process, in a place of its own that is gone at the end.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use forebay::appliance::prepare::{FormatOptions, SegmentSize, format_device};
 use forebay::config::Config;
-use forebay::ring::client::{Client, ClientError, ConnectOptions};
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use forebay::ring::client::{Client, ConnectOptions};
+use forebay::soak::daemon;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 /// Nothing here takes so long. What does is a hang.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -115,11 +116,8 @@ impl Drop for Place {
     }
 }
 
-/// `forebay serve`. Killed when it is dropped.
-pub struct Daemon {
-    child: Child,
-    log: PathBuf,
-}
+/// `forebay serve` in such a place. Killed when it is dropped.
+pub struct Daemon(daemon::Daemon);
 
 impl Daemon {
     /// Starts it and does not wait until it is ready.
@@ -147,26 +145,22 @@ impl Daemon {
     pub fn run(place: &Place, mut command: Command) -> Daemon {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let log = place.path(&format!("log-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
-        let file = File::create(&log).expect("the place is writable");
         command.arg("--config").arg(place.path("config.toml")).arg("--device").arg(place.device());
-        let child = command.stdout(Stdio::null()).stderr(file).spawn().expect("the program starts");
-        Daemon { child, log }
+        Daemon(daemon::Daemon::start(command, &place.socket(), &log).expect("the program starts"))
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.0.pid()
     }
 
     /// What it wrote so far.
     pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).expect("the log is readable")
+        self.0.log()
     }
 
     /// A number that the log names as `name=number`.
     pub fn logged(&self, name: &str) -> Option<u64> {
-        let log = self.log();
-        let (_, rest) = log.split_once(&format!(" {name}="))?;
-        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+        self.0.logged(name)
     }
 
     /// A connection, as soon as it listens.
@@ -174,52 +168,30 @@ impl Daemon {
         self.connect_with(place, &ConnectOptions { spin: Duration::ZERO, ..ConnectOptions::default() })
     }
 
-    pub fn connect_with(&mut self, place: &Place, options: &ConnectOptions) -> Client {
+    pub fn connect_with(&mut self, _: &Place, options: &ConnectOptions) -> Client {
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            match Client::connect(&place.socket(), options) {
-                Ok(client) => return client,
-                Err(ClientError::NoDaemon { .. } | ClientError::Disconnected) if Instant::now() < deadline => {
-                    let ended = self.child.try_wait().expect("the child is ours");
-                    assert!(ended.is_none(), "the daemon ended: {ended:?}");
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                Err(error) => panic!("{error}"),
-            }
-        }
+        self.0.connect(options, &|| Instant::now() < deadline).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// SIGKILL, and the end of the process.
     pub fn kill(&mut self) {
-        self.child.kill().expect("the child is ours");
-        self.child.wait().expect("the child is ours");
+        self.0.kill();
     }
 
     /// SIGTERM, and how it ended.
     pub fn stop(&mut self) -> ExitStatus {
-        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a child has a process id");
-        kill_process(pid, Signal::TERM).expect("the child is ours");
-        self.wait()
+        self.0.stop(PATIENCE).unwrap_or_else(|error| panic!("{error}:\n{}", self.log()))
     }
 
     pub fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("the child is ours") {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "the daemon does not end:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.0.wait(PATIENCE).unwrap_or_else(|error| panic!("{error}:\n{}", self.log()))
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        _ = self.child.kill();
-        _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("the daemon's log:\n{}", fs::read_to_string(&self.log).unwrap_or_default());
+            eprintln!("the daemon's log:\n{}", self.log());
         }
     }
 }

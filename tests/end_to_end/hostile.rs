@@ -323,7 +323,7 @@ fn who_never_takes_answers_or_dies_in_the_midst_is_let_go() {
             let entry = dying.layout.submissions(0).entries_offset + 64;
             dying.map.line(entry).expect("it lies inside")[1].store(number, Ordering::Relaxed);
         }
-        let how = Write { durability: Some(Durability::Strict), if_version: None };
+        let how = Write { durability: Some(Durability::Strict), ..Write::default() };
         for number in 0..50_u64 {
             let mut client = connect(place);
             let space = client.open_space("left behind", Some(Durability::Strict)).expect("it is made");

@@ -5,11 +5,12 @@
 use std::time::{Duration, Instant};
 
 use forebay::ring::client::Client;
+use forebay::soak::writer::{End, Writer};
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus as Random;
 
 use crate::daemon::{Daemon, Place, number_from};
-use crate::writer::{End, Writer};
+use crate::writers;
 
 const KILLS_PER_NAMESPACE: u32 = 10;
 
@@ -25,12 +26,17 @@ struct Counts {
     flight_replayed_bytes: u64,
 }
 
+/// Gives how much was recovered beyond what was acknowledged.
+pub fn check(writers: &mut [Writer], client: &mut Client) -> u64 {
+    writers.iter_mut().map(|writer| writer.check(client).unwrap_or_else(|error| panic!("{error}"))).sum()
+}
+
 /// One namespace from `format` on, with so many kills.
 fn namespace(seed: u64, kills: u32, counts: &mut Counts) {
     let mut random = Random::seed_from_u64(seed);
     let place = Place::new("kill").configured(1 + u32::from(seed % 2 == 1), "");
     place.format(96, 2);
-    let mut writers = Writer::all(seed, End::Kill);
+    let mut writers = writers::all(seed, End::Kill);
     for _ in 0..kills {
         while random.random_range(0..4) == 0 {
             let mut daemon = Daemon::start(&place);
@@ -40,14 +46,14 @@ fn namespace(seed: u64, kills: u32, counts: &mut Counts) {
         }
         let mut daemon = Daemon::start(&place);
         let mut client = daemon.connect(&place);
-        counts.recovered_beyond_acknowledged += writers.iter_mut().map(|writer| writer.check(&mut client)).sum::<u64>();
+        counts.recovered_beyond_acknowledged += check(&mut writers, &mut client);
         let replayed = daemon.logged("replayed_bytes").unwrap_or(0);
         counts.flight_replays += u32::from(replayed > 0);
         counts.flight_replayed_bytes += replayed;
         let mut clients: Vec<Client> = writers.iter().map(|_| daemon.connect(&place)).collect();
         std::thread::scope(|scope| {
             for (writer, client) in writers.iter_mut().zip(&mut clients) {
-                scope.spawn(move || writer.live(client));
+                scope.spawn(move || writer.live(client).expect("nothing but the kill ends a life"));
             }
             std::thread::sleep(Duration::from_micros(random.random_range(0..60_000)));
             daemon.kill();
@@ -55,10 +61,10 @@ fn namespace(seed: u64, kills: u32, counts: &mut Counts) {
         });
     }
     let mut daemon = Daemon::start(&place);
-    writers.iter_mut().for_each(|writer| _ = writer.check(&mut daemon.connect(&place)));
+    check(&mut writers, &mut daemon.connect(&place));
     assert!(daemon.stop().success());
     let mut daemon = Daemon::start(&place);
-    writers.iter_mut().for_each(|writer| assert_eq!(writer.check(&mut daemon.connect(&place)), 0));
+    assert_eq!(check(&mut writers, &mut daemon.connect(&place)), 0);
     assert_eq!(daemon.logged("replayed_bytes"), Some(0), "a daemon that stops in good order leaves nothing behind");
     counts.acknowledged += writers.iter().map(|writer| writer.acknowledged).sum::<u64>();
     counts.issued += writers.iter().map(|writer| writer.number).sum::<u64>();

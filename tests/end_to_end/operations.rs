@@ -98,7 +98,7 @@ fn spaces(client: &mut Client, durability: Durability) {
     let sizes = [0, 1, 15, 16, 17, 1_000, 4_096, 65_000, 65_536, 65_537, 200_000, 256 << 10];
     let mut versions = std::collections::HashMap::new();
     for how in [None, Some(Durability::Memory), Some(Durability::Buffered), Some(Durability::Strict)] {
-        let how = Write { durability: how, if_version: None };
+        let how = Write { durability: how, ..Write::default() };
         for (number, bytes) in sizes.into_iter().chain(sizes.into_iter().rev()).enumerate() {
             let key = format!("key {}", number % 7);
             let value: Vec<u8> =
@@ -112,7 +112,7 @@ fn spaces(client: &mut Client, durability: Durability) {
     }
     let key = b"key 0";
     let (version, _) = client.get(space, key).expect("it can be read").expect("it is there");
-    let expecting = |if_version| Write { if_version: Some(if_version), durability: None };
+    let expecting = |if_version| Write { if_version: Some(if_version), ..Write::default() };
     let refused = client.put(space, key, b"x", expecting(version + 1)).expect_err("another version");
     assert!(matches!(refused, ClientError::VersionMismatch { present } if present == version), "{refused}");
     let next = client.put(space, key, b"x", expecting(version)).expect("the right version");
@@ -169,7 +169,7 @@ fn streams(client: &mut Client, durability: Durability) {
     assert_eq!(client.append(stream, events[0], how).expect("there is room"), 0);
     assert_eq!(client.append_batch(stream, &events[1..3], how).expect("there is room"), 1);
     for (offset, event) in (3..).zip(&events[3..]) {
-        let how = Write { durability: Some(DURABILITIES[usize::from(offset == 3)]), if_version: None };
+        let how = Write { durability: Some(DURABILITIES[usize::from(offset == 3)]), ..Write::default() };
         assert_eq!(client.append(stream, event, how).expect("there is room"), offset);
     }
     client.sync().expect("everything can be made durable");
@@ -282,7 +282,7 @@ fn what_is_stored_outlives_a_change_of_reactors() {
         }
         assert_eq!(client.read(stream, 0, None).expect("it can be read").len(), round * 50);
         for number in round * 50..(round + 1) * 50 {
-            let how = Write { durability: Some(DURABILITIES[number % 3]), if_version: None };
+            let how = Write { durability: Some(DURABILITIES[number % 3]), ..Write::default() };
             let key = number.to_le_bytes();
             last = client.put(space, &key, number.to_string().as_bytes(), how).expect("there is room").max(last);
             client.append(stream, &key, how).expect("there is room");
@@ -302,7 +302,7 @@ fn a_memory_budget_that_is_used_up_is_told_and_comes_back_with_deletes() {
     let mut client = place.connect();
     // What is not logged stands nowhere but in memory.
     let space = client.open_space("space", Some(Durability::Memory)).expect("it is made");
-    let stream = client.open_stream("stream", Some(Durability::Buffered)).expect("it is made");
+    let stream = client.open_stream("stream", Some(Durability::Memory)).expect("it is made");
     let value = vec![5; 10_000];
     let how = Write::default();
     let mut stored = 0_u32;
@@ -336,7 +336,7 @@ fn a_strict_read_waits_and_a_relaxed_one_does_not() {
     let appliance = start(&place, &memory(32 << 20, 1));
     let mut client = place.connect();
     let space = client.open_space("space", Some(Durability::Strict)).expect("it is made");
-    let relaxed_write = Write { durability: Some(Durability::Buffered), if_version: None };
+    let relaxed_write = Write { durability: Some(Durability::Buffered), ..Write::default() };
     let mut reply = Vec::new();
     let mut lsn = 0;
     for number in 0..200_u64 {

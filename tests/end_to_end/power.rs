@@ -12,11 +12,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use forebay::ring::client::Client;
+use forebay::soak::writer::End;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus as Random;
 
 use crate::daemon::{Daemon, PATIENCE, Place, number_from};
-use crate::writer::{End, Writer};
+use crate::kill::check;
+use crate::writers;
 
 const CUTS_PER_NAMESPACE: u32 = 10;
 /// How long clients write before a cut, at most. An emulated drive is slow.
@@ -73,23 +75,21 @@ struct Counts {
     recovered_beyond_acknowledged: u64,
 }
 
-fn check(writers: &mut [Writer], client: &mut Client) -> u64 {
-    writers.iter_mut().map(|writer| writer.check(client)).sum()
-}
-
 /// One namespace from `format` on, with so many cuts.
 fn namespace(power: &Power, seed: u64, cuts: u32, counts: &mut Counts) {
     let mut random = Random::seed_from_u64(seed);
     let place = Place::new("power").configured(1 + u32::from(seed % 2 == 1), "");
     place.format(96, 2);
-    let mut writers = Writer::all(seed, End::PowerCut);
+    let mut writers = writers::all(seed, End::PowerCut);
     for _ in 0..cuts {
         let mut daemon = Daemon::start(&place);
         counts.recovered_beyond_acknowledged += check(&mut writers, &mut daemon.connect(&place));
         let mut clients: Vec<Client> = writers.iter().map(|_| daemon.connect(&place)).collect();
         std::thread::scope(|scope| {
             let pairs = writers.iter_mut().zip(&mut clients);
-            let lives: Vec<_> = pairs.map(|(writer, client)| scope.spawn(|| writer.live(client))).collect();
+            let lives: Vec<_> = pairs
+                .map(|(writer, client)| scope.spawn(|| writer.live(client).expect("nothing but the cut ends a life")))
+                .collect();
             std::thread::sleep(random.random_range(Duration::ZERO..LIFE_MAX));
             counts.cuts_under_load += u32::from(lives.iter().any(|life| !life.is_finished()));
             power.off();

@@ -55,7 +55,7 @@ fn a_drive_that_failed_is_taken_back_without_a_restart() {
     let mut daemon = Daemon::start_breakable(&place);
     let mut client = daemon.connect(&place);
     let spaces = ALL.map(|durability| client.open_space(&format!("{durability:?}"), Some(durability)).unwrap());
-    assert!(!resume(&place, &[]).0, "nothing has failed");
+    assert!(resume(&place, &[]).1.contains("there is nothing to take back"), "nothing has failed");
     let (mut next, mut promised) = (0, Vec::new());
     for round in 0..3 {
         for number in next..next + 50 {
@@ -79,7 +79,10 @@ fn a_drive_that_failed_is_taken_back_without_a_restart() {
         client.sync().expect("all of it is on the drive");
         next += 2_000;
     }
-    assert!(!resume(&place, &[]).0, "every shard writes");
+    let errors = daemon.log().matches("ERROR").count();
+    let (done, said) = resume(&place, &[]);
+    assert!(done && said.contains("every shard writes: there is nothing to take back"), "{said}");
+    assert_eq!(daemon.log().matches("ERROR").count(), errors, "that is no error: {}", daemon.log());
     daemon.kill();
     let mut daemon = Daemon::start(&place);
     let mut client = daemon.connect(&place);

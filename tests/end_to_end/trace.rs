@@ -46,7 +46,7 @@ impl Trace {
         while self.missing.len() > left {
             let number = *self.missing.first().expect("some are left");
             let value = value(number, self.acknowledged());
-            let how = Write { durability: None, if_version: None };
+            let how = Write::default();
             let request = Request::Put { space, key: &number.to_le_bytes(), value: &value, how };
             let submitted = if self.under_way.len() < IN_FLIGHT_MAX {
                 client.submit(number, &request)

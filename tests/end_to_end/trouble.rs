@@ -131,6 +131,38 @@ fn a_drive_that_fails_fences_writers_and_readers_go_on() {
     client.put(strict, b"after", b"the drive works again", Write::default()).expect("a new start writes again");
 }
 
+/// Somebody cuts the file, or removes it, while it is served: no write is acknowledged into what will not be found again.
+#[test]
+fn a_file_that_is_cut_or_removed_fences_writers_and_says_so() {
+    if std::env::var_os("FOREBAY_TEST_DEVICE").is_some() {
+        eprintln!("skipped: a drive cannot be cut");
+        return;
+    }
+    for (name, removed) in [("cut", false), ("removed", true)] {
+        let place = Place::new(name).configured(1, "");
+        place.format(32, 1);
+        let mut daemon = Daemon::start(&place);
+        let mut client = daemon.connect(&place);
+        let space = client.open_space("space", Some(Durability::Strict)).expect("it is made");
+        for number in 0..100 {
+            client.put(space, &number_key(number), &value(number), Write::default()).expect("the file is whole");
+        }
+        if removed {
+            std::fs::remove_file(place.device()).expect("it is ours");
+        } else {
+            let file = std::fs::File::options().write(true).open(place.device()).expect("it is ours");
+            file.set_len(1 << 20).expect("it can be cut");
+        }
+        let refused = client.put(space, b"late", b"", Write::default());
+        assert!(matches!(refused, Err(ClientError::Status(Status::Fenced))), "{name}: {refused:?}");
+        assert_stored(&mut client, space, 0..100);
+        assert_eq!(daemon.stop().code(), Some(1), "{name}");
+        let log = daemon.log();
+        assert!(log.contains("was truncated or deleted by somebody while it was served"), "{name}: {log}");
+        assert!(!Daemon::start(&place).wait().success(), "{name}: nothing is made up for what is gone");
+    }
+}
+
 fn number_key(number: u32) -> [u8; 4] {
     number.to_le_bytes()
 }

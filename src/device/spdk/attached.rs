@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use super::{SpdkDevice, WritePath};
 use crate::device::controller_name::Name;
 use crate::device::flush::FlushFailed;
 use crate::device::health;
+use crate::device::hugetlbfs;
 use crate::device::identity::{DriveId, Identity};
 use crate::device::open::OpenOptions;
 use crate::device::{BLOCK_BYTES, Geometry, Tier};
@@ -33,6 +33,8 @@ pub struct Attached {
     write_path: WritePath,
     flush_failed: FlushFailed,
     deallocates: bool,
+    /// Why its memory is not what was asked for.
+    memory_note: Option<&'static str>,
 }
 
 impl Attached {
@@ -46,9 +48,11 @@ impl Attached {
                 .remedy("use --tier auto, or name a block device"));
         }
         let transport = transport(name)?;
-        let env = Env::start(&transport, memory(options)).map_err(|error| {
-            Error::new(format!("SPDK cannot start: {error}"))
-                .remedy("reserve hugepages (`sysctl vm.nr_hugepages=128`), or set device.hugepages = false")
+        let (memory, memory_note) = memory(options);
+        let env = Env::start(&transport, memory).map_err(|error| {
+            Error::new(format!("SPDK cannot start: {error}")).remedy(
+                "reserve hugepages (`setup/host.sh config --hugepages NODE=COUNT`), or set device.hugepages = false",
+            )
         })?;
         let attach = AttachOptions { namespace: name.namespace, timeout: options.command_timeout };
         let controller = Controller::attach(env, &transport, &attach)
@@ -67,7 +71,7 @@ impl Attached {
         };
         let flush_failed = FlushFailed::default();
         let deallocates = options.deallocate && identity.dataset_management;
-        Ok(Attached { name: name.text.clone(), env, controller, write_path, flush_failed, deallocates })
+        Ok(Attached { name: name.text.clone(), env, controller, write_path, flush_failed, deallocates, memory_note })
     }
 
     #[must_use]
@@ -107,6 +111,11 @@ impl Attached {
         format!("{how}; {} ({}), namespace {}, has {cache}", identity.model, identity.serial, identity.namespace)
     }
 
+    #[must_use]
+    pub fn volatile_cache(&self) -> bool {
+        self.controller.identity().volatile_cache
+    }
+
     /// The drive's model, serial number and namespace.
     #[must_use]
     pub fn wwid(&self) -> String {
@@ -123,7 +132,7 @@ impl Attached {
     /// What is worth knowing, one line each.
     #[must_use]
     pub fn notes(&self, name: &Name) -> Vec<String> {
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = self.memory_note.map(str::to_owned).into_iter().collect();
         if name.is_shared() {
             notes.push("NVMe/TCP: nothing keeps another host away from this namespace".to_owned());
         }
@@ -167,14 +176,8 @@ fn transport(name: &Name) -> Result<Transport> {
             Transport::VfioUser { directory: address }
         }
         _ => {
-            let malformed = || {
-                Error::new("not an address of NVMe/TCP")
-                    .remedy("name one as tcp:192.0.2.1:4420/nqn.2026-01.io.example:x")
-            };
-            let (at, subsystem) = address.split_once('/').ok_or_else(malformed)?;
-            let (host, port) = at.rsplit_once(':').ok_or_else(malformed)?;
-            let host: IpAddr = host.trim_matches(['[', ']']).parse().map_err(|_| malformed())?;
-            Transport::Tcp { host, port: port.parse().map_err(|_| malformed())?, subsystem: subsystem.to_owned() }
+            let (host, port, subsystem) = name.tcp()?;
+            Transport::Tcp { host, port, subsystem }
         }
     })
 }
@@ -224,13 +227,18 @@ fn remedy(transport: &Transport) -> &'static str {
     }
 }
 
-/// Hugepages where there are enough.
-fn memory(options: &OpenOptions) -> EnvMemory {
+/// Hugepages where there are enough and a place to take them from; and what a person should know who has only the first.
+fn memory(options: &OpenOptions) -> (EnvMemory, Option<&'static str>) {
+    let ordinary = EnvMemory::Ordinary { bytes: options.buffer_bytes };
     let free = std::fs::read_to_string(FREE_HUGEPAGES).ok().and_then(|text| text.trim().parse::<usize>().ok());
     let needed = options.buffer_bytes.saturating_add(OWN_BYTES).div_ceil(HUGEPAGE_BYTES);
-    if options.hugepages && free.is_some_and(|free| free >= needed) {
-        EnvMemory::Hugepages
-    } else {
-        EnvMemory::Ordinary { bytes: options.buffer_bytes }
+    if !options.hugepages || free.is_none_or(|free| free < needed) {
+        return (ordinary, None);
+    }
+    let no_mount = "no hugepages for SPDK: no hugetlbfs is mounted that this user may write to; \
+                    `setup/host.sh config --hugepages NODE=COUNT --user NAME` mounts one";
+    match hugetlbfs::mount() {
+        Some(directory) => (EnvMemory::Hugepages { directory }, None),
+        None => (ordinary, Some(no_mount)),
     }
 }

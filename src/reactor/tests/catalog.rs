@@ -101,7 +101,7 @@ fn a_shard_that_stopped_writing_says_again_only_what_is_durable() {
     let name = |number| format!("stream {number}");
     let mut streams = (0..100).map(|number| bench.open(ObjectKind::Stream, &name(number), Durability::Strict));
     let stream = streams.find(|stream| shard_of_stream(stream.id.0, SHARDS) == ShardId(0)).unwrap();
-    let how = |durability| Write { durability: Some(durability), if_version: None };
+    let how = |durability| Write { durability: Some(durability), ..Write::default() };
     let append = |sequence, durability| Request::AppendOnce {
         stream,
         once: Once { producer: 7, sequence },

@@ -28,7 +28,7 @@ impl Bench {
     }
 
     fn stat(&mut self, at: usize) -> u64 {
-        let (_, reply) = self.call(&Request::Stats { reactor: 0 });
+        let (_, reply) = self.call(&Request::Stats { reactor: 0, about: stats::About::Reactor, after: ObjectId(0) });
         u64::from_le_bytes(reply[at * 8..at * 8 + 8].try_into().unwrap())
     }
 }

@@ -43,6 +43,10 @@ impl Clock for Hand {
     fn now_ns(&self) -> u64 {
         self.0.get()
     }
+
+    fn wall_ms(&self) -> u64 {
+        0
+    }
 }
 
 struct Quiet {
@@ -104,7 +108,9 @@ impl Quiet {
 
     fn word(&mut self, at: usize) -> u64 {
         let mut reply = Vec::new();
-        self.client.submit(9, &Request::Stats { reactor: 0 }).unwrap();
+        self.client
+            .submit(9, &Request::Stats { reactor: 0, about: stats::About::Reactor, after: ObjectId(0) })
+            .unwrap();
         for _ in 0..10 {
             self.reactor.turn();
             if self.client.poll(&mut reply).unwrap().is_some() {

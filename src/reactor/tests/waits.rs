@@ -17,7 +17,7 @@ fn append(bench: &mut Bench, stream: Object, event: &[u8]) {
 }
 
 fn stat(bench: &mut Bench, at: usize) -> u64 {
-    let (_, reply) = bench.call(&Request::Stats { reactor: 0 });
+    let (_, reply) = bench.call(&Request::Stats { reactor: 0, about: stats::About::Reactor, after: ObjectId(0) });
     u64::from_le_bytes(reply[at * 8..at * 8 + 8].try_into().unwrap())
 }
 
@@ -60,7 +60,7 @@ fn a_read_counts_once_and_only_its_own_stream_wakes_it() {
     // It waits for what is not durable yet, and has it made durable.
     raw.submit(&read(streams[0], 1));
     bench.reactor.turn();
-    let how = Write { durability: Some(Durability::Buffered), if_version: None };
+    let how = Write { durability: Some(Durability::Buffered), ..Write::default() };
     let (answer, _) = bench.call(&Request::Append { stream: streams[0], event: b"event", how });
     assert_eq!((answer.status, raw.take()), (Status::Ok, None));
     for _ in 0..10 {

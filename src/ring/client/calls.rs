@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::ring::protocol::stats::{self, About};
 use crate::ring::protocol::{AUX_MORE, NAME_BYTES_MAX, Status, to_usize};
 use crate::types::{Compression, Durability, ObjectId, ObjectKind};
 
@@ -204,24 +205,69 @@ impl Client {
         self.call_all(&requests)?.into_iter().try_for_each(|(answer, _)| answer.ok().map(|_| ()))
     }
 
-    /// The counters of every reactor, in their order.
+    /// The counters of every reactor, in their order: see `stats::NAMES`.
     ///
     /// # Errors
     /// As `wait`.
     pub fn stats(&mut self) -> Result<Vec<Vec<u64>>, ClientError> {
-        let requests: Vec<Request<'_>> = (0..self.reactors()).map(|reactor| Request::Stats { reactor }).collect();
-        let answers = self.call_all(&requests)?;
-        answers
-            .into_iter()
-            .map(|(answer, reply)| {
-                answer.ok()?;
-                let (words, rest) = reply.as_chunks::<8>();
-                if !rest.is_empty() {
-                    return Err(ClientError::Broken("counters are not whole words".into()));
+        let answers = self.stats_about(About::Reactor, ObjectId(0))?;
+        Ok(answers.into_iter().map(|(words, _)| words).collect())
+    }
+
+    /// What every shard holds, in their order: see `stats::SHARD_NAMES`.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub fn shard_stats(&mut self) -> Result<Vec<Vec<u64>>, ClientError> {
+        let answers = self.stats_about(About::Shards, ObjectId(0))?;
+        let mut shards: Vec<Vec<u64>> = answers.iter().flat_map(rows).collect();
+        shards.sort_unstable_by_key(|words| words.first().copied());
+        Ok(shards)
+    }
+
+    /// What every space and stream holds, in the order of their creation: see `stats::OBJECT_NAMES`.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub fn object_stats(&mut self) -> Result<Vec<Vec<u64>>, ClientError> {
+        let (mut all, mut after): (Vec<Vec<u64>>, _) = (Vec::new(), ObjectId(0));
+        loop {
+            let answers = self.stats_about(About::Objects, after)?;
+            // All reactors know the same objects, but for one that was made a moment ago.
+            let known = answers.iter().map(|answer| rows(answer).count()).min().unwrap_or(0);
+            let more = answers.iter().any(|(_, aux)| aux & AUX_MORE != 0);
+            let begin = all.len();
+            for answer in &answers {
+                for (at, words) in rows(answer).take(known).enumerate() {
+                    match all.get_mut(begin + at) {
+                        Some(sum) => merge(sum, &words),
+                        None => all.push(words),
+                    }
                 }
-                Ok(words.iter().map(|word| u64::from_le_bytes(*word)).collect())
-            })
-            .collect()
+            }
+            let last =
+                all.get(begin..).and_then(<[_]>::last).and_then(|words| u32::try_from(words[stats::OBJECT]).ok());
+            match last.filter(|_| more) {
+                Some(last) => after = ObjectId(last),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    /// The words that each reactor answers with, and its `aux`.
+    fn stats_about(&mut self, about: About, after: ObjectId) -> Result<Vec<(Vec<u64>, u64)>, ClientError> {
+        let requests: Vec<Request<'_>> =
+            (0..self.reactors()).map(|reactor| Request::Stats { reactor, about, after }).collect();
+        let answers = self.call_all(&requests)?.into_iter();
+        let words = answers.map(|(answer, reply)| {
+            let aux = answer.ok()?.aux;
+            let (words, rest) = reply.as_chunks::<8>();
+            if !rest.is_empty() {
+                return Err(ClientError::Broken("counters are not whole words".into()));
+            }
+            Ok((words.iter().map(|word| u64::from_le_bytes(*word)).collect(), aux))
+        });
+        words.collect()
     }
 
     /// Runs one request to its answer.
@@ -259,6 +305,24 @@ impl Client {
             // Anything else was left by a call that failed half-way.
         }
         Ok(answers.into_iter().flatten().collect())
+    }
+}
+
+/// The rows of an answer that has some.
+fn rows((words, aux): &(Vec<u64>, u64)) -> impl Iterator<Item = Vec<u64>> {
+    let count = to_usize(aux & !AUX_MORE);
+    let width = words.len().checked_div(count).unwrap_or(0).max(1);
+    words.chunks_exact(width).map(<[u64]>::to_vec)
+}
+
+/// Adds what other shards have of the same object. A stream is in one of them, and a chain is known to all.
+fn merge(sum: &mut [u64], words: &[u64]) {
+    for (at, (sum, word)) in sum.iter_mut().zip(words).enumerate() {
+        match at {
+            stats::OBJECT => {}
+            stats::OBJECT_CHAINED => *sum = (*sum).max(*word),
+            _ => *sum += word,
+        }
     }
 }
 

@@ -70,7 +70,7 @@ pub enum ClientError {
     Refused(String),
     /// The daemon is gone without a word.
     Disconnected,
-    /// Nobody listens there.
+    /// Nobody listens there, or this user may not connect (`PermissionDenied`).
     NoDaemon {
         socket: PathBuf,
         error: io::Error,
@@ -224,6 +224,12 @@ impl ClientError {
                  shorter one for the daemon too",
                 socket.display()
             ),
+            ClientError::NoDaemon { socket, error } if error.kind() == io::ErrorKind::PermissionDenied => write!(
+                f,
+                "this user may not connect to {}: {error}; run this as one who may (rings.mode and [access] of the daemon), \
+                 or name another socket (--socket)",
+                socket.display()
+            ),
             ClientError::NoDaemon { socket, error } => write!(
                 f,
                 "no daemon listens on {}: {error}; start one (`forebay serve`) or name its socket (--socket)",
@@ -325,5 +331,19 @@ impl std::error::Error for SubmitError {}
 impl From<ClientError> for SubmitError {
     fn from(error: ClientError) -> Self {
         SubmitError::Client(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_may_not_be_opened_is_not_called_absent() {
+        let told =
+            |kind: io::ErrorKind| ClientError::NoDaemon { socket: "/run/x".into(), error: kind.into() }.to_string();
+        assert!(told(io::ErrorKind::NotFound).contains("no daemon listens on /run/x"));
+        let denied = told(io::ErrorKind::PermissionDenied);
+        assert!(denied.contains("may not connect to /run/x") && denied.contains("rings.mode"), "{denied}");
     }
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::ring::protocol::commit::{self, Entry};
+use crate::ring::protocol::stats::About;
 use crate::ring::protocol::{
     BATCH_HEADER_BYTES, CURSOR_ABSENT, HEAD_BYTES, KEY_BYTES_MAX, Opcode, PLAIN_HEADER_BYTES, Status, Submission,
-    VALUE_BYTES_MAX, flag, shard_of_key, shard_of_stream,
+    TTL_MS_MAX, VALUE_BYTES_MAX, flag, shard_of_key, shard_of_stream,
 };
 use crate::types::{Compression, Durability, ObjectId, ObjectKind, ShardId};
 
@@ -57,6 +58,9 @@ pub struct Write {
     pub durability: Option<Durability>,
     /// Put and delete: only if the key has this version; 0: only if it is absent.
     pub if_version: Option<Version>,
+    /// Put: the key is gone after so long; in ms, rounded up, 1 ms to `TTL_MS_MAX`. `None`: it stays, whatever was said
+    /// of it before. Other writes with it are `BadRequest`.
+    pub expires: Option<Duration>,
 }
 
 /// What makes an append happen once: a number that no other producer of the stream has, and the sequence numbers of its
@@ -123,8 +127,8 @@ pub enum Request<'a> {
     Commit { entries: &'a [Entry<'a>], durability: Option<Durability>, relaxed: bool },
     /// Answered when all that this reactor took before is durable on the drive.
     Sync { reactor: u32 },
-    /// The reply is this reactor's counters, as u64 words.
-    Stats { reactor: u32 },
+    /// The reply is counters as u64 words: of this reactor, of its shards, or of the objects beyond a number.
+    Stats { reactor: u32, about: About, after: ObjectId },
     /// Moves a cursor of a stream to an offset, or makes it. The answer's `version` is the offset.
     SetCursor { stream: Object, name: &'a str, offset: u64, how: CursorMove },
     /// The answer's `version` is the cursor's offset.
@@ -187,7 +191,7 @@ pub(super) struct Plan<'a> {
     pub form: Form,
 }
 
-const STATS_BYTES_MAX: u32 = 4_096;
+const STATS_BYTES_MAX: u32 = 64 << 10;
 
 impl<'a> Plan<'a> {
     /// # Errors
@@ -199,6 +203,9 @@ impl<'a> Plan<'a> {
         let mut plan = Plan { reactor: 0, submission, key: &[], payload, form: Form::Plain };
         let shard = plan.fill(request, shards)?;
         plan.form = Form::of(request);
+        if plan.submission.flags & flag::EXPIRES != 0 && plan.submission.opcode != Opcode::Put as u8 {
+            return Err(BAD_REQUEST);
+        }
         if plan.form == Form::Value {
             // The caller's room is for the value as it was given.
             let room = plan.submission.reply_bytes_max as usize + PLAIN_HEADER_BYTES;
@@ -235,8 +242,9 @@ impl<'a> Plan<'a> {
                 (submission.opcode, self.reactor) = (Opcode::Sync as u8, reactor);
                 Ok(None)
             }
-            Request::Stats { reactor } => {
+            Request::Stats { reactor, about, after } => {
                 (submission.opcode, self.reactor) = (Opcode::Stats as u8, reactor);
+                (submission.arg0, submission.arg1) = (about as u64, u64::from(after.0));
                 submission.reply_bytes_max = STATS_BYTES_MAX;
                 Ok(None)
             }
@@ -254,6 +262,7 @@ impl<'a> Plan<'a> {
             }
             Request::Put { space, key, value, how } => {
                 self.payload = Payload::Bytes(value);
+                submission.arg1 = how.expires.map_or(Ok(0), ttl_ms)?;
                 Ok(Some(self.keyed(Opcode::Put, space, key, how, shards)))
             }
             Request::Delete { space, key, how } => Ok(Some(self.keyed(Opcode::Delete, space, key, how, shards))),
@@ -321,7 +330,7 @@ impl<'a> Plan<'a> {
             }
             Request::SetCursor { stream, name, offset, how } => {
                 self.key = name.as_bytes();
-                let write = Write { durability: how.durability, if_version: None };
+                let write = Write { durability: how.durability, ..Write::default() };
                 let shard = self.streamed(Opcode::SetCursor, stream, write, shards);
                 let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
                 self.submission.flags |= flag(how.if_at.is_some(), flag::IF_VERSION) | flag(how.rewind, flag::REWIND);
@@ -378,6 +387,9 @@ impl<'a> Plan<'a> {
             self.submission.flags |= flag::IF_VERSION;
             self.submission.arg0 = version;
         }
+        if how.expires.is_some() {
+            self.submission.flags |= flag::EXPIRES;
+        }
     }
 }
 
@@ -394,6 +406,12 @@ fn shard_of_commit(entries: &[Entry<'_>], shards: u32) -> Result<ShardId, Client
 }
 
 const BAD_REQUEST: ClientError = ClientError::Status(Status::BadRequest);
+
+/// As the wire has it.
+fn ttl_ms(expires: Duration) -> Result<u64, ClientError> {
+    let ms = u64::try_from(expires.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    Some(ms).filter(|ms| (1..=TTL_MS_MAX).contains(ms)).ok_or(BAD_REQUEST)
+}
 
 fn relaxed_flag(relaxed: bool) -> u8 {
     if relaxed { flag::RELAXED } else { 0 }

@@ -55,6 +55,7 @@ impl Slots {
     }
 
     /// What was in flight under this number on this reactor.
+    #[inline]
     pub fn give(&mut self, wire: u64, reactor: u32) -> Option<Flight> {
         let index = self.tag.index(low_u32(wire));
         let slot = self.slots.get_mut(index as usize)?;

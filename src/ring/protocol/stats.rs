@@ -53,6 +53,29 @@ pub const DEVICE_STALLS: usize = 37;
 /// Transactions that were committed, and commits that met a conflict.
 pub const COMMITS: usize = 38;
 pub const CONFLICTS: usize = 39;
+/// Keys with a time to live, and those whose time was over since the start.
+pub const KEYS_TIMED: usize = 40;
+pub const KEYS_EXPIRED: usize = 41;
+/// Of keys, values and events in writes that were done.
+pub const TAKEN_BYTES: usize = 42;
+/// What the device was given: log written, values and old segments read back.
+pub const DEVICE_READS: usize = 43;
+pub const DEVICE_READ_BYTES: usize = 44;
+pub const DEVICE_WRITES: usize = 45;
+pub const DEVICE_WRITE_BYTES: usize = 46;
+/// Gets that were answered, and those of them that waited for the drive.
+pub const GETS: usize = 47;
+pub const GETS_FETCHED: usize = 48;
+/// In the last second, and in the second with the most.
+pub const REQUESTS_PER_SECOND: usize = 49;
+pub const REQUESTS_PER_SECOND_MAX: usize = 50;
+pub const DEVICE_OPERATIONS_PER_SECOND: usize = 51;
+pub const DEVICE_OPERATIONS_PER_SECOND_MAX: usize = 52;
+/// Frames by the records that they carry, which is how many writes shared one commit: from here on 1, 2 to 3, 4 to 7, and
+/// so on to 64 and more.
+pub const FRAMES_OF_RECORDS: usize = 53;
+pub const FRAME_CLASSES: usize = 7;
+pub const FRAME_RECORDS_MAX: usize = 60;
 /// The words that tell of the drive, and not of a reactor.
 pub const DRIVE: [usize; 6] = [
     DRIVE_HEALTH_KNOWN,
@@ -64,7 +87,7 @@ pub const DRIVE: [usize; 6] = [
 ];
 
 /// Name and unit of every word.
-pub const NAMES: [&str; 40] = [
+pub const NAMES: [&str; 61] = [
     "turns",
     "requests",
     "writes",
@@ -105,4 +128,82 @@ pub const NAMES: [&str; 40] = [
     "device_stalls",
     "commits",
     "conflicts",
+    "keys_timed",
+    "keys_expired",
+    "taken_bytes",
+    "device_reads",
+    "device_read_bytes",
+    "device_writes",
+    "device_write_bytes",
+    "gets",
+    "gets_fetched",
+    "requests_per_second",
+    "requests_per_second_max",
+    "device_operations_per_second",
+    "device_operations_per_second_max",
+    "frames_of_1_record",
+    "frames_of_2_records",
+    "frames_of_4_records",
+    "frames_of_8_records",
+    "frames_of_16_records",
+    "frames_of_32_records",
+    "frames_of_64_records",
+    "frame_records_max",
 ];
+
+/// What a `Stats` request asks for, in its arg0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum About {
+    /// The words above.
+    Reactor = 0,
+    /// A row of `SHARD_NAMES` for each shard of the reactor.
+    Shards = 1,
+    /// A row of `OBJECT_NAMES` for each space and stream whose number is above arg1, as far as there is room: what the
+    /// shards of the reactor have of it.
+    Objects = 2,
+}
+
+impl About {
+    #[must_use]
+    pub fn from_wire(word: u64) -> Option<About> {
+        [About::Reactor, About::Shards, About::Objects].into_iter().find(|about| *about as u64 == word)
+    }
+}
+
+pub const SHARD: usize = 0;
+pub const SHARD_KEYS: usize = 1;
+pub const SHARD_EVENTS: usize = 2;
+pub const SHARD_LIVE_BYTES: usize = 3;
+pub const SHARD_MEMORY_BYTES: usize = 4;
+/// Log space that it holds, and that all shards share.
+pub const SHARD_LOG_BYTES: usize = 5;
+pub const SHARD_LOG_BYTES_ALL: usize = 6;
+pub const SHARD_LAST_LSN: usize = 7;
+/// The lag behind the last one is what waits for the drive, in records.
+pub const SHARD_DURABLE_LSN: usize = 8;
+pub const SHARD_FENCED: usize = 9;
+
+pub const SHARD_NAMES: [&str; 10] = [
+    "shard",
+    "keys",
+    "events",
+    "live_bytes",
+    "memory_bytes",
+    "log_bytes",
+    "log_bytes_all",
+    "last_lsn",
+    "durable_lsn",
+    "fenced",
+];
+
+pub const OBJECT: usize = 0;
+pub const OBJECT_KEYS: usize = 1;
+pub const OBJECT_EVENTS: usize = 2;
+pub const OBJECT_LIVE_BYTES: usize = 3;
+/// Of a stream: how many events were ever appended to it, so how long its chain is, if it has one.
+pub const OBJECT_NEXT_OFFSET: usize = 4;
+/// 1: its events are linked by hashes.
+pub const OBJECT_CHAINED: usize = 5;
+
+pub const OBJECT_NAMES: [&str; 6] = ["object", "keys", "events", "live_bytes", "next_offset", "chained"];

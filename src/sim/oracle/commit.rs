@@ -23,8 +23,11 @@ impl Oracle {
             // Since when a key is absent is not in the graph.
             let absent = action.key_reads().any(|(read, version)| same(read) && version == 0).then_some(0);
             let value = if let Does::Put(value) = &step.does { Some(value.as_slice()) } else { None };
-            self.one_written((step.space.id, &step.key, value), (absent, Deletes::Any), *floor, answer)
+            self.one_written((step.space.id, &step.key, value), (absent, Deletes::Any, None), *floor, answer)
                 .map_err(|what| format!("key {:?}: {what}", step.key))?;
+        }
+        for (step, version) in action.key_reads().filter(|(_, version)| *version != 0) {
+            self.still_held(step.space.id, &step.key, version).map_err(|what| format!("key {:?}: {what}", step.key))?;
         }
         self.graph.note(action, answer.version);
         Ok(())

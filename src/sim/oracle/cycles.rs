@@ -24,7 +24,7 @@ struct Node {
 #[derive(Default)]
 pub struct Graph {
     nodes: Vec<Node>,
-    /// Keys that were deleted: of one that is absent nobody knows since when.
+    /// Keys that were deleted, or have a time to live: of one that is absent nobody knows since when.
     deleted: BTreeSet<Key>,
 }
 
@@ -35,7 +35,7 @@ impl Graph {
         let mut writes = Vec::new();
         for (object, key, value) in action.key_writes() {
             let key = (object, key.to_vec());
-            if value.is_none() {
+            if value.is_none() || action.ttl_ms().is_some() {
                 self.deleted.insert(key.clone());
             }
             writes.push(key);
@@ -116,7 +116,8 @@ impl Oracle {
         let mut graph = std::mem::take(&mut self.graph);
         // Who deleted without an answer may have made a key absent as well.
         for action in self.possible() {
-            let deletes = action.key_writes().into_iter().filter(|(.., value)| value.is_none());
+            let ends = action.ttl_ms().is_some();
+            let deletes = action.key_writes().into_iter().filter(|(.., value)| value.is_none() || ends);
             graph.deleted.extend(deletes.map(|(object, key, _)| (object, key.to_vec())));
         }
         let Some(cycle) = graph.cycle() else { return Ok(()) };

@@ -9,8 +9,15 @@ use crate::sim::oracle::{Verdict, ensure};
 use crate::types::ObjectId;
 use crate::wal::record::Kind;
 
-/// A version, and the value that it holds or `None` where it is a delete.
-type Held = (u64, Option<Vec<u8>>);
+/// What a key holds.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    version: u64,
+    /// `None`: it is deleted.
+    value: Option<Vec<u8>>,
+    /// It is gone then, or later.
+    until_ms: Option<u64>,
+}
 
 #[derive(Default)]
 pub struct Meaning {
@@ -58,8 +65,8 @@ impl Meaning {
             let version = record.version;
             for (object, key, value) in record.key_writes() {
                 let held = meaning.keys.entry((object, key.to_vec())).or_default();
-                if replaces(held.0, version) {
-                    *held = (version, value.map(<[u8]>::to_vec));
+                if replaces(held.version, version) {
+                    *held = Held { version, value: value.map(<[u8]>::to_vec), until_ms: record.until_ms() };
                 }
             }
             match record.kind {
@@ -84,7 +91,13 @@ impl Meaning {
                     let stream = meaning.streams.entry(record.object).or_default();
                     stream.trimmed = stream.trimmed.max(version);
                 }
-                Kind::Put | Kind::Delete | Kind::Commit | Kind::Create | Kind::Reclaim => {}
+                Kind::Expire => {
+                    let held = meaning.keys.get_mut(&(record.object, record.key.clone()));
+                    if let Some(held) = held.filter(|held| held.version == version) {
+                        held.value = None;
+                    }
+                }
+                Kind::Put | Kind::PutUntil | Kind::Delete | Kind::Commit | Kind::Create | Kind::Reclaim => {}
                 // They say what others say.
                 Kind::Keys | Kind::Events | Kind::CheckpointBegin | Kind::CheckpointEnd => {}
             }
@@ -93,15 +106,20 @@ impl Meaning {
     }
 
     /// Holds what was found against all that was ever said. `possible`: writes that may have happened, and whose
-    /// records may be gone again.
-    pub fn is_all_of(&self, said: &Meaning, possible: &[&Action]) -> Verdict {
+    /// records may be gone again. `now_ms`: what keys with a time to live went by when it ended.
+    pub fn is_all_of(&self, said: &Meaning, possible: &[&Action], now_ms: u64) -> Verdict {
         for ((object, key), held) in &said.keys {
             let found = self.keys.get(&(*object, key.clone()));
-            let absent = |held: Option<&Held>| held.is_none_or(|(_, value)| value.is_none());
+            let absent = |held: Option<&Held>| held.is_none_or(|held| held.value.is_none());
             let deletes = (*object, key.as_slice(), None);
-            let deleted = possible.iter().any(|action| action.key_writes().contains(&deletes));
-            let same = found == Some(held) || absent(found) && (absent(Some(held)) || deleted);
-            ensure!(same, "key {key:?} of {object} held version {}; recovered: {found:?}", held.0);
+            let own =
+                |action: &&&Action| action.object().is_some_and(|own| own.id == *object) && action.key() == Some(key);
+            let ends = possible.iter().filter(own).any(|action| action.ttl_ms().is_some());
+            let deleted = ends || possible.iter().any(|action| action.key_writes().contains(&deletes));
+            let over = held.until_ms.is_some_and(|until_ms| until_ms <= now_ms);
+            let there = found.is_some_and(|found| (found.version, &found.value) == (held.version, &held.value));
+            let same = there || absent(found) && (absent(Some(held)) || deleted || over);
+            ensure!(same, "key {key:?} of {object} held version {}; recovered: {found:?}", held.version);
         }
         for (object, stream) in &said.streams {
             let trimmed = possible.iter().filter_map(|action| match action {

@@ -90,7 +90,8 @@ impl Oracle {
             return Ok(true);
         }
         let Some(found) = log.base.get(&answer.lsn) else { return Ok(false) };
-        let logged = super::Logged { action: action.clone(), version: answer.version };
+        let (asked, answered) = (self.times.asked, self.times.now());
+        let logged = super::Logged { action: action.clone(), version: answer.version, asked, answered };
         ensure!(is_of(&logged, found) && found.lsn == Lsn(answer.lsn), "{once:?} is answered as {found:?}");
         Ok(true)
     }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use crate::bytes::get_u64;
 use crate::ring::protocol::commit::{What, entries};
 use crate::ring::protocol::shard_of_stream;
 use crate::sim::action::{Action, KeyWrite, once_key};
@@ -9,7 +10,7 @@ use crate::sim::machine::{Found, FoundLog};
 use crate::sim::oracle::meaning::Meaning;
 use crate::sim::oracle::{Known, Logged, Oracle, ShardLog, Space, Stream, Verdict, ensure};
 use crate::types::{Durability, Lsn, ObjectId, ObjectKind, ShardId};
-use crate::wal::record::Kind;
+use crate::wal::record::{Kind, UNTIL_BYTES};
 
 /// How a life ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +93,11 @@ impl Oracle {
                 continue;
             };
             ensure!(known.object.kind == kind_of(record.kind), "a record of the wrong kind: {record:?}");
+            if record.kind == Kind::Expire {
+                ensure!(entry.is_none(), "{record:?} stands where a write was acknowledged");
+                self.was_over(log, found, record, issued)?;
+                continue;
+            }
             if record.copy {
                 ensure!(entry.is_none(), "{record:?} stands where a write was acknowledged");
                 if log.said(record) || found.says_before(record) {
@@ -105,6 +111,7 @@ impl Oracle {
             if let Some(logged) = entry {
                 ensure!(!is_torn(&logged.action, record), "a commit is torn: {record:?} of {:?}", logged.action);
                 ensure!(is_of(logged, record), "{record:?} stands where {:?} was", logged.action);
+                ensure!(logged.is_until(record), "another moment than that of {:?}: {record:?}", logged.action);
                 matched += 1;
             } else if !in_part.iter().any(|action: &Rc<Action>| record.copy && may_be(action, record)) {
                 let fits = issued.iter().enumerate().filter(|(_, action)| may_be(action, record));
@@ -126,15 +133,46 @@ impl Oracle {
         ensure!(still == base, "{} records that were recovered before are gone from before LSN {last}", base - still);
         let known = log.entries.keys().filter(|lsn| (first..=last).contains(lsn)).count();
         ensure!(matched == known, "{} acknowledged writes are gone from before LSN {last}", known - matched);
-        if first == 1 {
-            return Ok(());
-        }
+        if first == 1 { Ok(()) } else { self.means_the_same(log, found, issued, &in_part) }
+    }
+
+    /// What was found means what all that was ever said does. `in_part`: commits of which a copy is left.
+    fn means_the_same(
+        &self,
+        log: &ShardLog,
+        found: &FoundLog,
+        issued: &[Rc<Action>],
+        in_part: &[Rc<Action>],
+    ) -> Verdict {
+        let first = found.first_lsn.0;
         let said: Vec<Found> = log.entries.range(..first).filter_map(|(lsn, logged)| logged.record(*lsn)).collect();
         let said = log.base.range(..first).map(|(_, record)| record).chain(&said).chain(&found.records);
         // Nobody here knows what strangers did with theirs.
         let said = said.filter(|record| self.known_of(record).is_some());
-        let possible: Vec<&Action> = issued.iter().chain(&in_part).map(Rc::as_ref).collect();
-        Meaning::in_order(found.records.iter()).is_all_of(&Meaning::highest(said), &possible)
+        let possible: Vec<&Action> = issued.iter().chain(in_part).map(Rc::as_ref).collect();
+        Meaning::in_order(found.records.iter()).is_all_of(&Meaning::highest(said), &possible, self.times.now().lived_ms)
+    }
+
+    /// The log says that the time of a version was over: it had one, and it was. Of a put that nobody was told of the record may
+    /// be gone, and its version with it.
+    fn was_over(&self, log: &ShardLog, found: &FoundLog, record: &Found, issued: &[Rc<Action>]) -> Verdict {
+        let now_ms = self.times.now().lived_ms;
+        let own =
+            |put: &&Found| put.kind == Kind::PutUntil && (put.object, put.version) == (record.object, record.version);
+        let ended = |put: &Found| put.until_ms().is_some_and(|until_ms| until_ms <= now_ms);
+        let logged = log.entries.iter().filter_map(|(lsn, logged)| logged.record(*lsn));
+        let known: Vec<Found> = log.base.values().cloned().chain(logged).filter(|put| own(&put)).collect();
+        let mut puts = known.iter().chain(found.records.iter().filter(own)).peekable();
+        if puts.peek().is_none() {
+            let own = |action: &&Rc<Action>| {
+                action.object().is_some_and(|own| own.id == record.object) && action.key() == Some(&record.key)
+            };
+            let untold = issued.iter().filter(own).any(|action| action.ttl_ms().is_some());
+            ensure!(untold, "the end of a version that had no time to live: {record:?}");
+            return Ok(());
+        }
+        ensure!(puts.any(ended), "the end of a version before its time: {record:?}");
+        Ok(())
     }
 
     /// What is known of the object of a record; of a commit, of one of its spaces.
@@ -164,6 +202,7 @@ impl Oracle {
     pub fn begin_anew(&mut self, logs: &[FoundLog]) -> Verdict {
         self.pending.clear();
         self.doubtful.clear();
+        self.times.begin_life();
         for known in &mut self.objects {
             known.space = Space::default();
             known.stream = Stream::default();
@@ -175,8 +214,12 @@ impl Oracle {
             for record in &found.records {
                 for (object, key, value) in record.key_writes() {
                     if let Some(known) = self.objects.iter_mut().find(|known| known.object.id == object) {
-                        known.space.replay(key, record.version, value);
+                        known.space.replay(key, record.version, value, record.until_ms());
                     }
+                }
+                let expired = (record.kind == Kind::Expire).then_some(record.object);
+                if let Some(known) = self.objects.iter_mut().find(|known| Some(known.object.id) == expired) {
+                    known.space.replay_over(&record.key, record.version);
                 }
             }
             for (object, meaning) in Meaning::in_order(found.records.iter()).streams {
@@ -222,6 +265,10 @@ impl Found {
     pub fn key_writes(&self) -> Vec<KeyWrite<'_>> {
         match self.kind {
             Kind::Put => vec![(self.object, &self.key, Some(&self.value))],
+            Kind::PutUntil => {
+                let (key, _) = self.key.split_at(self.key.len() - UNTIL_BYTES);
+                vec![(self.object, key, Some(&self.value))]
+            }
             Kind::Delete => vec![(self.object, &self.key, None)],
             Kind::Commit => {
                 let value = |what| if let What::Put(value) = what { Some(value) } else { None };
@@ -229,6 +276,12 @@ impl Found {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Until when a put holds.
+    pub fn until_ms(&self) -> Option<u64> {
+        let at = self.key.len().checked_sub(UNTIL_BYTES).filter(|_| self.kind == Kind::PutUntil)?;
+        Some(get_u64(&self.key, at))
     }
 
     /// The offset after the last event that there was.
@@ -254,9 +307,30 @@ pub fn batch(value: &[u8]) -> Vec<&[u8]> {
 }
 
 impl Logged {
-    /// The record that this write was, where it changed anything.
+    /// Whether a put holds until when it should, by the wall clock as it was.
+    fn is_until(&self, record: &Found) -> bool {
+        let Some(ttl_ms) = self.action.ttl_ms() else { return record.until_ms().is_none() };
+        let moments = self.asked.wall_ms + ttl_ms..=self.answered.wall_ms + ttl_ms;
+        record.until_ms().is_some_and(|until_ms| moments.contains(&until_ms))
+    }
+
+    /// The record that this write was, where it changed anything. A put holds until the first moment at which it may have been
+    /// over in this life.
     fn record(&self, lsn: u64) -> Option<Found> {
-        let (kind, key) = match &*self.action {
+        let until_ms = self.action.ttl_ms().map(|ttl_ms| self.asked.lived_ms + ttl_ms);
+        let (kind, key) = match (&*self.action, until_ms) {
+            (Action::Put { key, .. }, Some(until_ms)) => {
+                (Kind::PutUntil, [key.as_slice(), &until_ms.to_le_bytes()].concat())
+            }
+            (action, _) => Logged::kind_and_key(action)?,
+        };
+        let object = self.action.object().map_or(ObjectId(0), |object| object.id);
+        let value = self.action.payload();
+        Some(Found { lsn: Lsn(lsn), kind, object, version: self.version, key, value, copy: false })
+    }
+
+    fn kind_and_key(action: &Action) -> Option<(Kind, Vec<u8>)> {
+        Some(match action {
             Action::Put { key, .. } => (Kind::Put, key.clone()),
             Action::Delete { key, .. } => (Kind::Delete, key.clone()),
             Action::Append { once: Some(once), .. } => (Kind::AppendOnce, once_key(*once)),
@@ -268,10 +342,7 @@ impl Logged {
             }
             Action::Commit { .. } => (Kind::Commit, Vec::new()),
             _ => return None,
-        };
-        let object = self.action.object().map_or(ObjectId(0), |object| object.id);
-        let value = self.action.payload();
-        Some(Found { lsn: Lsn(lsn), kind, object, version: self.version, key, value, copy: false })
+        })
     }
 }
 
@@ -304,7 +375,8 @@ impl FoundLog {
     }
 
     fn of_spaces(&self) -> impl Iterator<Item = &Found> {
-        self.records.iter().filter(|record| kind_of(record.kind) == ObjectKind::Space)
+        let of_space = |record: &&Found| kind_of(record.kind) == ObjectKind::Space && record.kind != Kind::Expire;
+        self.records.iter().filter(of_space)
     }
 
     /// Whether the record of a version should be there and is not. Before the log's beginning only what counts is kept,
@@ -321,7 +393,10 @@ impl FoundLog {
 }
 
 fn kind_of(kind: Kind) -> ObjectKind {
-    if matches!(kind, Kind::Put | Kind::Delete | Kind::Commit) { ObjectKind::Space } else { ObjectKind::Stream }
+    match kind {
+        Kind::Put | Kind::PutUntil | Kind::Delete | Kind::Expire | Kind::Commit => ObjectKind::Space,
+        _ => ObjectKind::Stream,
+    }
 }
 
 pub(super) fn is_of(logged: &Logged, record: &Found) -> bool {
@@ -343,6 +418,7 @@ fn is_torn(action: &Action, record: &Found) -> bool {
 
 fn may_be(action: &Action, record: &Found) -> bool {
     let kind = match action {
+        Action::Put { how, .. } if how.expires.is_some() => Kind::PutUntil,
         Action::Put { .. } => Kind::Put,
         Action::Delete { .. } => Kind::Delete,
         Action::Append { once: Some(_), .. } => Kind::AppendOnce,

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::ring::client::{Answer, pairs};
 use crate::ring::protocol::{AUX_MORE, Status, shard_of_key};
 use crate::sim::action::{Action, KeyWrite};
-use crate::sim::oracle::{Oracle, Verdict, ensure, is_strict};
+use crate::sim::oracle::{Moment, Oracle, Verdict, ensure, is_strict};
 use crate::types::{ObjectId, ShardId};
 
 /// One write of a key.
@@ -14,12 +14,25 @@ struct Event {
     /// `None`: a delete.
     value: Option<Vec<u8>>,
     if_version: Option<u64>,
+    /// When it took place: not before, and not after.
+    at: (u64, u64),
+    /// When its key is gone, if it has a time to live: not before, and not after.
+    until: Option<(u64, u64)>,
 }
 
 impl Event {
-    /// What a conditional write after this one has to expect.
-    fn present(&self, version: u64) -> u64 {
-        if self.value.is_some() { version } else { 0 }
+    /// What somebody finds of it who comes at this time. `None`: it may be over, or not.
+    fn present(&self, version: u64, at: (u64, u64)) -> Option<u64> {
+        match (&self.value, self.until) {
+            (None, _) => Some(0),
+            (_, Some((_, until))) if until <= at.0 => Some(0),
+            (_, Some((until, _))) if until <= at.1 => None,
+            _ => Some(version),
+        }
+    }
+
+    fn may_be_over(&self, now_ms: u64) -> bool {
+        self.until.is_some_and(|(until, _)| until <= now_ms)
     }
 }
 
@@ -54,17 +67,26 @@ impl Space {
     }
 
     /// The version of a key as far as clients know; 0: absent.
-    pub fn present(&self, key: &[u8]) -> u64 {
+    pub fn present(&self, key: &[u8], now: Moment) -> u64 {
         let state = self.keys.get(key);
-        state.and_then(|key| key.events.get(&key.floor).map(|event| event.present(key.floor))).unwrap_or(0)
+        let event = state.and_then(|key| Some((key.floor, key.events.get(&key.floor)?)));
+        event.and_then(|(floor, event)| event.present(floor, (now.lived_ms, now.lived_ms))).unwrap_or(0)
     }
 
     /// A write of the recovered log, in its order.
-    pub fn replay(&mut self, key: &[u8], version: u64, value: Option<&[u8]>) {
+    pub fn replay(&mut self, key: &[u8], version: u64, value: Option<&[u8]>, until_ms: Option<u64>) {
         let state = self.keys.entry(key.to_vec()).or_default();
         state.events.clear();
-        state.events.insert(version, Event { value: value.map(<[u8]>::to_vec), if_version: None });
+        let (value, until) = (value.map(<[u8]>::to_vec), until_ms.map(|ms| (ms, ms)));
+        state.events.insert(version, Event { value, if_version: None, at: (0, 0), until });
         state.floor = version;
+    }
+
+    /// The recovered log says that the time of this version was over.
+    pub fn replay_over(&mut self, key: &[u8], version: u64) {
+        if let Some(event) = self.keys.get_mut(key).and_then(|state| state.events.get_mut(&version)) {
+            event.value = None;
+        }
     }
 }
 
@@ -83,7 +105,11 @@ impl Oracle {
     }
 
     pub(super) fn may_be_deleted(&self, object: ObjectId, key: &[u8]) -> bool {
-        self.may_write(object, key, |value| value.is_none())
+        let ends = |action: &Rc<Action>| {
+            let own = action.object().map(|own| own.id) == Some(object) && action.key() == Some(key);
+            own && action.ttl_ms().is_some()
+        };
+        self.may_write(object, key, |value| value.is_none()) || self.possible().any(ends)
     }
 
     fn may_be_put(&self, object: ObjectId, key: &[u8], value: Option<&[u8]>) -> bool {
@@ -95,7 +121,8 @@ impl Oracle {
         let if_version = action.how().if_version;
         for (object, key, value) in action.key_writes() {
             let deletes = if value.is_none() { Deletes::Present } else { Deletes::Any };
-            self.one_written((object, key, value), (if_version, deletes), floor, answer)?;
+            let ttl_ms = action.ttl_ms();
+            self.one_written((object, key, value), (if_version, deletes, ttl_ms), floor, answer)?;
         }
         self.graph.note(action, answer.version);
         Ok(())
@@ -105,7 +132,7 @@ impl Oracle {
     pub(super) fn one_written(
         &mut self,
         (object, key, value): KeyWrite<'_>,
-        (if_version, deletes): (Option<u64>, Deletes),
+        (if_version, deletes, ttl_ms): (Option<u64>, Deletes, Option<u64>),
         floor: u64,
         answer: &Answer,
     ) -> Verdict {
@@ -114,26 +141,27 @@ impl Oracle {
         ensure!(version > floor, "the version did not rise from {floor}");
         self.version_is_new(shard, version)?;
         let unresolved = self.unresolved(object, key);
+        let at = self.times.judged();
         let state = self.key_state(object, key);
         let value = value.map(<[u8]>::to_vec);
         if let Some(seen) = state.events.get(&version) {
             ensure!(seen.value == value, "another write of this version was seen before");
         }
-        let event = Event { value, if_version };
-        let present_before = |version: u64| {
-            state.events.range(..version).next_back().map_or(0, |(version, event)| event.present(*version))
-        };
-        if !unresolved {
-            let before = present_before(version);
+        let event = Event { value, if_version, at, until: ttl_ms.map(|ttl_ms| (at.0 + ttl_ms, at.1 + ttl_ms)) };
+        let before = state.events.range(..version).next_back();
+        let before = before.map_or(Some(0), |(version, event)| event.present(*version, at));
+        if let Some(before) = before.filter(|_| !unresolved) {
             ensure!(deletes == Deletes::Any || before != 0, "a key that was absent was deleted");
             ensure!(event.if_version.is_none_or(|expected| expected == before), "the version before was {before}");
-            if let Some((after, next)) = state.events.range(version + 1..).next() {
-                let present = event.present(version);
-                ensure!(
-                    next.if_version.is_none_or(|expected| expected == present),
-                    "version {after} was written on condition of another version than {present}"
-                );
-            }
+        }
+        if !unresolved
+            && let Some((after, next)) = state.events.range(version + 1..).next()
+            && let Some(present) = event.present(version, next.at)
+        {
+            ensure!(
+                next.if_version.is_none_or(|expected| expected == present),
+                "version {after} was written on condition of another version than {present}"
+            );
         }
         state.events.insert(version, event);
         if answer.status == Status::Ok {
@@ -177,17 +205,22 @@ impl Oracle {
     ) -> Verdict {
         ensure!(version >= floor, "an old version was shown: {floor} had been acknowledged");
         let may_be_put = self.may_be_put(id, key, value);
+        let at = self.times.judged();
         let shard = shard_of_key(id.0, key, self.shards);
         let state = self.key_state(id, key);
         match (state.events.get(&version), value) {
             (Some(event), value) => {
                 ensure!(event.value.is_some(), "a deleted version was shown");
+                ensure!(event.present(version, at) != Some(0), "a version was shown whose time was over");
                 ensure!(value.is_none_or(|value| event.value.as_deref() == Some(value)), "another value was shown");
                 state.floor = state.floor.max(version);
             }
             (None, Some(value)) => {
                 ensure!(may_be_put, "nobody wrote what was shown");
-                state.events.insert(version, Event { value: Some(value.to_vec()), if_version: None });
+                state.events.insert(
+                    version,
+                    Event { value: Some(value.to_vec()), if_version: None, at: (0, at.1), until: None },
+                );
                 state.floor = state.floor.max(version);
             }
             (None, None) => ensure!(may_be_put, "nobody wrote the version that was shown"),
@@ -200,16 +233,28 @@ impl Oracle {
 
     pub(super) fn showed_absent(&mut self, id: ObjectId, key: &[u8], floor: u64, strict: bool) -> Verdict {
         let may_be_deleted = self.may_be_deleted(id, key);
+        let now_ms = self.times.now().lived_ms;
         let shard = shard_of_key(id.0, key, self.shards);
         let state = self.key_state(id, key);
         let is_delete = |version: &u64| state.events.get(version).is_some_and(|event| event.value.is_none());
         let deleted_later = state.events.range(floor + 1..).any(|(_, event)| event.value.is_none());
-        let deleted = floor == 0 || is_delete(&floor);
-        ensure!(deleted || deleted_later || may_be_deleted, "the key is gone, and nobody deleted it");
+        let over = |version: &u64| state.events.get(version).is_some_and(|event| event.may_be_over(now_ms));
+        let over_later = state.events.range(floor + 1..).any(|(_, event)| event.may_be_over(now_ms));
+        let deleted = floor == 0 || is_delete(&floor) || over(&floor);
+        ensure!(deleted || deleted_later || over_later || may_be_deleted, "the key is gone, and nobody deleted it");
         let shown = state.floor;
         if strict && shown != 0 && shown == floor && deleted {
             self.promise_version(shard, shown);
         }
+        Ok(())
+    }
+
+    /// A commit took place that had read this version.
+    pub(super) fn still_held(&mut self, id: ObjectId, key: &[u8], version: u64) -> Verdict {
+        let at = self.times.judged();
+        let event = self.key_state(id, key).events.get(&version);
+        let held = event.is_none_or(|event| event.present(version, at) != Some(0));
+        ensure!(held, "a commit was based on a version whose time was over");
         Ok(())
     }
 

@@ -4,22 +4,25 @@ use crate::bytes::{index, len_u32};
 use crate::ring::protocol::commit;
 use crate::store::cache::{Cache, Position};
 use crate::store::heap::{Cell, Heap};
+use crate::store::space::wheel::NODE_BYTES;
 use crate::store::{Fetched, Want, Whose};
 use crate::types::{DeviceAddress, Lsn, ObjectId};
-use crate::wal::record;
+use crate::wal::record::{self, UNTIL_BYTES};
 
 /// Bits of a word's low part.
 const LOW_BITS: u32 = Position::BITS;
 const LOW: u64 = (1 << LOW_BITS) - 1;
 const CELL: u64 = (1 << Cell::BITS) - 1;
 
-/// One key. Its cell holds the key, and behind it the value of a key that is not logged.
+/// One key. Its cell holds the key, behind it the node of the wheel where it has a time to live, and behind that the value
+/// of a key that is not logged.
 #[derive(Clone, Copy, Default)]
 pub struct Entry {
     pub version: u64,
     /// Where the cache has the value, or had it (48 bits) · object, low 16 bits.
     cached: u64,
-    /// Where the record begins on the drive, in units of 8 bytes (48 bits) · bytes of the key (15 bits) · `IN_COMMIT`.
+    /// Where the record begins on the drive, in units of 8 bytes (48 bits) · bytes of the key (14 bits) · `TIMED` ·
+    /// `IN_COMMIT`.
     place: u64,
     /// LSN (48 bits) · bytes of the value, low 16 bits.
     lsn: u64,
@@ -29,6 +32,8 @@ pub struct Entry {
 
 /// Its record is a commit, which says more than this key.
 const IN_COMMIT: u64 = 1 << 63;
+/// It has a time to live.
+const TIMED: u64 = 1 << 62;
 
 const _: () = assert!(size_of::<Entry>() == 40);
 
@@ -39,6 +44,8 @@ pub struct Said {
     pub lsn: Lsn,
     pub place: DeviceAddress,
     pub in_commit: bool,
+    /// It holds until then.
+    pub until_ms: Option<u64>,
 }
 
 impl Entry {
@@ -58,7 +65,7 @@ impl Entry {
     }
 
     pub fn key_bytes(&self) -> usize {
-        index((self.place & !IN_COMMIT) >> LOW_BITS)
+        index((self.place & !(IN_COMMIT | TIMED)) >> LOW_BITS)
     }
 
     pub fn value_bytes(&self) -> u32 {
@@ -69,13 +76,27 @@ impl Entry {
         Lsn(self.lsn & LOW)
     }
 
-    /// What says its value.
-    pub fn said(&self) -> Said {
-        Said { version: self.version, lsn: self.lsn(), place: self.place(), in_commit: self.in_commit() }
+    /// What says its value, which holds until that moment.
+    pub fn said(&self, until_ms: Option<u64>) -> Said {
+        Said { version: self.version, lsn: self.lsn(), place: self.place(), in_commit: self.in_commit(), until_ms }
     }
 
     fn in_commit(&self) -> bool {
         self.place & IN_COMMIT != 0
+    }
+
+    /// Whether it has a time to live, and its cell a node.
+    pub fn is_timed(&self) -> bool {
+        self.place & TIMED != 0
+    }
+
+    pub fn set_timed(&mut self, timed: bool) {
+        self.place = self.place & !TIMED | if timed { TIMED } else { 0 };
+    }
+
+    /// Bytes of its cell before the value of a key that is not logged.
+    pub fn head_bytes(&self) -> usize {
+        self.key_bytes() + if self.is_timed() { NODE_BYTES } else { 0 }
     }
 
     /// Whether a record says what it holds.
@@ -111,7 +132,7 @@ impl Entry {
 
     /// It holds another value, which a record says, or none.
     pub fn set(&mut self, value_bytes: u32, said: Said) {
-        let Said { version, lsn, place, in_commit } = said;
+        let Said { version, lsn, place, in_commit, .. } = said;
         debug_assert!(lsn.0 <= LOW, "so many records were never written");
         let (low, high) = (u64::from(value_bytes & 0xffff), u64::from(value_bytes >> 16));
         self.version = version;
@@ -132,7 +153,8 @@ impl Entry {
     /// What its record takes in the log, padding aside; nothing where it is not logged.
     pub fn logged_bytes(&self) -> u64 {
         let header_bytes = if self.in_commit() { commit::HEADER_BYTES } else { record::HEADER_BYTES };
-        let bytes = header_bytes + self.key_bytes() + self.value_bytes() as usize;
+        let until_bytes = if self.is_timed() { UNTIL_BYTES } else { 0 };
+        let bytes = header_bytes + self.key_bytes() + until_bytes + self.value_bytes() as usize;
         if self.is_logged() { bytes as u64 } else { 0 }
     }
 
@@ -145,8 +167,8 @@ impl Entry {
         fetched: Option<&Fetched<'a>>,
     ) -> Option<&'a [u8]> {
         if !self.is_logged() {
-            let (key_bytes, value_bytes) = (self.key_bytes(), self.value_bytes() as usize);
-            return Some(&heap.bytes(self.cell(), key_bytes + value_bytes)[key_bytes..]);
+            let (head_bytes, value_bytes) = (self.head_bytes(), self.value_bytes() as usize);
+            return Some(&heap.bytes(self.cell(), head_bytes + value_bytes)[head_bytes..]);
         }
         let own = |fetched: &&Fetched<'a>| match fetched.whose {
             Whose::Key { slot: own, version, .. } => own == slot && version == self.version,
@@ -158,7 +180,8 @@ impl Entry {
 
     /// How to read the value from the drive.
     pub fn want(&self, slot: u32) -> Want {
-        let key_bytes = u16::try_from(self.key_bytes()).unwrap_or(u16::MAX);
+        let until_bytes = if self.is_timed() { UNTIL_BYTES } else { 0 };
+        let key_bytes = u16::try_from(self.key_bytes() + until_bytes).unwrap_or(u16::MAX);
         let (place, object, value_bytes) = (self.place(), self.object(), self.value_bytes());
         let whose = Whose::Key { slot, version: self.version, in_commit: self.in_commit() };
         Want { whose, place, object, key_bytes, value_bytes }

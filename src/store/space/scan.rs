@@ -4,11 +4,14 @@ use std::ops::Bound;
 
 use crate::bytes::{index, len_u16, len_u32};
 use crate::ring::protocol::{AUX_MORE, Completion, Status, flag};
-use crate::store::space::Spaces;
+use crate::store::space::{Entry, Spaces, expiry::is_over};
 use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
 
 /// A scan's reply is bounded by this, so that one request does not hold up the others.
 const SCAN_BYTES_MAX: usize = 1 << 20;
+
+/// Keys whose time is over that a scan passes by once it has a pair. They are removed meanwhile.
+const OVER_MAX: usize = 4_096;
 
 impl Store {
     pub(in crate::store) fn scan<R: Reply>(
@@ -26,7 +29,7 @@ impl Store {
         let is_prefix = request.submission.flags & flag::PREFIX != 0;
         let begin = begin_of(request, is_prefix);
         let limit = if request.submission.arg0 == 0 { u64::MAX } else { request.submission.arg0 };
-        let (mut pairs, mut more, mut needed) = (0, false, 0);
+        let (mut pairs, mut more, mut needed, mut over, lived_ms) = (0, false, 0, 0, context.lived_ms());
         // The first value that is not in memory ends the answer. Those behind it are read at the same time.
         let (mut absent, mut looked) = (None, 0);
         for slot in ordered.order.from(|slot| is_before(entries[slot as usize].key(&self.heap), begin)) {
@@ -34,6 +37,14 @@ impl Store {
             let key = entry.key(&self.heap);
             if is_beyond(key, request, is_prefix) {
                 break;
+            }
+            if entry.is_timed() && is_over(&entry, &self.heap, lived_ms) {
+                over += 1;
+                if over >= OVER_MAX && pairs > 0 {
+                    more = true;
+                    break;
+                }
+                continue;
             }
             if looked > 0 && looked >= context.ahead.capacity().min(index(limit)) {
                 break;
@@ -56,15 +67,7 @@ impl Store {
                 looked += 1;
                 continue;
             }
-            let header = [
-                &len_u16(key.len()).to_le_bytes()[..],
-                &[0, 0],
-                &entry.value_bytes().to_le_bytes(),
-                &entry.version.to_le_bytes(),
-                key,
-                value,
-            ];
-            if !reply.push(&header) {
+            if !push(reply, &entry, key, value) {
                 more = true;
                 needed = (key.len() + value.len()) as u64 + 16;
                 break;
@@ -81,6 +84,19 @@ impl Store {
         let completion = Completion { status, aux, reply_bytes, ..Completion::default() };
         Outcome::Answer { completion, after }
     }
+}
+
+/// Adds a pair to the reply. `false`: it does not fit.
+#[inline]
+fn push<R: Reply>(reply: &mut R, entry: &Entry, key: &[u8], value: &[u8]) -> bool {
+    reply.push(&[
+        &len_u16(key.len()).to_le_bytes()[..],
+        &[0, 0],
+        &entry.value_bytes().to_le_bytes(),
+        &entry.version.to_le_bytes(),
+        key,
+        value,
+    ])
 }
 
 /// Where a scan begins: at its key, or behind the cursor of a prefix.

@@ -48,6 +48,11 @@ impl Stream {
 }
 
 impl Streams {
+    /// Gives memory of the cache back. `false`: none can be given now.
+    pub fn shrink_recovered(&mut self, heap: &mut Heap) -> bool {
+        self.shrink(heap, self.recovered_lsn)
+    }
+
     /// Takes the events of a recovered record, which stands at `place`. One that was trimmed is passed over; of one that
     /// is there already only the place in the log is new.
     pub fn replay(&mut self, heap: &mut Heap, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {

@@ -2,6 +2,8 @@
 
 use std::ffi::{CString, c_int};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 use std::ptr::{self, NonNull};
 use std::sync::{Mutex, PoisonError};
 
@@ -16,10 +18,10 @@ const OWN_BYTES: usize = 64 << 20;
 /// Errors alone: SPDK's and DPDK's notices would stand in the output of every command.
 const DPDK_OPTIONS: &std::ffi::CStr = c"--log-level=lib.eal:4";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EnvMemory {
-    /// 2 MiB hugepages, taken as they are needed.
-    Hugepages,
+    /// 2 MiB hugepages, taken as they are needed, by files in this directory: a hugetlbfs that this user may write to.
+    Hugepages { directory: PathBuf },
     /// 4 KiB pages, taken at once: so many bytes for buffers, and 64 MiB for SPDK.
     Ordinary { bytes: usize },
 }
@@ -57,11 +59,14 @@ impl Env {
             return Ok(started.env);
         }
         let cores = sched_getaffinity(None)?;
-        let begun = start(transport, memory, &cores);
+        let begun = start(transport, &memory, &cores);
         // DPDK pins the thread that starts it.
         sched_setaffinity(None, &cores)?;
         begun?;
-        let pages = if memory == EnvMemory::Hugepages { PageKind::Huge2MiB } else { PageKind::Ordinary };
+        let pages = match memory {
+            EnvMemory::Hugepages { .. } => PageKind::Huge2MiB,
+            EnvMemory::Ordinary { .. } => PageKind::Ordinary,
+        };
         let env = Env { pages };
         *started = Some(Started { env, pcie });
         Ok(env)
@@ -89,7 +94,7 @@ impl Env {
     }
 }
 
-fn start(transport: &Transport, memory: EnvMemory, cores: &CpuSet) -> io::Result<()> {
+fn start(transport: &Transport, memory: &EnvMemory, cores: &CpuSet) -> io::Result<()> {
     let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
     // SAFETY: sets a level.
     unsafe { bindings::spdk_log_set_print_level(bindings::spdk_log_level_SPDK_LOG_ERROR) };
@@ -115,9 +120,13 @@ fn start(transport: &Transport, memory: EnvMemory, cores: &CpuSet) -> io::Result
         }
         Transport::VfioUser { .. } | Transport::Tcp { .. } => options.no_pci = true,
     }
+    // Lives until SPDK has started.
+    let hugepages;
     match memory {
-        // A vfio-user target maps our memory by its descriptors, and takes few of them.
-        EnvMemory::Hugepages => {
+        EnvMemory::Hugepages { directory } => {
+            hugepages = CString::new(directory.as_os_str().as_bytes())?;
+            options.hugedir = hugepages.as_ptr();
+            // A vfio-user target maps our memory by its descriptors, and takes few of them.
             options.hugepage_single_segments = matches!(transport, Transport::VfioUser { .. });
         }
         EnvMemory::Ordinary { bytes } => {

@@ -189,7 +189,11 @@ fn loses(mut pair: QueuePair<u32>, buffers: Vec<DmaBuffer>) {
     let took = begun.elapsed();
     assert!(ended == taken && (taken == 0) == (failed == 0), "{taken} taken, {ended} ended, {failed} failed");
     assert!(took < TIMEOUT * 3 / 2, "given up after {took:?}, the timeout is {TIMEOUT:?}");
-    let more = DmaRegion::allocate_spdk(Env::start(&SOMEWHERE, EnvMemory::Hugepages).unwrap(), 4096).unwrap();
+    let more = DmaRegion::allocate_spdk(
+        Env::start(&SOMEWHERE, EnvMemory::Hugepages { directory: "/dev/hugepages".into() }).unwrap(),
+        4096,
+    )
+    .unwrap();
     let more = pair.submit(Command::Read, 0, 8, more.split(4096).pop().unwrap(), 1).unwrap_err();
     assert_eq!((more.refusal, more.context), (Refusal::Lost, 1));
     let begun = Instant::now();
@@ -247,7 +251,8 @@ fn nobody_there_and_no_such_namespace_are_errors() {
     let options = AttachOptions { namespace: None, timeout: TIMEOUT };
     assert!(Controller::attach(env(&vfio_user), &nowhere, &options).is_err());
     let pcie = Transport::Pcie { address: "0000:00:04.0".to_owned() };
-    let error = Env::start(&pcie, EnvMemory::Hugepages).err().unwrap().to_string();
+    let error =
+        Env::start(&pcie, EnvMemory::Hugepages { directory: "/dev/hugepages".into() }).err().unwrap().to_string();
     assert!(error.contains("PCI device"), "{error}");
 }
 
