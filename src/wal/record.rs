@@ -188,7 +188,8 @@ pub fn decode(bytes: &[u8], seed: u32) -> Option<(Record<'_>, usize)> {
     if taken > bytes.len() || crc32c::crc32c_append(seed, &bytes[VALUE_BYTES..end]) != get_u32(bytes, CRC) {
         return None;
     }
-    if bytes[FLAGS] & !(FLAG_MORE | FLAG_CONTINUED | FLAG_COPY) != 0 || bytes[end..taken].iter().any(|byte| *byte != 0)
+    if bytes[FLAGS] & !(FLAG_MORE | FLAG_CONTINUED | FLAGS_WHOLE) != 0
+        || bytes[end..taken].iter().any(|byte| *byte != 0)
     {
         return None;
     }
