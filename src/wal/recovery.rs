@@ -324,7 +324,9 @@ pub fn recover<B: Blocks>(
             Err(None) => break,
             Err(Some(found)) => {
                 let search = walker.evidence(state.link, state.offset, state.next_lsn, state.epoch);
-                let Some((link, offset, previous_crc)) = search.goes_on else {
+                // A whole frame with a record that is none is what follows here: nothing goes on behind it.
+                let goes_on = search.goes_on.filter(|_| !matches!(found, Break::BadRecord { .. }));
+                let Some((link, offset, previous_crc)) = goes_on else {
                     judge(walker, &state, found, &search, flight, planted, &mut recovered)?;
                     break;
                 };

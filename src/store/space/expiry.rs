@@ -79,7 +79,11 @@ impl Spaces {
         if let Some(until_ms) = until_ms {
             self.wheel.insert(&mut Cells { heap, entries: &self.entries }, slot, until_ms);
         }
-        self.live_bytes = self.live_bytes - before_bytes + self.entries[slot as usize].logged_bytes();
+        let entry = &self.entries[slot as usize];
+        let (object, after_bytes) = (entry.object(), entry.logged_bytes());
+        self.live_bytes = self.live_bytes - before_bytes + after_bytes;
+        let ordered = self.ordered(object);
+        ordered.live_bytes = ordered.live_bytes - before_bytes + after_bytes;
     }
 
     /// Whether the time of a key that has one is over.
