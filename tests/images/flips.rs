@@ -163,11 +163,11 @@ fn a_whole_frame_with_a_record_that_is_none_is_told() {
     let (mut image, _) = sample(NAMESPACE);
     let blocks = image.0.len() / BLOCK;
     let records = |block: &[u8]| u32::from_le_bytes(block[frame::RECORDS..frame::RECORDS + 4].try_into().unwrap());
-    let frames = (0..blocks).filter(|number| {
+    let mut frames = (0..blocks).filter(|number| {
         let block = &image.0[number * BLOCK..(number + 1) * BLOCK];
         block[..8] == frame::MAGIC_VALUE.to_le_bytes() && records(block) > 0
     });
-    let at = frames.last().expect("the sample has frames") * BLOCK;
+    let at = frames.next_back().expect("the sample has frames") * BLOCK;
     let bytes = u32::from_le_bytes(image.0[at + frame::FRAME_BYTES..at + frame::FRAME_BYTES + 4].try_into().unwrap());
     let whole = &mut image.0[at..at + bytes as usize];
     whole[frame::HEADER_BYTES + record::KIND] = 99;
