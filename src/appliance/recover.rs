@@ -24,9 +24,6 @@ use crate::wal::{self, Identity, Wal};
 pub(super) const LOOK_FIRST: &str =
     "nothing was changed; look at all of it with `forebay verify`, then choose with `forebay repair`";
 
-/// Of what was durable before a checkpoint said it again; every record but the first is behind it.
-const LONG_AGO: Lsn = Lsn(1);
-
 /// What was read of one shard.
 pub struct ShardState {
     pub store: Store,
@@ -68,9 +65,7 @@ impl Reading {
         if record.is_of_checkpoint() && self.from.is_none_or(|from| record.lsn < from) {
             return;
         }
-        // What it says was said long ago, and has to be said by others when their segment is given up.
-        let lsn = if record.is_of_checkpoint() { LONG_AGO } else { record.lsn };
-        let record = &Record { lsn, ..*record };
+        let record = &record.said_again().unwrap_or(*record);
         if record.kind == Kind::Create
             && let Some((kind, durability, compression)) = attributes(record.version)
         {

@@ -3,6 +3,7 @@
 
 use crate::buffer::Pool;
 use crate::store::Store;
+use crate::store::Wall;
 use crate::store::catalog::Catalog;
 use crate::store::checkpoint::{Piece, Progress};
 use crate::types::{Lsn, ShardId};
@@ -58,13 +59,13 @@ impl Checkpoint {
         wal: &mut Wal,
         pool: &mut Pool,
         catalog: &Catalog,
-        now_ns: u64,
+        (now_ns, wall): (u64, &Wall),
     ) -> bool {
         let idle = matches!(self.step, Step::Idle);
         if idle && wal.recovery_bytes() < wal.limits().recovery_bytes_max / 2 {
             return false;
         }
-        self.slice(store, wal, pool, catalog, now_ns)
+        self.slice(store, wal, pool, catalog, (now_ns, wall))
     }
 
     /// Whether the last one is long ago enough: half of what recovery may read, and several times what it takes.
@@ -74,7 +75,14 @@ impl Checkpoint {
     }
 
     #[cold]
-    fn slice(&mut self, store: &Store, wal: &mut Wal, pool: &mut Pool, catalog: &Catalog, now_ns: u64) -> bool {
+    fn slice(
+        &mut self,
+        store: &Store,
+        wal: &mut Wal,
+        pool: &mut Pool,
+        catalog: &Catalog,
+        (now_ns, wall): (u64, &Wall),
+    ) -> bool {
         if wal.fenced().is_some() {
             self.step = Step::Idle;
             return false;
@@ -82,7 +90,7 @@ impl Checkpoint {
         self.earn(wal);
         let mut worked = false;
         for _ in 0..TURN_PIECES_MAX {
-            if self.credit == 0 || !self.step(store, wal, pool, catalog, now_ns) {
+            if self.credit == 0 || !self.step(store, wal, pool, catalog, (now_ns, wall)) {
                 break;
             }
             worked = true;
@@ -102,7 +110,14 @@ impl Checkpoint {
     }
 
     /// The next piece. `false`: there is no room for it, or nothing to do.
-    fn step(&mut self, store: &Store, wal: &mut Wal, pool: &mut Pool, catalog: &Catalog, now_ns: u64) -> bool {
+    fn step(
+        &mut self,
+        store: &Store,
+        wal: &mut Wal,
+        pool: &mut Pool,
+        catalog: &Catalog,
+        (now_ns, wall): (u64, &Wall),
+    ) -> bool {
         let due = !matches!(self.step, Step::Idle) || self.is_due(wal);
         let lands = matches!(self.step, Step::Landing(..));
         if !due || !lands && !has_room(wal, pool, 0, OWN_BYTES) {
@@ -115,7 +130,7 @@ impl Checkpoint {
                 if wal.shard() == ShardId(0) { Step::Names(begin, 0) } else { Step::Store(begin, Progress::default()) }
             }
             Step::Names(begin, after) => match catalog.iter_after(after).next() {
-                Some(object) if !has_room(wal, pool, object.name.len(), 0) => {
+                Some(object) if !has_room(wal, pool, object.name.len(), size_of::<Lsn>()) => {
                     self.step = Step::Names(begin, after);
                     return false;
                 }
@@ -128,7 +143,7 @@ impl Checkpoint {
                         object: object.id,
                         version,
                         key,
-                        value: &[],
+                        value: &object.lsn.0.to_le_bytes(),
                     };
                     self.append(wal, pool, now_ns, &name);
                     Step::Names(begin, after + 1)
@@ -138,7 +153,7 @@ impl Checkpoint {
             Step::Store(begin, mut progress) => {
                 let (before, mut piece) = (progress.clone(), std::mem::take(&mut self.piece));
                 let bytes_max = PIECE_BYTES.min(pool.buffer_bytes() / 2);
-                let more = store.next_piece(&mut progress, &mut piece, bytes_max, wal.planted());
+                let more = store.next_piece(wall, &mut progress, &mut piece, bytes_max, wal.planted());
                 let said = piece.record();
                 // What it says holds now: without room for it another one is made.
                 let fits = said.is_none_or(|said| has_room(wal, pool, said.key.len(), said.value.len()));

@@ -22,8 +22,8 @@ use crate::ring::server::{Rights, SessionId, pair_in_process};
 use crate::sim::device::{Drive, Fate, SimBlocks, SimDevice, VirtualClock};
 use crate::sim::profile::Profile;
 use crate::sim::report::{Count, Counts};
-use crate::store::Store;
 use crate::store::checkpoint::{Piece, Progress};
+use crate::store::{Store, Wall};
 use crate::types::{Lsn, ObjectId, ShardId};
 use crate::wal::checkpoint::{self, KeyItem};
 use crate::wal::flight::{self, Contents, Flight, Owner};
@@ -234,8 +234,13 @@ impl Machine {
         let whole = recover::read_shard(blocks, superblock, &survey, shard, contents, &settings, &mut |_| {})?;
         self.counts.add_many(Count::ShortRecoveries, u64::from(short.recovered.records < whole.recovered.records));
         let (short, whole) = (said(&short.store), said(&whole.store));
-        if short != whole && !self.drive.borrow().disk.is_corrupt() {
-            let what = short.symmetric_difference(&whole).next();
+        // Of a stream whose events were in memory alone nobody else says where it began.
+        let known = |line: &&String| {
+            let object = line.split_once(BEGINS).map(|(object, _)| format!("{object} "));
+            object.is_none_or(|object| whole.iter().any(|line| line.starts_with(&object)))
+        };
+        let what: Vec<_> = short.symmetric_difference(&whole).filter(known).take(4).collect();
+        if !what.is_empty() && !self.drive.borrow().disk.is_corrupt() {
             self.differs = Some(format!("{shard} holds something else from its checkpoint on: {what:?}"));
             return Err(Error::new("a checkpoint is wrong"));
         }
@@ -395,23 +400,29 @@ impl Machine {
     }
 }
 
+const BEGINS: &str = " begins ";
+
 /// What a store holds, as a checkpoint would say it.
 fn said(store: &Store) -> BTreeSet<String> {
     let (mut progress, mut piece, mut all) = (Progress::default(), Piece::default(), BTreeSet::new());
-    while store.next_piece(&mut progress, &mut piece, 4_096, Planted::None) {
+    let wall = Wall::new(0, 0);
+    while store.next_piece(&wall, &mut progress, &mut piece, 4_096, Planted::None) {
         let Some(record) = piece.record() else { continue };
         let Record { kind, object, version, key, value, .. } = record;
         match kind {
             Kind::Keys => all.extend(checkpoint::keys(value).map(|item| {
                 let KeyItem { key, value_bytes, version, place, in_commit, until_ms, .. } = item;
-                format!("{object} {key:?} {version} {value_bytes} {place} {in_commit} {until_ms:?}")
+                // The moment may be that of a clock that was set since.
+                let timed = until_ms.is_some();
+                format!("{object} {key:?} {version} {value_bytes} {place} {in_commit} {timed}")
             })),
             Kind::Events => {
                 let events = (version..).zip(checkpoint::events(value));
                 all.extend(events.map(|(offset, item)| format!("{object} {offset} {} {}", item.place, item.bytes)));
-                all.insert(format!("{object} {key:?}"));
+                all.insert(format!("{object}{BEGINS}{key:?}"));
             }
-            _ => _ = all.insert(format!("{kind:?} {object} {version} {key:?} {value:?}")),
+            // The LSN in the value may be that of the record or of a copy of it.
+            _ => _ = all.insert(format!("{kind:?} {object} {version} {key:?}")),
         }
     }
     all

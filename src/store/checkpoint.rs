@@ -6,8 +6,9 @@ use std::ops::Bound;
 use crate::bytes::len_u32;
 use crate::ring::protocol::Status;
 use crate::store::Store;
+use crate::store::Wall;
 use crate::store::space::Said;
-use crate::types::ObjectId;
+use crate::types::{Lsn, ObjectId};
 use crate::wal::checkpoint::{EventItem, KeyItem, keys};
 use crate::wal::planted::Planted;
 use crate::wal::record::{FLAG_CHECKPOINT, Kind, Record};
@@ -77,18 +78,31 @@ impl Piece {
         self.head = Some((kind, object, version));
     }
 
+    /// What the record with this LSN says, whose key is there.
+    pub(super) fn say_again(&mut self, kind: Kind, object: ObjectId, version: u64, lsn: Lsn) {
+        self.value.extend_from_slice(&lsn.0.to_le_bytes());
+        self.say(kind, object, version);
+    }
+
     /// The record; `None`: there was nothing to say.
     #[must_use]
     pub fn record(&self) -> Option<Record<'_>> {
         let (kind, object, version) = self.head?;
         let flags = FLAG_CHECKPOINT;
-        Some(Record { kind, flags, lsn: crate::types::Lsn::NONE, object, version, key: &self.key, value: &self.value })
+        Some(Record { kind, flags, lsn: Lsn::NONE, object, version, key: &self.key, value: &self.value })
     }
 }
 
 impl Store {
-    /// Fills the next piece, with about so many bytes; it may say nothing. `false`: all is said.
-    pub fn next_piece(&self, progress: &mut Progress, piece: &mut Piece, bytes_max: usize, planted: Planted) -> bool {
+    /// Fills the next piece, with about so many bytes; it may say nothing. Moments are those of this wall clock. `false`: all is said.
+    pub fn next_piece(
+        &self,
+        wall: &Wall,
+        progress: &mut Progress,
+        piece: &mut Piece,
+        bytes_max: usize,
+        planted: Planted,
+    ) -> bool {
         piece.begin(bytes_max);
         let object = ObjectId(progress.object);
         if object.index() >= self.spaces.objects().max(self.streams.objects()) {
@@ -97,7 +111,7 @@ impl Store {
         let forgets = planted.is(Planted::ForgetInCheckpoint);
         match progress.part {
             Part::Keys => {
-                if !self.keys_piece(object, progress, piece) {
+                if !self.keys_piece(object, progress, piece, wall) {
                     progress.go_on(Part::Begin);
                 }
             }
@@ -128,7 +142,7 @@ impl Store {
     }
 
     /// `false`: there are no more keys in this space.
-    fn keys_piece(&self, object: ObjectId, progress: &mut Progress, piece: &mut Piece) -> bool {
+    fn keys_piece(&self, object: ObjectId, progress: &mut Progress, piece: &mut Piece, wall: &Wall) -> bool {
         let after = std::mem::take(&mut progress.after);
         let begin = if after.is_empty() { Bound::Unbounded } else { Bound::Excluded(&after[..]) };
         let (mut looks, mut full) = (0, false);
@@ -142,6 +156,7 @@ impl Store {
             progress.after.extend_from_slice(key);
             if let Some(said) = self.spaces.said(&self.heap, slot) {
                 let (value_bytes, Said { version, lsn, place, in_commit, until_ms }) = said;
+                let until_ms = until_ms.map(|until_ms| wall.logged_ms(until_ms));
                 KeyItem { key, value_bytes, version, lsn, place, in_commit, until_ms }.encode(&mut piece.value);
             }
         }

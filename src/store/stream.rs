@@ -515,6 +515,8 @@ impl Store {
             return refused;
         }
         let (lsn, after) = mode.log(context, Kind::Trim, before, &[], value);
+        // As it will be found in the log.
+        self.streams.stream(mode.object).logged |= mode.logged;
         self.streams.trim(mode.object, before, lsn);
         let completion = Completion { version: before, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }

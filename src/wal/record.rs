@@ -103,6 +103,15 @@ impl<'a> Record<'a> {
         self.flags & FLAG_CHECKPOINT != 0
     }
 
+    /// What a part of a checkpoint says again, as the record that said it: its LSN is the value of the part, beside the key.
+    #[must_use]
+    pub fn said_again(&self) -> Option<Record<'a>> {
+        let (lsn, &[]) = self.value.split_first_chunk::<8>()? else { return None };
+        let whole = matches!(self.kind, Kind::Create | Kind::Cursor | Kind::AppendOnce);
+        let said = Record { flags: 0, lsn: Lsn(u64::from_le_bytes(*lsn)), value: &[], ..*self };
+        (whole && self.is_of_checkpoint()).then_some(said)
+    }
+
     /// The heads before and after the events of a linked append.
     #[must_use]
     pub fn links(&self) -> Option<(&'a [u8; 32], &'a [u8; 32])> {

@@ -170,7 +170,12 @@ impl Daemon {
 
     pub fn connect_with(&mut self, _: &Place, options: &ConnectOptions) -> Client {
         let deadline = Instant::now() + PATIENCE;
-        self.0.connect(options, &|| Instant::now() < deadline).unwrap_or_else(|error| panic!("{error}"))
+        let client = self.0.connect(options, &|| Instant::now() < deadline).unwrap_or_else(|error| panic!("{error}"));
+        // It listens a moment before it says so, and before a signal stops it in good order.
+        while !self.log().contains(" ready ") && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        client
     }
 
     /// SIGKILL, and the end of the process.

@@ -155,3 +155,25 @@ fn a_truncated_image_is_reported() {
         }
     }
 }
+
+/// A frame that was written so, with a record that no version knows: a start says so, and does not look for ever.
+#[test]
+fn a_whole_frame_with_a_record_that_is_none_is_told() {
+    use forebay::wal::{frame, record};
+    let (mut image, _) = sample(NAMESPACE);
+    let blocks = image.0.len() / BLOCK;
+    let records = |block: &[u8]| u32::from_le_bytes(block[frame::RECORDS..frame::RECORDS + 4].try_into().unwrap());
+    let mut frames = (0..blocks).filter(|number| {
+        let block = &image.0[number * BLOCK..(number + 1) * BLOCK];
+        block[..8] == frame::MAGIC_VALUE.to_le_bytes() && records(block) > 0
+    });
+    let at = frames.next_back().expect("the sample has frames") * BLOCK;
+    let bytes = u32::from_le_bytes(image.0[at + frame::FRAME_BYTES..at + frame::FRAME_BYTES + 4].try_into().unwrap());
+    let whole = &mut image.0[at..at + bytes as usize];
+    whole[frame::HEADER_BYTES + record::KIND] = 99;
+    let crc = crc32c::crc32c(&whole[frame::VERSION..]);
+    whole[frame::CRC..frame::CRC + 4].copy_from_slice(&crc.to_le_bytes());
+    let bytes = image.0.len() as u64;
+    let error = read(&mut image, bytes).err().expect("it is refused").to_string();
+    assert!(error.contains("a bad record at LSN"), "{error}");
+}

@@ -1,8 +1,8 @@
 //! Chained streams: every event is linked to the one before it by a hash, so that one which is changed, moved or left out
 //! is found. The head after event n is BLAKE3(head before it, offset, event); that before event 0 is all zeros.
 //!
-//! Each event keeps the head before it behind its bytes. A record states the heads before and after its events, a trim
-//! the one before the first event that it leaves: so what stands in the log can be proven whatever is gone before it.
+//! Each event keeps the head before it behind its bytes. A record states the heads before and after its events, a trim,
+//! where it is at hand, the one before the first event that it leaves: so what stands in the log can be proven whatever is gone before it.
 
 use crate::bytes::len_u32;
 use crate::ring::protocol::{AUX_MORE, Completion, EVENT_HEADER_BYTES, HEAD_BYTES, Opcode, Status};

@@ -44,9 +44,9 @@ impl Streams {
     pub fn say_cursor(&self, object: ObjectId, after: &mut Vec<u8>, piece: &mut Piece) -> bool {
         let stream = &self.streams[object.index()];
         let begin = if after.is_empty() { Bound::Unbounded } else { Bound::Excluded(&after[..]) };
-        let Some((name, offset)) = stream.cursor_from(begin) else { return false };
+        let Some((name, offset, lsn)) = stream.cursor_from(begin) else { return false };
         piece.key.extend_from_slice(name);
-        piece.say(Kind::Cursor, object, offset);
+        piece.say_again(Kind::Cursor, object, offset, lsn);
         after.clear();
         after.extend_from_slice(&piece.key);
         true
@@ -54,9 +54,9 @@ impl Streams {
 
     /// The next one of what producers appended last, as an append without events. `false`: there is none.
     pub fn say_producer(&self, object: ObjectId, (slot, said): (&mut u64, &mut u64), piece: &mut Piece) -> bool {
-        let Some((key, offset)) = self.streams[object.index()].appended_once(slot, said) else { return false };
+        let Some((key, offset, lsn)) = self.streams[object.index()].appended_once(slot, said) else { return false };
         piece.key.extend_from_slice(&key);
-        piece.say(Kind::AppendOnce, object, offset);
+        piece.say_again(Kind::AppendOnce, object, offset, lsn);
         true
     }
 

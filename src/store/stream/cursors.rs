@@ -35,10 +35,10 @@ impl Stream {
     }
 
     /// The first cursor from a name on.
-    pub fn cursor_from(&self, begin: Bound<&[u8]>) -> Option<(&[u8], u64)> {
+    pub fn cursor_from(&self, begin: Bound<&[u8]>) -> Option<(&[u8], u64, Lsn)> {
         let by_name = &self.cursors.as_ref()?.by_name;
         let (name, cursor) = by_name.range::<[u8], _>((begin, Bound::Unbounded)).next()?;
-        Some((name, cursor.offset))
+        Some((name, cursor.offset, cursor.lsn))
     }
 
     /// What a read that saw a cursor, or that it is not there, may wait for.

@@ -237,9 +237,9 @@ impl Producers {
 }
 
 impl Stream {
-    /// What the producer in a slot appended after sequence number `said`, or another one behind it: the key of its record, and
-    /// the offset. Both move there.
-    pub fn appended_once(&self, slot: &mut u64, said: &mut u64) -> Option<([u8; 16], u64)> {
+    /// What the producer in a slot appended after sequence number `said`, or another one behind it: the key of its record,
+    /// the offset, and the LSN. Both move there.
+    pub fn appended_once(&self, slot: &mut u64, said: &mut u64) -> Option<([u8; 16], u64, Lsn)> {
         let slots = &self.producers.as_ref()?.slots;
         loop {
             let producer = slots.get(index(*slot))?;
@@ -251,7 +251,8 @@ impl Stream {
                 continue;
             };
             *said = sequence;
-            return Some((key_of(producer.id, sequence), producer.get(sequence).offset));
+            let Appended { offset, lsn } = producer.get(sequence);
+            return Some((key_of(producer.id, sequence), offset, lsn));
         }
     }
 
