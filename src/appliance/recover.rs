@@ -19,7 +19,7 @@ use crate::wal::record::{Kind, Record};
 use crate::wal::recovery::{self, Recovered, Walker};
 use crate::wal::superblock::Superblock;
 use crate::wal::survey::Survey;
-use crate::wal::{self, Identity, Wal};
+use crate::wal::{self, Identity, Wal, checkpoint};
 
 pub(super) const LOOK_FIRST: &str =
     "nothing was changed; look at all of it with `forebay verify`, then choose with `forebay repair`";
@@ -113,7 +113,7 @@ pub fn read_shard<B: Blocks>(
     let mut reading = Reading::new(settings, Some(from.lsn));
     let mut sink = |record: &Record<'_>, place| reading.take(record, place, settings);
     let walker = Walker::new(blocks, superblock, shard, chain);
-    let short = recovery::recover_from_checkpoint(walker, from, flight, settings.planted, &mut sink, progress);
+    let short = checkpoint::recover_from_checkpoint(walker, from, flight, settings.planted, &mut sink, progress);
     let recovered = match short {
         Some(recovered) => recovered,
         None => {

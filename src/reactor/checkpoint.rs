@@ -4,7 +4,7 @@
 use crate::buffer::Pool;
 use crate::store::Store;
 use crate::store::Wall;
-use crate::store::catalog::Catalog;
+use crate::store::catalog::{Catalog, Object};
 use crate::store::checkpoint::{Piece, Progress};
 use crate::types::{Lsn, ShardId};
 use crate::wal::checkpoint::{Begin, OWN_BYTES};
@@ -48,6 +48,8 @@ pub(super) struct Checkpoint {
     /// What the last one took.
     last_bytes: u64,
     before_bytes: u64,
+    /// When the last one ended; 0: the start.
+    ended_ns: u64,
 }
 
 impl Checkpoint {
@@ -66,6 +68,11 @@ impl Checkpoint {
             return false;
         }
         self.slice(store, wal, pool, catalog, (now_ns, wall))
+    }
+
+    /// How long ago the last one ended, or the start was.
+    pub(super) fn age_ns(&self, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(self.ended_ns)
     }
 
     /// Whether the last one is long ago enough: half of what recovery may read, and several times what it takes.
@@ -135,17 +142,7 @@ impl Checkpoint {
                     return false;
                 }
                 Some(object) => {
-                    let (kind, version, key) = (Kind::Create, object.attributes(), &*object.name);
-                    let name = Record {
-                        kind,
-                        flags: FLAG_CHECKPOINT,
-                        lsn: Lsn::NONE,
-                        object: object.id,
-                        version,
-                        key,
-                        value: &object.lsn.0.to_le_bytes(),
-                    };
-                    self.append(wal, pool, now_ns, &name);
+                    self.append(wal, pool, now_ns, &name_of(object, &object.lsn.0.to_le_bytes()));
                     Step::Names(begin, after + 1)
                 }
                 None => Step::Store(begin, Progress::default()),
@@ -175,6 +172,7 @@ impl Checkpoint {
             }
             Step::Landing(begin, lsn) if wal.checkpoint_has_landed(lsn) => {
                 wal.name_checkpoint(&begin);
+                self.ended_ns = now_ns;
                 Step::Idle
             }
             landing @ Step::Landing(..) => {
@@ -191,6 +189,12 @@ impl Checkpoint {
         let taken = usize::try_from(wal.counters.checkpoint_bytes - before).unwrap_or(usize::MAX);
         self.credit = self.credit.saturating_sub(taken);
     }
+}
+
+/// Says once more that there is such an object, which the record with this LSN said first.
+fn name_of<'a>(object: &'a Object, value: &'a [u8]) -> Record<'a> {
+    let (kind, flags, lsn, version) = (Kind::Create, FLAG_CHECKPOINT, Lsn::NONE, object.attributes());
+    Record { kind, flags, lsn, object: object.id, version, key: &object.name, value }
 }
 
 fn has_room(wal: &Wal, pool: &Pool, key_bytes: usize, value_bytes: usize) -> bool {

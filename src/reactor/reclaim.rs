@@ -231,12 +231,12 @@ impl Reclaim {
                         self.step = Step::Stopped;
                         return true;
                     }
-                    let named = wal.is_planted(Planted::FreeNamedSegment) && wal.counters.checkpoints > 0;
-                    if let Some(kept) = store.kept(record, end_lsn, &mut room).filter(|_| !named) {
+                    let drops = wal.is_planted(Planted::FreeNamedSegment) && wal.counters.checkpoints > 0;
+                    if let Some(kept) = store.kept(record, end_lsn, &mut room).filter(|_| !drops) {
                         if !self.has_room(wal, pool, kept.key.len(), kept.value.len()) {
                             break;
                         }
-                        let forgets = wal.planted().is(Planted::CopyWithoutUntil);
+                        let forgets = wal.is_planted(Planted::CopyWithoutUntil);
                         let kept = if forgets { kept.split_until().0 } else { kept };
                         wal.append_copy(pool, now_ns, &kept);
                         store.moved(&kept, wal.last_place(), wal.last_lsn(), wal.readable_lsn());
@@ -253,9 +253,8 @@ impl Reclaim {
                         break;
                     }
                     let link = reread.link();
-                    let lsn = wal.append_give_up(pool, now_ns, &link, reread.end_lsn());
+                    self.step = Step::Landing(link, wal.append_give_up(pool, now_ns, &link, reread.end_lsn()));
                     (self.loaded, self.kept) = (reread.into_loaded(), room);
-                    self.step = Step::Landing(link, lsn);
                     return true;
                 }
                 Next::Damaged(found) => {

@@ -72,7 +72,7 @@ fn a_checkpoint_that_forgets_cursors_is_found() {
 
 #[test]
 fn a_value_that_is_forgotten_too_early_is_found() {
-    finds(Planted::ForgetTooEarly, 1..=200, "unexpected status Unreadable");
+    finds(Planted::ForgetTooEarly, 1..=500, "unexpected status Unreadable");
 }
 
 #[test]

@@ -8,8 +8,11 @@
 use crate::buffer::Pool;
 use crate::bytes::{get_u16, get_u32, get_u64, put_u16, put_u32, put_u64};
 use crate::types::{DeviceAddress, Lsn, ObjectId};
+use crate::wal::blocks::Blocks;
+use crate::wal::flight::Contents;
 use crate::wal::planted::Planted;
-use crate::wal::record::{Kind, Record};
+use crate::wal::record::{Kind, Record, Sink};
+use crate::wal::recovery::{self, Recovered, Walker};
 use crate::wal::{Link, Wal};
 
 /// Before each key of a `Keys` record: bytes of the key u16 · flags u16 · bytes of the value u32 · version u64 · LSN u64 ·
@@ -137,6 +140,22 @@ impl Begin {
             && own_epoch == Some(epoch)
             && self.epoch == epoch
     }
+}
+
+/// As `recover`, from the checkpoint that begins there. `None`: it cannot be had whole, and all of the log says what
+/// holds; `sink` may have got records by then.
+pub fn recover_from_checkpoint<B: Blocks>(
+    walker: Walker<'_, B>,
+    begin: Place,
+    flight: Option<&Contents>,
+    planted: Planted,
+    sink: &mut Sink<'_>,
+    progress: &mut dyn FnMut(u64),
+) -> Option<Recovered> {
+    let recovered =
+        recovery::recover(&mut walker.beginning_at(begin.sequence)?, flight, planted, sink, progress).ok()?;
+    let whole = recovered.tail.checkpoint.place >= begin || planted.is(Planted::NameCheckpointTooEarly);
+    whole.then_some(recovered)
 }
 
 impl Wal {

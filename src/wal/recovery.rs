@@ -381,21 +381,6 @@ pub fn recover<B: Blocks>(
     Ok(recovered)
 }
 
-/// As `recover`, from the checkpoint that begins there. `None`: it cannot be had whole, and all of the log says what
-/// holds; `sink` may have got records by then.
-pub fn recover_from_checkpoint<B: Blocks>(
-    walker: Walker<'_, B>,
-    begin: checkpoint::Place,
-    flight: Option<&Contents>,
-    planted: Planted,
-    sink: &mut Sink<'_>,
-    progress: &mut dyn FnMut(u64),
-) -> Option<Recovered> {
-    let recovered = recover(&mut walker.beginning_at(begin.sequence)?, flight, planted, sink, progress).ok()?;
-    let whole = recovered.tail.checkpoint.place >= begin || planted.is(Planted::NameCheckpointTooEarly);
-    whole.then_some(recovered)
-}
-
 /// The record that gave up the segments before the first one says with which LSN that begins.
 fn check_beginning<B: Blocks>(walker: &mut Walker<'_, B>, begin_lsn: Lsn, tail: &Tail) -> Result<(), Damage> {
     let Some(first) = walker.chain.first() else { return Ok(()) };

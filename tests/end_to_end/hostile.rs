@@ -211,7 +211,6 @@ fn who_breaks_the_protocol_is_ended_and_told_why() {
         for (submission, reason) in [
             (Submission { opcode: u8::MAX, ..noop() }, EndReason::BadOpcode),
             (Submission { opcode: 255, ..noop() }, EndReason::BadOpcode),
-            (Submission { flags: 0x40, ..noop() }, EndReason::BadFlags),
             (Submission { flags: 0x80, ..noop() }, EndReason::BadFlags),
             (Submission { flags: 0xff, ..put }, EndReason::BadFlags),
             (Submission { key_bytes: u16::MAX, ..put }, EndReason::BadPayload),
