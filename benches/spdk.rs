@@ -147,6 +147,7 @@ fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
             window_interval_ns: 1_000_000,
             window_bytes: FRAME_BYTES / 2,
             watermark_interval_ns: 1_000_000_000,
+            recovery_bytes_max: u64::MAX,
         },
         store: store::Limits {
             key_bytes_max: 1_024,

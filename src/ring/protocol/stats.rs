@@ -76,6 +76,9 @@ pub const DEVICE_OPERATIONS_PER_SECOND_MAX: usize = 52;
 pub const FRAMES_OF_RECORDS: usize = 53;
 pub const FRAME_CLASSES: usize = 7;
 pub const FRAME_RECORDS_MAX: usize = 60;
+/// Checkpoints that were ended, and what they take of `RECORD_BYTES`.
+pub const CHECKPOINTS: usize = 61;
+pub const CHECKPOINT_BYTES: usize = 62;
 /// The words that tell of the drive, and not of a reactor.
 pub const DRIVE: [usize; 6] = [
     DRIVE_HEALTH_KNOWN,
@@ -87,7 +90,7 @@ pub const DRIVE: [usize; 6] = [
 ];
 
 /// Name and unit of every word.
-pub const NAMES: [&str; 61] = [
+pub const NAMES: [&str; 63] = [
     "turns",
     "requests",
     "writes",
@@ -149,6 +152,8 @@ pub const NAMES: [&str; 61] = [
     "frames_of_32_records",
     "frames_of_64_records",
     "frame_records_max",
+    "checkpoints",
+    "checkpoint_bytes",
 ];
 
 /// What a `Stats` request asks for, in its arg0.
@@ -183,8 +188,12 @@ pub const SHARD_LAST_LSN: usize = 7;
 /// The lag behind the last one is what waits for the drive, in records.
 pub const SHARD_DURABLE_LSN: usize = 8;
 pub const SHARD_FENCED: usize = 9;
+/// What a start would read of the log, about.
+pub const SHARD_RECOVERY_BYTES: usize = 10;
+/// Since the last checkpoint ended, or since the start.
+pub const SHARD_CHECKPOINT_AGE_MS: usize = 11;
 
-pub const SHARD_NAMES: [&str; 10] = [
+pub const SHARD_NAMES: [&str; 12] = [
     "shard",
     "keys",
     "events",
@@ -195,6 +204,8 @@ pub const SHARD_NAMES: [&str; 10] = [
     "last_lsn",
     "durable_lsn",
     "fenced",
+    "recovery_bytes",
+    "checkpoint_age_ms",
 ];
 
 pub const OBJECT: usize = 0;
