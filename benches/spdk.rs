@@ -213,8 +213,7 @@ fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
     let pool = Pool::new(opened.region(16 * FRAME_BYTES, Pages::Ordinary)?, FRAME_BYTES);
     let clock = quanta::Clock::new();
     let clock = Tsc { start: clock.raw(), clock };
-    let mut reactor =
-        Reactor::new(place, limits, clock, opened.device(None)?, pool, begun.catalog, begun.shards);
+    let mut reactor = Reactor::new(place, limits, clock, opened.device(None)?, pool, begun.catalog, begun.shards);
     rings.into_iter().for_each(|ring| reactor.begin_session(ring));
     while reactor.phase() == Phase::Settling {
         reactor.turn();

@@ -71,7 +71,7 @@ pub fn buffers(
     let start = |number: usize| {
         let mut buffer = pool.borrow_mut().take().expect("as many buffers as are under way");
         if fresh {
-            buffer.fill(number as u8);
+            buffer.fill(number.to_le_bytes()[0]);
         }
         let address = DeviceAddress(address(number));
         let operation = Operation { tag: 0, kind, address, bytes, buffer };

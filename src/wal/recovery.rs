@@ -219,14 +219,21 @@ impl<'a, B: Blocks> Walker<'a, B> {
             None => false,
         };
         if !loaded {
-            let length = bytes.max(READ_AHEAD_BYTES).min(self.segment_bytes() - offset);
+            // What is loaded already of a frame in two pieces is kept: so the pieces follow each other on the device.
+            let kept = match self.loaded_at.take() {
+                Some((at_link, at)) if at_link == link && (at..at + self.loaded.len()).contains(&offset) => {
+                    self.loaded.copy_within(offset - at.., 0);
+                    at + self.loaded.len() - offset
+                }
+                _ => 0,
+            };
+            let length = bytes.max(kept + READ_AHEAD_BYTES).min(self.segment_bytes() - offset);
             self.loaded.resize(length, 0);
-            self.loaded_at = None;
-            let address = self.address(link, offset);
-            if self.blocks.read(address, &mut self.loaded).is_err() {
+            let address = self.address(link, offset + kept);
+            if self.blocks.read(address, &mut self.loaded[kept..]).is_err() {
                 // A bad block further on must not hide the good ones before it.
                 self.loaded.truncate(bytes);
-                self.blocks.read(address, &mut self.loaded)?;
+                self.blocks.read(address, &mut self.loaded[kept..])?;
             }
             self.loaded_at = Some((link, offset));
         }
