@@ -5,7 +5,8 @@
 # or of SPDK's prefix is taken. No root, no hugepages, no drive. Built where checks/spdk.sh looks for its binary.
 
 target_tests=$(cat "$setup"/../tests/spdk.rs "$setup"/../sys/src/spdk/tests.rs | grep -c '^#\[test\]')
-target_build=$(dirname "${FOREBAY_SPDK:-$setup/../target/spdk/release/forebay}")/..
+# No "..": before the first build the directory behind it is not there.
+target_build=$(dirname "$(dirname "${FOREBAY_SPDK:-$(dirname "$setup")/target/spdk/release/forebay}")")
 
 # target_program: SPDK's nvmf_tgt; nothing when none is found.
 target_program() {
