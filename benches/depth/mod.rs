@@ -1,7 +1,7 @@
 //! So many operations with a depth of them under way, and what each took.
 
 use std::cell::RefCell;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use forebay::buffer::Pool;
 use forebay::device::any::AnyDevice;
@@ -33,26 +33,29 @@ impl Taken {
     }
 }
 
-/// `start` takes the number of the operation, `ended` tells how many ended.
+/// `start` takes the number of the operation, `ended` tells how many ended. Times are of the processor's counter, as those of
+/// the tools beside which they stand.
 pub fn drive(plan: Plan, mut start: impl FnMut(usize), mut ended: impl FnMut() -> usize) -> Taken {
     let Plan { mut ops, depth, time_max } = plan;
     let (mut begun, mut latencies) = (Vec::with_capacity(ops), Vec::with_capacity(ops));
-    let started = Instant::now();
+    let clock = quanta::Clock::new();
+    let since = |start: u64| Duration::from_nanos(clock.delta_as_nanos(start, clock.raw()));
+    let started = clock.raw();
     while latencies.len() < ops {
         while begun.len() < ops && begun.len() - latencies.len() < depth {
-            begun.push(Instant::now());
+            begun.push(clock.raw());
             start(begun.len() - 1);
         }
         let now_ended = ended();
         for _ in 0..now_ended {
             // They may end in another order; the sum, and at depth 1 each, is exact.
-            latencies.push(begun[latencies.len()].elapsed());
+            latencies.push(since(begun[latencies.len()]));
         }
-        if started.elapsed() > time_max {
+        if now_ended > 0 && since(started) > time_max {
             ops = begun.len();
         }
     }
-    let elapsed = started.elapsed();
+    let elapsed = since(started);
     latencies.sort_unstable();
     Taken { latencies, elapsed }
 }
