@@ -438,7 +438,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             if self.phase == Phase::Serving {
                 let Shard { store, wal, reclaim, checkpoint, .. } = shard;
                 any |= reclaim.turn(store, wal, &mut self.pool, &mut self.device, low, now_ns);
-                any |= checkpoint.turn(store, wal, &mut self.pool, &self.catalog, (now_ns, &self.wall));
+                any |= checkpoint.turn(store, wal, &mut self.pool, &self.catalog, now_ns);
             }
         }
         any

@@ -26,7 +26,7 @@ use cache::Cache;
 use catalog::Catalog;
 use heap::{Cell, Heap};
 pub use space::{Expired, Rest};
-use space::{Said, Spaces};
+use space::{Said, Spaces, Until};
 use stream::{Head, Streams};
 pub use wall::Wall;
 
@@ -288,7 +288,8 @@ impl Store {
         match record.kind {
             Kind::Put | Kind::PutUntil => {
                 let (Record { object, version, lsn, key, value, .. }, until_ms) = record.split_until();
-                let said = Said { version, lsn, place, in_commit: false, until_ms };
+                let until = until_ms.map(Until::recovered);
+                let said = Said { version, lsn, place, in_commit: false, until };
                 self.spaces.replay(&mut self.heap, object, key, value, said)
             }
             Kind::Expire => {

@@ -3,7 +3,6 @@
 
 use crate::buffer::Pool;
 use crate::store::Store;
-use crate::store::Wall;
 use crate::store::catalog::{Catalog, Object};
 use crate::store::checkpoint::{Piece, Progress};
 use crate::types::{Lsn, ShardId};
@@ -61,13 +60,13 @@ impl Checkpoint {
         wal: &mut Wal,
         pool: &mut Pool,
         catalog: &Catalog,
-        (now_ns, wall): (u64, &Wall),
+        now_ns: u64,
     ) -> bool {
         let idle = matches!(self.step, Step::Idle);
         if idle && wal.recovery_bytes() < wal.limits().recovery_bytes_max / 2 {
             return false;
         }
-        self.slice(store, wal, pool, catalog, (now_ns, wall))
+        self.slice(store, wal, pool, catalog, now_ns)
     }
 
     /// How long ago the last one ended, or the start was.
@@ -82,14 +81,7 @@ impl Checkpoint {
     }
 
     #[cold]
-    fn slice(
-        &mut self,
-        store: &Store,
-        wal: &mut Wal,
-        pool: &mut Pool,
-        catalog: &Catalog,
-        (now_ns, wall): (u64, &Wall),
-    ) -> bool {
+    fn slice(&mut self, store: &Store, wal: &mut Wal, pool: &mut Pool, catalog: &Catalog, now_ns: u64) -> bool {
         if wal.fenced().is_some() {
             self.step = Step::Idle;
             return false;
@@ -97,7 +89,7 @@ impl Checkpoint {
         self.earn(wal);
         let mut worked = false;
         for _ in 0..TURN_PIECES_MAX {
-            if self.credit == 0 || !self.step(store, wal, pool, catalog, (now_ns, wall)) {
+            if self.credit == 0 || !self.step(store, wal, pool, catalog, now_ns) {
                 break;
             }
             worked = true;
@@ -117,14 +109,7 @@ impl Checkpoint {
     }
 
     /// The next piece. `false`: there is no room for it, or nothing to do.
-    fn step(
-        &mut self,
-        store: &Store,
-        wal: &mut Wal,
-        pool: &mut Pool,
-        catalog: &Catalog,
-        (now_ns, wall): (u64, &Wall),
-    ) -> bool {
+    fn step(&mut self, store: &Store, wal: &mut Wal, pool: &mut Pool, catalog: &Catalog, now_ns: u64) -> bool {
         let due = !matches!(self.step, Step::Idle) || self.is_due(wal);
         let lands = matches!(self.step, Step::Landing(..));
         if !due || !lands && !has_room(wal, pool, 0, OWN_BYTES) {
@@ -150,7 +135,7 @@ impl Checkpoint {
             Step::Store(begin, mut progress) => {
                 let (before, mut piece) = (progress.clone(), std::mem::take(&mut self.piece));
                 let bytes_max = PIECE_BYTES.min(pool.buffer_bytes() / 2);
-                let more = store.next_piece(wall, &mut progress, &mut piece, bytes_max, wal.planted());
+                let more = store.next_piece(&mut progress, &mut piece, bytes_max, wal.planted());
                 let said = piece.record();
                 // What it says holds now: without room for it another one is made.
                 let fits = said.is_none_or(|said| has_room(wal, pool, said.key.len(), said.value.len()));

@@ -22,8 +22,8 @@ use crate::ring::server::{Rights, SessionId, pair_in_process};
 use crate::sim::device::{Drive, Fate, SimBlocks, SimDevice, VirtualClock};
 use crate::sim::profile::Profile;
 use crate::sim::report::{Count, Counts};
+use crate::store::Store;
 use crate::store::checkpoint::{Piece, Progress};
-use crate::store::{Store, Wall};
 use crate::types::{Lsn, ObjectId, ShardId};
 use crate::wal::checkpoint::{self, KeyItem};
 use crate::wal::flight::{self, Contents, Flight, Owner};
@@ -405,16 +405,13 @@ const BEGINS: &str = " begins ";
 /// What a store holds, as a checkpoint would say it.
 fn said(store: &Store) -> BTreeSet<String> {
     let (mut progress, mut piece, mut all) = (Progress::default(), Piece::default(), BTreeSet::new());
-    let wall = Wall::new(0, 0);
-    while store.next_piece(&wall, &mut progress, &mut piece, 4_096, Planted::None) {
+    while store.next_piece(&mut progress, &mut piece, 4_096, Planted::None) {
         let Some(record) = piece.record() else { continue };
         let Record { kind, object, version, key, value, .. } = record;
         match kind {
             Kind::Keys => all.extend(checkpoint::keys(value).map(|item| {
                 let KeyItem { key, value_bytes, version, place, in_commit, until_ms, .. } = item;
-                // The moment may be that of a clock that was set since.
-                let timed = until_ms.is_some();
-                format!("{object} {key:?} {version} {value_bytes} {place} {in_commit} {timed}")
+                format!("{object} {key:?} {version} {value_bytes} {place} {in_commit} {until_ms:?}")
             })),
             Kind::Events => {
                 let events = (version..).zip(checkpoint::events(value));

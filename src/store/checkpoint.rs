@@ -6,8 +6,7 @@ use std::ops::Bound;
 use crate::bytes::len_u32;
 use crate::ring::protocol::Status;
 use crate::store::Store;
-use crate::store::Wall;
-use crate::store::space::Said;
+use crate::store::space::{Said, Until};
 use crate::types::{Lsn, ObjectId};
 use crate::wal::checkpoint::{EventItem, KeyItem, keys};
 use crate::wal::planted::Planted;
@@ -94,15 +93,8 @@ impl Piece {
 }
 
 impl Store {
-    /// Fills the next piece, with about so many bytes; it may say nothing. Moments are those of this wall clock. `false`: all is said.
-    pub fn next_piece(
-        &self,
-        wall: &Wall,
-        progress: &mut Progress,
-        piece: &mut Piece,
-        bytes_max: usize,
-        planted: Planted,
-    ) -> bool {
+    /// Fills the next piece, with about so many bytes; it may say nothing. `false`: all is said.
+    pub fn next_piece(&self, progress: &mut Progress, piece: &mut Piece, bytes_max: usize, planted: Planted) -> bool {
         piece.begin(bytes_max);
         let object = ObjectId(progress.object);
         if object.index() >= self.spaces.objects().max(self.streams.objects()) {
@@ -111,7 +103,7 @@ impl Store {
         let forgets = planted.is(Planted::ForgetInCheckpoint);
         match progress.part {
             Part::Keys => {
-                if !self.keys_piece(object, progress, piece, wall) {
+                if !self.keys_piece(object, progress, piece) {
                     progress.go_on(Part::Begin);
                 }
             }
@@ -142,7 +134,7 @@ impl Store {
     }
 
     /// `false`: there are no more keys in this space.
-    fn keys_piece(&self, object: ObjectId, progress: &mut Progress, piece: &mut Piece, wall: &Wall) -> bool {
+    fn keys_piece(&self, object: ObjectId, progress: &mut Progress, piece: &mut Piece) -> bool {
         let after = std::mem::take(&mut progress.after);
         let begin = if after.is_empty() { Bound::Unbounded } else { Bound::Excluded(&after[..]) };
         let (mut looks, mut full) = (0, false);
@@ -155,8 +147,8 @@ impl Store {
             progress.after.clear();
             progress.after.extend_from_slice(key);
             if let Some(said) = self.spaces.said(&self.heap, slot) {
-                let (value_bytes, Said { version, lsn, place, in_commit, until_ms }) = said;
-                let until_ms = until_ms.map(|until_ms| wall.logged_ms(until_ms));
+                let (value_bytes, Said { version, lsn, place, in_commit, until }) = said;
+                let until_ms = until.map(|until| until.logged_ms);
                 KeyItem { key, value_bytes, version, lsn, place, in_commit, until_ms }.encode(&mut piece.value);
             }
         }
@@ -174,7 +166,8 @@ impl Store {
     pub(super) fn replay_keys(&mut self, record: &Record<'_>) -> Result<(), Status> {
         for KeyItem { key, value_bytes, version, lsn, place, in_commit, until_ms } in keys(record.value) {
             self.next_version = self.next_version.max(version.saturating_add(1));
-            let said = Said { version, lsn, place, in_commit, until_ms };
+            let until = until_ms.map(Until::recovered);
+            let said = Said { version, lsn, place, in_commit, until };
             self.spaces.replay_place(&mut self.heap, record.object, key, value_bytes, said)?;
         }
         Ok(())

@@ -22,9 +22,10 @@ use crate::wal::pool::Writer;
 use crate::wal::record::{Kind, Record, UNTIL_BYTES};
 
 use entry::Entry;
-pub use entry::Said;
+pub use entry::{Said, Until};
+use expiry::TIMED_BYTES;
 pub use expiry::{Expired, Rest};
-use wheel::{NODE_BYTES, Wheel};
+use wheel::Wheel;
 
 /// What a key takes in the index beside its cell, at most about: its place in the slab (40 B) and in the list of free ones
 /// (4 B), in a hash table that just grew (12 B), and in a half-full block of the order (8 B).
@@ -226,8 +227,8 @@ impl Spaces {
     /// Gives a key its value. `make_room` said yes, unless the value is behind its key or on the drive alone (`None`).
     fn set(&mut self, heap: &mut Heap, slot: u32, value: Option<&[u8]>, value_bytes: u32, said: Said) {
         let lsn = said.lsn;
-        if said.until_ms.is_some() || self.entries[slot as usize].is_timed() {
-            self.set_until(heap, slot, said.until_ms);
+        if said.until.is_some() || self.entries[slot as usize].is_timed() {
+            self.set_until(heap, slot, said.until);
         }
         let entry = &mut self.entries[slot as usize];
         let before = entry.logged_bytes();
@@ -297,7 +298,7 @@ impl Spaces {
             if found.is_none() && self.is_full() {
                 return Err(Status::NoMemory);
             }
-            match self.place(heap, found, object, key, cell_bytes(key, value.len(), Home::Cache, said.until_ms)) {
+            match self.place(heap, found, object, key, cell_bytes(key, value.len(), Home::Cache, said.until)) {
                 Ok(slot) => break slot,
                 Err(status) if !self.shrink(heap, durable) => return Err(status),
                 Err(_) => {}
@@ -317,7 +318,7 @@ impl Spaces {
     pub fn put(&mut self, heap: &mut Heap, object: ObjectId, key: &[u8], value: &[u8], said: Said, durable: Lsn) {
         let home = if said.lsn == Lsn::NONE { Home::Cell } else { Home::Cache };
         let found = self.find(heap, self.hash(object, key), object, key);
-        let bytes = cell_bytes(key, value.len(), home, said.until_ms);
+        let bytes = cell_bytes(key, value.len(), home, said.until);
         let slot = self.place(heap, found, object, key, bytes).expect("the memory was there a moment ago");
         if home == Home::Cache && !self.suits(slot, value.len()) {
             self.cache.make_room_over(heap, &mut self.entries, value.len(), durable);
@@ -395,8 +396,8 @@ impl Spaces {
 }
 
 /// Bytes of a key's cell.
-fn cell_bytes(key: &[u8], value_bytes: usize, home: Home, until_ms: Option<u64>) -> usize {
-    let node_bytes = if until_ms.is_some() { NODE_BYTES } else { 0 };
+fn cell_bytes(key: &[u8], value_bytes: usize, home: Home, until: Option<Until>) -> usize {
+    let node_bytes = if until.is_some() { TIMED_BYTES } else { 0 };
     key.len() + node_bytes + if home == Home::Cell { value_bytes } else { 0 }
 }
 
@@ -460,12 +461,15 @@ impl Store {
             // What waits to be durable goes out when somebody wants it.
             return if full == Full::Now { Outcome::Later } else { Outcome::status(Status::NoMemory) };
         }
-        let until_ms = match ttl_ms {
-            Some(ttl_ms) => Some(context.lived_ms() + ttl_ms),
+        let until = match ttl_ms {
+            Some(ttl_ms) => {
+                let logged_ms = context.wall.wall_ms(context.now_ns) + ttl_ms;
+                Some(Until { lived_ms: context.lived_ms() + ttl_ms, logged_ms })
+            }
             None if context.wal.planted().is(Planted::KeepUntil) => self.spaces.until(&self.heap, found),
             None => None,
         };
-        let bytes = cell_bytes(key, value.len(), home, until_ms);
+        let bytes = cell_bytes(key, value.len(), home, until);
         let slot = match self.spaces.place(&mut self.heap, found, mode.object, key, bytes) {
             Ok(slot) => slot,
             Err(status) => return self.no_memory(context.wal, status),
@@ -475,7 +479,7 @@ impl Store {
             Some(ttl_ms) => mode.log_until(context, version, key, ttl_ms, value),
             None => mode.log(context, Kind::Put, version, key, value),
         };
-        let said = Said { version, lsn, place: context.wal.last_place(), in_commit: false, until_ms };
+        let said = Said { version, lsn, place: context.wal.last_place(), in_commit: false, until };
         self.spaces.set(&mut self.heap, slot, Some(value), len_u32(value.len()), said);
         let completion = Completion { version, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }

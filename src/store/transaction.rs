@@ -55,7 +55,7 @@ impl Store {
         } else {
             mode.log(context, Kind::Commit, version, &[], writes)
         };
-        let said = Said { version, lsn, place: context.wal.last_place(), in_commit: true, until_ms: None };
+        let said = Said { version, lsn, place: context.wal.last_place(), in_commit: true, until: None };
         self.write_all(writes, said, context.wal.readable_lsn());
         let completion = Completion { version, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }
@@ -169,7 +169,7 @@ impl Store {
 
     /// Takes a commit of the recovered log, which stands at `place`.
     pub(super) fn replay_commit(&mut self, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
-        let said = Said { version: record.version, lsn: record.lsn, place, in_commit: true, until_ms: None };
+        let said = Said { version: record.version, lsn: record.lsn, place, in_commit: true, until: None };
         for Entry { object, key, what } in entries(record.value) {
             match what {
                 What::Put(value) => self.spaces.replay(&mut self.heap, object, key, value, said)?,

@@ -49,7 +49,7 @@ impl Spaces {
             return Err(Status::NoMemory);
         }
         let slot = loop {
-            match self.place(heap, found, object, key, cell_bytes(key, 0, Home::Cache, said.until_ms)) {
+            match self.place(heap, found, object, key, cell_bytes(key, 0, Home::Cache, said.until)) {
                 Ok(slot) => break slot,
                 Err(status) if !self.shrink(heap, self.recovered_lsn) => return Err(status),
                 Err(_) => {}

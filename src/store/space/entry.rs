@@ -4,7 +4,7 @@ use crate::bytes::{index, len_u32};
 use crate::ring::protocol::commit;
 use crate::store::cache::{Cache, Position};
 use crate::store::heap::{Cell, Heap};
-use crate::store::space::wheel::NODE_BYTES;
+use crate::store::space::expiry::TIMED_BYTES;
 use crate::store::{Fetched, Want, Whose};
 use crate::types::{DeviceAddress, Lsn, ObjectId};
 use crate::wal::record::{self, UNTIL_BYTES};
@@ -37,6 +37,22 @@ const TIMED: u64 = 1 << 62;
 
 const _: () = assert!(size_of::<Entry>() == 40);
 
+/// Until when a key holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Until {
+    /// By what keys go by while the daemon lives.
+    pub lived_ms: u64,
+    /// As the log says it, by the wall clock as it stood.
+    pub logged_ms: u64,
+}
+
+impl Until {
+    /// Out of the log.
+    pub fn recovered(logged_ms: u64) -> Until {
+        Until { lived_ms: logged_ms, logged_ms }
+    }
+}
+
 /// What says the value of a key: the version, and the record, none where it is not logged.
 #[derive(Clone, Copy)]
 pub struct Said {
@@ -45,7 +61,7 @@ pub struct Said {
     pub place: DeviceAddress,
     pub in_commit: bool,
     /// It holds until then.
-    pub until_ms: Option<u64>,
+    pub until: Option<Until>,
 }
 
 impl Entry {
@@ -77,8 +93,8 @@ impl Entry {
     }
 
     /// What says its value, which holds until that moment.
-    pub fn said(&self, until_ms: Option<u64>) -> Said {
-        Said { version: self.version, lsn: self.lsn(), place: self.place(), in_commit: self.in_commit(), until_ms }
+    pub fn said(&self, until: Option<Until>) -> Said {
+        Said { version: self.version, lsn: self.lsn(), place: self.place(), in_commit: self.in_commit(), until }
     }
 
     fn in_commit(&self) -> bool {
@@ -96,7 +112,7 @@ impl Entry {
 
     /// Bytes of its cell before the value of a key that is not logged.
     pub fn head_bytes(&self) -> usize {
-        self.key_bytes() + if self.is_timed() { NODE_BYTES } else { 0 }
+        self.key_bytes() + if self.is_timed() { TIMED_BYTES } else { 0 }
     }
 
     /// Whether a record says what it holds.

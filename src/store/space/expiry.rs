@@ -2,8 +2,9 @@
 //! moment on, and then removed: a record says so, and gives back its memory and its room in the log.
 
 use crate::buffer::Pool;
+use crate::bytes::{get_u64, put_u64};
 use crate::store::heap::Heap;
-use crate::store::space::entry::Entry;
+use crate::store::space::entry::{Entry, Until};
 use crate::store::space::wheel::{NODE_BYTES, Node, Nodes, Step};
 use crate::store::space::{Spaces, Store};
 use crate::types::Lsn;
@@ -13,6 +14,9 @@ use crate::wal::{Room, Wal};
 
 /// What one call looks at of the wheel: some 30 us when each is a key that is over.
 const STEPS_MAX: usize = 64;
+
+/// What a key with a time to live takes more: its node, and the moment as the log says it.
+pub const TIMED_BYTES: usize = NODE_BYTES + 8;
 
 /// What came of a look at the keys with a time to live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,14 +74,17 @@ impl Spaces {
 
     /// Gives a key a time to live, or takes it away. Its cell has the room.
     #[cold]
-    pub(super) fn set_until(&mut self, heap: &mut Heap, slot: u32, until_ms: Option<u64>) {
+    pub(super) fn set_until(&mut self, heap: &mut Heap, slot: u32, until: Option<Until>) {
         let before_bytes = self.entries[slot as usize].logged_bytes();
         if self.entries[slot as usize].is_timed() {
             self.wheel.remove(&mut Cells { heap, entries: &self.entries }, slot);
         }
-        self.entries[slot as usize].set_timed(until_ms.is_some());
-        if let Some(until_ms) = until_ms {
-            self.wheel.insert(&mut Cells { heap, entries: &self.entries }, slot, until_ms);
+        self.entries[slot as usize].set_timed(until.is_some());
+        if let Some(Until { lived_ms, logged_ms }) = until {
+            self.wheel.insert(&mut Cells { heap, entries: &self.entries }, slot, lived_ms);
+            let entry = &self.entries[slot as usize];
+            let at = entry.key_bytes() + NODE_BYTES;
+            put_u64(heap.bytes_mut(entry.cell(), at + 8), at, logged_ms);
         }
         let entry = &self.entries[slot as usize];
         let (object, after_bytes) = (entry.object(), entry.logged_bytes());
@@ -92,9 +99,11 @@ impl Spaces {
     }
 
     /// Until when a key holds.
-    pub(super) fn until(&self, heap: &Heap, found: Option<u32>) -> Option<u64> {
+    pub(super) fn until(&self, heap: &Heap, found: Option<u32>) -> Option<Until> {
         let entry = &self.entries[found? as usize];
-        entry.is_timed().then(|| node_of(entry, heap).at_ms)
+        let at = entry.key_bytes() + NODE_BYTES;
+        let logged_ms = || get_u64(heap.bytes(entry.cell(), at + 8), at);
+        entry.is_timed().then(|| Until { lived_ms: node_of(entry, heap).at_ms, logged_ms: logged_ms() })
     }
 
     /// Removes a key as the log says, if it holds the version that the record names.
