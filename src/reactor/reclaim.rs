@@ -236,6 +236,7 @@ impl Reclaim {
                         self.step = Step::Stopped;
                         return true;
                     }
+                    store.rescue(&record, wal.planted());
                     if let Some(kept) = store.kept(record, end_lsn, &mut room) {
                         if !self.has_room(wal, pool, kept.key.len(), kept.value.len()) {
                             break;

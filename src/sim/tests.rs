@@ -62,7 +62,7 @@ fn a_value_that_is_forgotten_too_early_is_found() {
 
 #[test]
 fn a_value_of_another_version_is_found() {
-    finds(Planted::BelieveAnyVersion, 1..=300, "another value was shown");
+    finds(Planted::BelieveAnyVersion, 1..=900, "another value was shown");
 }
 
 #[test]
@@ -126,6 +126,22 @@ fn a_start_that_forgets_times_to_live_is_found() {
 #[test]
 fn a_put_that_keeps_the_time_to_live_before_it_is_found() {
     finds(Planted::KeepUntil, 1..=100, "the key is gone, and nobody deleted it");
+}
+
+#[test]
+fn a_snapshot_that_sees_later_writes_is_found() {
+    finds(Planted::SeeLaterWrites, 1..=60, "the snapshot had shown");
+    finds(Planted::SeeLaterWrites, 1..=100, "has no place in time");
+}
+
+#[test]
+fn a_version_that_goes_with_its_segment_is_found() {
+    finds(Planted::ForgetKept, 1..=600, "unexpected status Unreadable");
+}
+
+#[test]
+fn a_snapshot_without_a_barrier_is_found() {
+    finds(Planted::SkipBarrier, 1..=600, "has no place in time");
 }
 
 #[test]

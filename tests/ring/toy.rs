@@ -103,7 +103,8 @@ impl Store {
                 self.first.insert(submission.object, submission.arg0);
                 Status::Ok
             }
-            Opcode::Commit => Status::BadRequest,
+            Opcode::Commit | Opcode::Snapshot | Opcode::Release => Status::BadRequest,
+            Opcode::GetAt | Opcode::ScanAt | Opcode::Extent => Status::SnapshotGone,
             Opcode::Open => self.open(submission, key, &mut answer),
             Opcode::Catalog => {
                 for (number, (name, kind, durability, compression)) in (1u32..).zip(&self.names) {

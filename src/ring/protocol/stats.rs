@@ -76,6 +76,14 @@ pub const DEVICE_OPERATIONS_PER_SECOND_MAX: usize = 52;
 pub const FRAMES_OF_RECORDS: usize = 53;
 pub const FRAME_CLASSES: usize = 7;
 pub const FRAME_RECORDS_MAX: usize = 60;
+/// Snapshots of all clients, and how long the oldest has been there; of reactor 0.
+pub const SNAPSHOTS: usize = 61;
+pub const SNAPSHOT_OLDEST_NS: usize = 62;
+/// Versions of keys that only snapshots see, and the memory that they take.
+pub const SNAPSHOT_VERSIONS: usize = 63;
+pub const SNAPSHOT_BYTES: usize = 64;
+/// How often a shard gave a snapshot up, for want of memory.
+pub const SNAPSHOTS_GIVEN_UP: usize = 65;
 /// The words that tell of the drive, and not of a reactor.
 pub const DRIVE: [usize; 6] = [
     DRIVE_HEALTH_KNOWN,
@@ -87,7 +95,7 @@ pub const DRIVE: [usize; 6] = [
 ];
 
 /// Name and unit of every word.
-pub const NAMES: [&str; 61] = [
+pub const NAMES: [&str; 66] = [
     "turns",
     "requests",
     "writes",
@@ -149,6 +157,11 @@ pub const NAMES: [&str; 61] = [
     "frames_of_32_records",
     "frames_of_64_records",
     "frame_records_max",
+    "snapshots",
+    "snapshot_oldest_ns",
+    "snapshot_versions",
+    "snapshot_bytes",
+    "snapshots_given_up",
 ];
 
 /// What a `Stats` request asks for, in its arg0.
