@@ -114,7 +114,7 @@ fn device(args: &Args, depth: usize, tier: TierChoice) -> Result<Figures, Failur
     let region = DmaRegion::allocate(depth * BLOCK_BYTES as usize, Pages::Ordinary)?;
     let span = region.span();
     let (device, pool) = (opened.device(Some(&span))?, Pool::new(region, BLOCK_BYTES as usize));
-    Ok(figures(&depth::blocks(plan(args, depth), device, pool, OperationKind::WriteDurable, address)))
+    Ok(figures(&depth::buffers(plan(args, depth), device, pool, (OperationKind::WriteDurable, false), address)))
 }
 
 fn plan(args: &Args, depth: usize) -> Plan {

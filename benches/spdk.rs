@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use depth::{Plan, Taken};
 use forebay::appliance::block_reader;
@@ -59,11 +59,15 @@ struct Figures {
     per_second: f64,
 }
 
-struct Instants(Instant);
+/// As the daemon's: the processor's counter, not a call of the C library.
+struct Tsc {
+    clock: quanta::Clock,
+    start: u64,
+}
 
-impl Clock for Instants {
+impl Clock for Tsc {
     fn now_ns(&self) -> u64 {
-        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        self.clock.delta_as_nanos(self.start, self.clock.raw())
     }
 
     fn wall_ms(&self) -> u64 {
@@ -104,8 +108,15 @@ fn main() -> Result<(), Failure> {
                 }
                 Ok(())
             };
-            row("device, 4 KiB read", &|| device(&name, depth, OperationKind::Read, ops))?;
-            row("device, 4 KiB write + flush", &|| device(&name, depth, OperationKind::WriteDurable, ops))?;
+            let (read, write) = ((OperationKind::Read, false), (OperationKind::WriteDurable, false));
+            let fresh = (OperationKind::WriteDurable, true);
+            row("device, 4 KiB read", &|| device(&name, (depth, 4096), read, ops))?;
+            row("device, 4 KiB write + flush", &|| device(&name, (depth, 4096), write, ops))?;
+            row("device, 4 KiB write + flush, fresh", &|| device(&name, (depth, 4096), fresh, ops))?;
+            // As many bytes under way, in pieces of a frame.
+            row("device, 64 KiB write + flush, fresh", &|| {
+                device(&name, (depth.div_ceil(16), FRAME_BYTES), fresh, ops / 16)
+            })?;
             row("strict append, 100 B", &|| append(&name, depth, ops, 100))?;
             row("strict append, 4 KiB", &|| append(&name, depth, ops, 4096))?;
         }
@@ -127,17 +138,22 @@ fn plan(ops: usize, depth: usize) -> Plan {
     Plan { ops, depth, time_max: Duration::MAX }
 }
 
-fn device(name: &Path, depth: usize, kind: OperationKind, ops: usize) -> Result<Figures, Failure> {
+fn device(
+    name: &Path,
+    (depth, bytes): (usize, usize),
+    how: (OperationKind, bool),
+    ops: usize,
+) -> Result<Figures, Failure> {
     let opened = opened(name)?;
-    let pool = Pool::new(opened.region(depth * 4096, Pages::Ordinary)?, 4096);
-    let address = |number: usize| number as u64 * u64::from(BLOCK_BYTES) % DRIVE_BYTES;
-    Ok(figures(&depth::blocks(plan(ops, depth), opened.device(None)?, pool, kind, address)))
+    let pool = Pool::new(opened.region(depth * bytes, Pages::Ordinary)?, bytes);
+    let address = |number: usize| (number * bytes) as u64 % DRIVE_BYTES;
+    Ok(figures(&depth::buffers(plan(ops, depth), opened.device(None)?, pool, how, address)))
 }
 
 /// A client, and the reactor that it talks to, in this thread.
 struct Bench {
     client: Client,
-    reactor: Reactor<AnyDevice, Instants>,
+    reactor: Reactor<AnyDevice, Tsc>,
 }
 
 fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
@@ -147,6 +163,7 @@ fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
             window_interval_ns: 1_000_000,
             window_bytes: FRAME_BYTES / 2,
             watermark_interval_ns: 1_000_000_000,
+            recovery_bytes_max: u64::MAX,
         },
         store: store::Limits {
             key_bytes_max: 1_024,
@@ -155,6 +172,8 @@ fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
             keys_max: 10_000,
             producers_max: 1_024,
             cursors_max: 1_024,
+            snapshots_max: 4,
+            snapshot_bytes_max: 64 << 20,
             cache_bytes_max: 16 << 20,
             cache_chunk_bytes: 256 << 10,
         },
@@ -186,6 +205,7 @@ fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
         drive: Arc::default(),
     };
     let limits = Limits {
+        snapshots_max: 4,
         turn_requests_max: 64,
         waiting_reads_max: 8,
         objects_max: 16,
@@ -194,8 +214,9 @@ fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
         device_timeout_ns: 60_000_000_000,
     };
     let pool = Pool::new(opened.region(16 * FRAME_BYTES, Pages::Ordinary)?, FRAME_BYTES);
-    let mut reactor =
-        Reactor::new(place, limits, Instants(Instant::now()), opened.device(None)?, pool, begun.catalog, begun.shards);
+    let clock = quanta::Clock::new();
+    let clock = Tsc { start: clock.raw(), clock };
+    let mut reactor = Reactor::new(place, limits, clock, opened.device(None)?, pool, begun.catalog, begun.shards);
     rings.into_iter().for_each(|ring| reactor.begin_session(ring));
     while reactor.phase() == Phase::Settling {
         reactor.turn();

@@ -106,6 +106,9 @@ pub struct Wal {
     pub frame_bytes_max: ByteSize,
     /// Frames of a shard under way at once; further records share the next frame. 1 to 256.
     pub frames_in_flight_max: u32,
+    /// A start reads about so much of the log at most: when half of it is written, checkpoints begin. One takes some 50 B a
+    /// key and 24 B an event, and is no more than a quarter of what is written. 16MiB to 1TiB.
+    pub recovery_bytes_max: ByteSize,
     /// An idle shard notes within this time that its last frame is durable. 1ms to 1m.
     pub watermark_interval: Nanos,
     /// Buffered writes reach the drive within this time. 10us to 1m.
@@ -236,6 +239,7 @@ impl Default for Wal {
         Wal {
             frame_bytes_max: ByteSize::kib(256),
             frames_in_flight_max: 4,
+            recovery_bytes_max: ByteSize::mib(4096),
             watermark_interval: Nanos::millis(100),
             window_interval: Nanos::millis(5),
             window_bytes: ByteSize::mib(1),

@@ -3,6 +3,7 @@
 //! the simulator runs the very same code.
 
 mod census;
+mod checkpoint;
 mod control;
 mod deallocation;
 mod expiry;
@@ -447,8 +448,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         for shard in &mut self.shards {
             any |= shard.store.reclaim(TURN_RECLAIM_BYTES, shard.wal.readable_lsn());
             if self.phase == Phase::Serving {
-                let Shard { store, wal, reclaim, .. } = shard;
+                let Shard { store, wal, reclaim, checkpoint, .. } = shard;
                 any |= reclaim.turn(store, wal, &mut self.pool, &mut self.device, low, now_ns);
+                any |= checkpoint.turn(store, wal, &mut self.pool, &self.catalog, (now_ns, &self.wall));
             }
         }
         any

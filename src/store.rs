@@ -2,6 +2,7 @@
 
 mod cache;
 pub mod catalog;
+pub mod checkpoint;
 mod heap;
 mod order;
 mod snapshot;
@@ -322,7 +323,9 @@ impl Store {
                 Ok(())
             }
             Kind::Commit => self.replay_commit(record, place),
-            Kind::Create | Kind::Reclaim => Ok(()),
+            Kind::Keys => self.replay_keys(record),
+            Kind::Events => self.streams.replay_places(&mut self.heap, record),
+            Kind::Create | Kind::Reclaim | Kind::CheckpointBegin | Kind::CheckpointEnd => Ok(()),
         }
     }
 
@@ -490,6 +493,10 @@ impl Store {
     /// same segment or before. Holds for the oldest segment only, whose records end before `end_lsn`. What recovery found
     /// a copy of behind it is said already: a daemon that is killed again and again comes further each time.
     fn counts(&self, record: &Record<'_>, end_lsn: Lsn) -> bool {
+        if record.is_of_checkpoint() {
+            // One whose beginning is given up is none.
+            return false;
+        }
         match record.kind {
             Kind::Put | Kind::PutUntil => {
                 self.holds(record.object, record.split_until().0.key, record.version, end_lsn)
@@ -506,6 +513,7 @@ impl Store {
             Kind::Create => true,
             // No put of the key stands before the oldest segment, and those in it do not count.
             Kind::Delete | Kind::Expire | Kind::Reclaim => false,
+            Kind::Keys | Kind::Events | Kind::CheckpointBegin | Kind::CheckpointEnd => false,
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod append;
 pub mod blocks;
+pub mod checkpoint;
 pub mod flight;
 pub mod format;
 pub mod frame;
@@ -46,6 +47,8 @@ pub struct Limits {
     pub window_bytes: usize,
     /// An idle shard states its durable LSN on the drive after so long.
     pub watermark_interval_ns: u64,
+    /// A recovery is to read no more of a shard's log than about this: half of it is when a checkpoint begins.
+    pub recovery_bytes_max: u64,
 }
 
 /// Whether a record can be appended now.
@@ -133,6 +136,10 @@ pub struct Tail {
     pub kept_lsn: Lsn,
     /// The highest durable LSN that the drive itself states.
     pub stated_lsn: Lsn,
+    /// Where the recovery began, which the next one may do too.
+    pub checkpoint: checkpoint::Begin,
+    /// Bytes of records that it read.
+    pub recovered_bytes: u64,
 }
 
 /// What never changes about a shard's log.
@@ -184,6 +191,9 @@ pub struct Counters {
     pub segments_reclaimed: u64,
     /// Of `record_bytes`: what was appended again.
     pub copied_bytes: u64,
+    /// Of `record_bytes`: parts of checkpoints.
+    pub checkpoint_bytes: u64,
+    pub checkpoints: u64,
     /// What the drive was told that it carries nothing, and how often it would not hear of it.
     pub deallocated_bytes: u64,
     pub deallocate_failures: u64,
@@ -211,6 +221,9 @@ pub struct Wal {
     segments: Arc<SegmentPool>,
     /// A durable record says that segments of the chain before this number are given up.
     kept_from: u64,
+    checkpoint: checkpoint::Begin,
+    /// Bytes of records before those that `counters` has.
+    recovered_bytes: u64,
     next_lsn: Lsn,
     /// Where the record appended last begins.
     last_place: DeviceAddress,
@@ -268,6 +281,8 @@ impl Wal {
             prepared: prepared.collect(),
             segments,
             kept_from: tail.kept_from,
+            checkpoint: tail.checkpoint,
+            recovered_bytes: tail.recovered_bytes,
             next_lsn: tail.next_lsn,
             last_place: DeviceAddress::NONE,
             durable_lsn: Lsn(tail.next_lsn.0 - 1),
@@ -316,6 +331,17 @@ impl Wal {
     #[must_use]
     pub fn readable_lsn(&self) -> Lsn {
         if self.planted.is(Planted::ForgetTooEarly) { Lsn(u64::MAX) } else { self.durable_lsn }
+    }
+
+    /// Bytes of records that clients had written since the start: neither copies nor parts of checkpoints.
+    #[must_use]
+    pub fn client_bytes(&self) -> u64 {
+        self.counters.record_bytes - self.counters.copied_bytes - self.counters.checkpoint_bytes
+    }
+
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     #[must_use]

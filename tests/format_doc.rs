@@ -111,6 +111,7 @@ fn constants_have_the_documented_values() {
         ("FLAG_MORE", u64::from(record::FLAG_MORE)),
         ("FLAG_CONTINUED", record::FLAG_CONTINUED.into()),
         ("FLAG_COPY", record::FLAG_COPY.into()),
+        ("FLAG_CHECKPOINT", record::FLAG_CHECKPOINT.into()),
     ];
     let segment = [("FLAG_RESERVED", u64::from(segment::FLAG_RESERVED)), ("FLAG_FREED", segment::FLAG_FREED.into())];
     let expected: [(&str, &[(&str, u64)]); 4] =

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use forebay::buffer::Pool;
 use forebay::device::any::AnyDevice;
-use forebay::device::{BLOCK_BYTES, Device, Operation, OperationKind};
+use forebay::device::{Device, Operation, OperationKind};
 use forebay::types::DeviceAddress;
 
 #[derive(Clone, Copy)]
@@ -57,13 +57,24 @@ pub fn drive(plan: Plan, mut start: impl FnMut(usize), mut ended: impl FnMut() -
     Taken { latencies, elapsed }
 }
 
-/// Blocks of a device, each at its `address`, with buffers of `pool`.
-pub fn blocks(plan: Plan, device: AnyDevice, pool: Pool, kind: OperationKind, address: impl Fn(usize) -> u64) -> Taken {
+/// Operations of whole buffers of `pool`, each at its `address`. `fresh`: every buffer is written anew before it goes,
+/// as that of a log is, so that the device's core has to fetch it from ours.
+pub fn buffers(
+    plan: Plan,
+    device: AnyDevice,
+    pool: Pool,
+    (kind, fresh): (OperationKind, bool),
+    address: impl Fn(usize) -> u64,
+) -> Taken {
+    let bytes = u32::try_from(pool.buffer_bytes()).expect("buffers are small");
     let (device, pool) = (RefCell::new(device), RefCell::new(pool));
     let start = |number: usize| {
-        let buffer = pool.borrow_mut().take().expect("as many buffers as are under way");
+        let mut buffer = pool.borrow_mut().take().expect("as many buffers as are under way");
+        if fresh {
+            buffer.fill(number as u8);
+        }
         let address = DeviceAddress(address(number));
-        let operation = Operation { tag: 0, kind, address, bytes: BLOCK_BYTES, buffer };
+        let operation = Operation { tag: 0, kind, address, bytes, buffer };
         device.borrow_mut().submit(operation).expect("the device takes as many as are under way");
     };
     let ended = || {

@@ -50,6 +50,7 @@ const SETTINGS: Settings = Settings {
         window_interval_ns: 1_000_000,
         window_bytes: 16 << 10,
         watermark_interval_ns: 1_000_000_000,
+        recovery_bytes_max: u64::MAX,
     },
     store: store::Limits {
         key_bytes_max: 1_024,

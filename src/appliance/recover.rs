@@ -6,10 +6,11 @@ use std::sync::Arc;
 use crate::appliance::epoch;
 use crate::error::{Error, Result};
 use crate::reactor::{Log, Shard};
+use crate::ring::protocol::Status;
 use crate::ring::protocol::commit::entries;
 use crate::store::catalog::{Catalog, Object, attributes, is_chained};
 use crate::store::{self, Store};
-use crate::types::{DeviceAddress, ObjectId, ObjectKind, ShardId};
+use crate::types::{DeviceAddress, Lsn, ObjectId, ObjectKind, ShardId};
 use crate::wal::blocks::Blocks;
 use crate::wal::flight::{Contents, Flight};
 use crate::wal::planted::{self, Planted};
@@ -18,7 +19,7 @@ use crate::wal::record::{Kind, Record};
 use crate::wal::recovery::{self, Recovered, Walker};
 use crate::wal::superblock::Superblock;
 use crate::wal::survey::Survey;
-use crate::wal::{self, Identity, Wal};
+use crate::wal::{self, Identity, Wal, checkpoint};
 
 pub(super) const LOOK_FIRST: &str =
     "nothing was changed; look at all of it with `forebay verify`, then choose with `forebay repair`";
@@ -42,6 +43,58 @@ pub struct Settings {
     pub planted: Planted,
 }
 
+/// What the records of one shard's log make.
+struct Reading {
+    store: Store,
+    objects: Vec<Object>,
+    used: BTreeMap<ObjectId, ObjectKind>,
+    /// The first record that the store had no memory for.
+    refused: Option<(Lsn, Status)>,
+    /// What checkpoints say of keys and events counts from this one on, before which not all was read. `None`: all is read,
+    /// and the records themselves count.
+    from: Option<Lsn>,
+}
+
+impl Reading {
+    fn new(settings: &Settings, from: Option<Lsn>) -> Reading {
+        let store = Store::new(settings.store);
+        Reading { store, objects: Vec::new(), used: BTreeMap::new(), refused: None, from }
+    }
+
+    fn take(&mut self, record: &Record<'_>, place: DeviceAddress, settings: &Settings) {
+        if record.is_of_checkpoint() && self.from.is_none_or(|from| record.lsn < from) {
+            return;
+        }
+        let record = &record.said_again().unwrap_or(*record);
+        if record.kind == Kind::Create
+            && let Some((kind, durability, compression)) = attributes(record.version)
+        {
+            let (id, name, lsn) = (record.object, record.key.into(), record.lsn);
+            let chained = is_chained(record.version);
+            self.objects.push(Object { id, kind, durability, compression, chained, name, lsn });
+        }
+        match record.kind {
+            Kind::Create | Kind::Reclaim | Kind::CheckpointBegin | Kind::CheckpointEnd => {}
+            Kind::Commit => self.used.extend(entries(record.value).map(|entry| (entry.object, ObjectKind::Space))),
+            Kind::Put | Kind::PutUntil | Kind::Delete | Kind::Expire | Kind::Keys => {
+                _ = self.used.insert(record.object, ObjectKind::Space);
+            }
+            Kind::Append | Kind::AppendBatch | Kind::AppendOnce | Kind::Trim | Kind::Cursor | Kind::Events => {
+                _ = self.used.insert(record.object, ObjectKind::Stream);
+            }
+        }
+        let forgotten = record.kind == Kind::AppendOnce && settings.planted.is(Planted::ForgetProducers);
+        let record = &if forgotten { Record { kind: Kind::AppendBatch, ..*record } } else { *record };
+        let swapped = settings.planted.is(Planted::SwapEvents).then(|| planted::swapped(record)).flatten();
+        let record = &swapped.as_ref().map_or(*record, |value| Record { value, ..*record });
+        let forgets = settings.planted.is(Planted::ForgetUntil);
+        let record = &if forgets { record.split_until().0 } else { *record };
+        if let Err(status) = self.store.replay(record, place) {
+            self.refused.get_or_insert((record.lsn, status));
+        }
+    }
+}
+
 /// Reads one shard's log into a store. Blocks; every shard may have a thread of its own.
 ///
 /// # Errors
@@ -55,41 +108,23 @@ pub fn read_shard<B: Blocks>(
     settings: &Settings,
     progress: &mut dyn FnMut(u64),
 ) -> Result<ShardState> {
-    let mut store = Store::new(settings.store);
-    let mut objects = Vec::new();
-    let mut used = BTreeMap::new();
-    let mut refused = None;
-    let mut walker = Walker::new(blocks, superblock, shard, &survey.chains[shard.index()]);
-    let mut sink = |record: &Record<'_>, place: DeviceAddress| {
-        if record.kind == Kind::Create
-            && let Some((kind, durability, compression)) = attributes(record.version)
-        {
-            let (id, name, lsn) = (record.object, record.key.into(), record.lsn);
-            let chained = is_chained(record.version);
-            objects.push(Object { id, kind, durability, compression, chained, name, lsn });
-        }
-        match record.kind {
-            Kind::Create | Kind::Reclaim => {}
-            Kind::Commit => used.extend(entries(record.value).map(|entry| (entry.object, ObjectKind::Space))),
-            Kind::Put | Kind::PutUntil | Kind::Delete | Kind::Expire => {
-                _ = used.insert(record.object, ObjectKind::Space);
-            }
-            Kind::Append | Kind::AppendBatch | Kind::AppendOnce | Kind::Trim | Kind::Cursor => {
-                _ = used.insert(record.object, ObjectKind::Stream);
-            }
-        }
-        let forgotten = record.kind == Kind::AppendOnce && settings.planted.is(Planted::ForgetProducers);
-        let record = &if forgotten { Record { kind: Kind::AppendBatch, ..*record } } else { *record };
-        let swapped = settings.planted.is(Planted::SwapEvents).then(|| planted::swapped(record)).flatten();
-        let record = &swapped.as_ref().map_or(*record, |value| Record { value, ..*record });
-        let forgets = settings.planted.is(Planted::ForgetUntil);
-        let record = &if forgets { record.split_until().0 } else { *record };
-        if let Err(status) = store.replay(record, place) {
-            refused.get_or_insert((record.lsn, status));
+    let chain = &survey.chains[shard.index()];
+    let from = survey.checkpoints[shard.index()];
+    let mut reading = Reading::new(settings, Some(from.lsn));
+    let mut sink = |record: &Record<'_>, place| reading.take(record, place, settings);
+    let walker = Walker::new(blocks, superblock, shard, chain);
+    let short = checkpoint::recover_from_checkpoint(walker, from, flight, settings.planted, &mut sink, progress);
+    let recovered = match short {
+        Some(recovered) => recovered,
+        None => {
+            reading = Reading::new(settings, None);
+            let mut sink = |record: &Record<'_>, place| reading.take(record, place, settings);
+            let mut walker = Walker::new(blocks, superblock, shard, chain);
+            recovery::recover(&mut walker, flight, settings.planted, &mut sink, progress)
+                .map_err(|damage| Error::new(damage.to_string()).remedy(LOOK_FIRST))?
         }
     };
-    let recovered = recovery::recover(&mut walker, flight, settings.planted, &mut sink, progress)
-        .map_err(|damage| Error::new(damage.to_string()).remedy(LOOK_FIRST))?;
+    let Reading { store, objects, used, refused, .. } = reading;
     if let Some(missing) = survey.missing(shard, recovered.tail.kept_from) {
         return Err(Error::new(missing.to_string()).remedy(LOOK_FIRST));
     }

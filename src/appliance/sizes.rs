@@ -56,6 +56,7 @@ impl Sizes {
             window_interval_ns: config.wal.window_interval.0,
             window_bytes: index(config.wal.window_bytes.0).min(self.frame_bytes / 2),
             watermark_interval_ns: config.wal.watermark_interval.0,
+            recovery_bytes_max: config.wal.recovery_bytes_max.0 / u64::from(self.shards),
         }
     }
 

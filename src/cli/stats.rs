@@ -106,14 +106,22 @@ fn print(reactors: &[Vec<u64>], shards: &[Vec<u64>], objects: &[Named], context:
         context.out.line(format!("{name:<32}{columns} {}", unit(name)).trim_end())?;
     }
     context.out.line(format!(
-        "\n{:>5} {:>12} {:>12} {:>10} {:>10} {:>22} {:>12}",
-        "shard", "keys", "events", "live MiB", "memory MiB", "log MiB (of all)", "lag records"
+        "\n{:>5} {:>12} {:>12} {:>10} {:>10} {:>22} {:>12} {:>12} {:>16}",
+        "shard",
+        "keys",
+        "events",
+        "live MiB",
+        "memory MiB",
+        "log MiB (of all)",
+        "lag records",
+        "recovery MiB",
+        "checkpoint age s"
     ))?;
     for words in shards {
         let word = |at: usize| words.get(at).copied().unwrap_or(0);
         let (log, all) = (word(stats::SHARD_LOG_BYTES), word(stats::SHARD_LOG_BYTES_ALL));
         context.out.line(format!(
-            "{:>5} {:>12} {:>12} {:>10} {:>10} {:>22} {:>12}{}",
+            "{:>5} {:>12} {:>12} {:>10} {:>10} {:>22} {:>12} {:>12} {:>16}{}",
             word(stats::SHARD),
             word(stats::SHARD_KEYS),
             word(stats::SHARD_EVENTS),
@@ -121,6 +129,8 @@ fn print(reactors: &[Vec<u64>], shards: &[Vec<u64>], objects: &[Named], context:
             word(stats::SHARD_MEMORY_BYTES) >> 20,
             format!("{} ({} %)", log >> 20, log.saturating_mul(100) / all.max(1)),
             word(stats::SHARD_LAST_LSN).saturating_sub(word(stats::SHARD_DURABLE_LSN)),
+            word(stats::SHARD_RECOVERY_BYTES) >> 20,
+            word(stats::SHARD_CHECKPOINT_AGE_MS) / 1_000,
             if word(stats::SHARD_FENCED) == 0 { "" } else { "  stopped writing" }
         ))?;
     }

@@ -111,6 +111,8 @@ impl Config {
             });
         }
         problems.range("wal.frames_in_flight_max", wal.frames_in_flight_max, 1..=256);
+        let recovery = ByteSize::mib(16)..=ByteSize::mib(1 << 20);
+        problems.range("wal.recovery_bytes_max", wal.recovery_bytes_max, recovery);
         problems.range("wal.watermark_interval", wal.watermark_interval, Nanos::millis(1)..=Nanos::millis(60_000));
         problems.range("wal.window_interval", wal.window_interval, Nanos::micros(10)..=Nanos::millis(60_000));
         problems.range("wal.window_bytes", wal.window_bytes, BLOCK..=ByteSize::gib(1));

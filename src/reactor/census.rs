@@ -16,7 +16,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         match About::from_wire(submission.arg0) {
             Some(About::Reactor) => self.own_stats(slot, submission),
             Some(About::Shards) => {
-                let rows = self.shards.iter().map(shard_words);
+                let rows = self.shards.iter().map(|shard| shard_words(shard, self.turned_ns));
                 self.rows(slot, submission, rows, false)
             }
             Some(About::Objects) => {
@@ -76,7 +76,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     }
 }
 
-fn shard_words(shard: &super::Shard) -> [u64; stats::SHARD_NAMES.len()] {
+fn shard_words(shard: &super::Shard, now_ns: u64) -> [u64; stats::SHARD_NAMES.len()] {
     let (store, wal) = (&shard.store, &shard.wal);
     let layout = wal.identity().layout;
     let mut words = [0; stats::SHARD_NAMES.len()];
@@ -91,6 +91,8 @@ fn shard_words(shard: &super::Shard) -> [u64; stats::SHARD_NAMES.len()] {
         (stats::SHARD_LAST_LSN, wal.last_lsn().0),
         (stats::SHARD_DURABLE_LSN, wal.durable_lsn().0),
         (stats::SHARD_FENCED, u64::from(wal.fenced().is_some())),
+        (stats::SHARD_RECOVERY_BYTES, wal.recovery_bytes()),
+        (stats::SHARD_CHECKPOINT_AGE_MS, shard.checkpoint.age_ns(now_ns) / 1_000_000),
     ];
     told.into_iter().for_each(|(at, value)| words[at] = value);
     words

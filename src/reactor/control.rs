@@ -264,6 +264,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             (stats::BUFFERS_FREE, self.pool.available() as u64),
             (stats::SEGMENTS_RECLAIMED, sum(|shard| shard.wal.counters.segments_reclaimed)),
             (stats::COPIED_BYTES, sum(|shard| shard.wal.counters.copied_bytes)),
+            (stats::CHECKPOINTS, sum(|shard| shard.wal.counters.checkpoints)),
+            (stats::CHECKPOINT_BYTES, sum(|shard| shard.wal.counters.checkpoint_bytes)),
             (stats::DEVICE_OLDEST_NS, self.device.oldest_ns(self.turned_ns)),
             (stats::LIVE_BYTES, sum(|shard| shard.store.live_bytes())),
             (stats::CACHE_BYTES, sum(|shard| shard.store.cache_bytes())),

@@ -128,7 +128,7 @@ impl Reclaim {
         let change = live_bytes - self.told_live_bytes;
         self.due_bytes = wal.counters.record_bytes + wal.identity().layout.segment_bytes / 16;
         let closed = i64::try_from(wal.segments_closed()).unwrap_or(i64::MAX);
-        let exhausted = self.exhausted_at.is_some_and(|at| Reclaim::client_bytes(wal) <= at);
+        let exhausted = self.exhausted_at.is_some_and(|at| wal.client_bytes() <= at);
         let hopeful = wal.fenced().is_none()
             && !matches!(self.step, Step::Stopped)
             && !exhausted
@@ -136,11 +136,6 @@ impl Reclaim {
             && closed.saturating_mul(segment_bytes) > live_bytes.saturating_add(segment_bytes / 2);
         wal.segments().tell(change, (hopeful != self.told_hopeful).then_some(hopeful));
         (self.told_live_bytes, self.told_hopeful) = (live_bytes, hopeful);
-    }
-
-    /// Bytes of records that clients had written, copies aside.
-    fn client_bytes(wal: &Wal) -> u64 {
-        wal.counters.record_bytes - wal.counters.copied_bytes
     }
 
     #[cold]
@@ -175,7 +170,7 @@ impl Reclaim {
 
     /// What may be looked at in this turn.
     fn earn(&mut self, wal: &Wal) {
-        let written = Reclaim::client_bytes(wal);
+        let written = wal.client_bytes();
         let earned = (written - self.written_bytes).saturating_mul(BYTES_PER_WRITTEN);
         self.written_bytes = written;
         self.credit = self.credit.saturating_add(usize::try_from(earned).unwrap_or(usize::MAX)).min(SLICE_BYTES_MAX);
@@ -202,7 +197,7 @@ impl Reclaim {
 
     /// The round before is over: if it gained nothing, and clients wrote next to nothing, the next would not either.
     fn begin_round(&mut self, wal: &Wal, oldest: &Link) {
-        let (free, written_bytes) = (wal.segments().free_count(), Reclaim::client_bytes(wal));
+        let (free, written_bytes) = (wal.segments().free_count(), wal.client_bytes());
         let quiet = written_bytes - self.round.written_bytes < wal.identity().layout.segment_bytes;
         if self.round.last_sequence > 0 && quiet && free <= self.round.free {
             self.exhausted_at = Some(written_bytes);
@@ -237,12 +232,12 @@ impl Reclaim {
                         return true;
                     }
                     store.rescue(&record, wal.planted());
-                    if let Some(kept) = store.kept(record, end_lsn, &mut room) {
+                    let drops = wal.is_planted(Planted::FreeNamedSegment) && wal.counters.checkpoints > 0;
+                    if let Some(kept) = store.kept(record, end_lsn, &mut room).filter(|_| !drops) {
                         if !self.has_room(wal, pool, kept.key.len(), kept.value.len()) {
                             break;
                         }
-                        let forgets = wal.planted().is(Planted::CopyWithoutUntil);
-                        let kept = if forgets { kept.split_until().0 } else { kept };
+                        let kept = if wal.is_planted(Planted::CopyWithoutUntil) { kept.split_until().0 } else { kept };
                         wal.append_copy(pool, now_ns, &kept);
                         store.moved(&kept, wal.last_place(), wal.last_lsn(), wal.readable_lsn());
                     }
@@ -258,9 +253,8 @@ impl Reclaim {
                         break;
                     }
                     let link = reread.link();
-                    let lsn = wal.append_give_up(pool, now_ns, &link, reread.end_lsn());
+                    self.step = Step::Landing(link, wal.append_give_up(pool, now_ns, &link, reread.end_lsn()));
                     (self.loaded, self.kept) = (reread.into_loaded(), room);
-                    self.step = Step::Landing(link, lsn);
                     return true;
                 }
                 Next::Damaged(found) => {

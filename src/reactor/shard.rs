@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::buffer::Pool;
 use crate::reactor::Log;
+use crate::reactor::checkpoint::Checkpoint;
 use crate::reactor::reclaim::Reclaim;
 use crate::ring::protocol::{Completion, Status};
 use crate::store::Store;
@@ -31,6 +32,7 @@ pub struct Shard {
     pub store: Store,
     pub wal: Wal,
     pub(super) reclaim: Reclaim,
+    pub(super) checkpoint: Checkpoint,
     /// The log had no room to say that a key is gone.
     pub(super) expiry_blocked: bool,
     pending: VecDeque<(Lsn, Pending)>,
@@ -47,6 +49,7 @@ impl Shard {
             store,
             wal,
             reclaim: Reclaim::default(),
+            checkpoint: Checkpoint::default(),
             expiry_blocked: false,
             pending: VecDeque::new(),
             replay,
@@ -60,6 +63,7 @@ impl Shard {
         debug_assert!(self.pending.is_empty(), "a fenced shard answers all at once");
         self.wal = log.wal;
         self.reclaim = Reclaim::default();
+        self.checkpoint = Checkpoint::default();
         (self.replay, self.replayed_bytes, self.attached) = (log.replay, 0, false);
         self.store.begin_epoch(epoch);
     }

@@ -75,6 +75,9 @@ impl History {
                     recorded.iter_mut().for_each(|recorded| *recorded &= end == End::Daemon);
                 }
                 Err(error) => {
+                    if let Some(what) = self.machine.differs.take() {
+                        return Err(what);
+                    }
                     self.say(|| format!("recovery refuses: {error}"));
                     let corrupt = self.machine.drive.borrow().disk.is_corrupt();
                     ensure!(unreadable || corrupt, "recovery refuses, and nothing was damaged: {error}");

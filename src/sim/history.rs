@@ -19,7 +19,7 @@ const ARENA_BYTES: u64 = 128 << 10;
 /// Virtual time in which every request must be answered: stalls last seconds.
 const PATIENCE_NS: u64 = 600_000_000_000;
 /// Turns that must suffice for it.
-const TURNS_MAX: u64 = 30_000;
+const TURNS_MAX: u64 = 100_000;
 
 /// The objects of every history; a seed uses some of them.
 const OBJECTS: [(&str, ObjectKind, Durability); 8] = [

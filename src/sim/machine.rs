@@ -10,7 +10,7 @@ use forebay_sys::dma::{DmaRegion, Pages};
 use forebay_sys::net::WakeSet;
 use forebay_sys::shm::SharedMap;
 
-use crate::appliance::recover::{self, Begun, Logs, Settings};
+use crate::appliance::recover::{self, Begun, Logs, Settings, ShardState};
 use crate::appliance::resume::{self, deal, records_in};
 use crate::buffer::Pool;
 use crate::error::{Error, Result};
@@ -23,14 +23,17 @@ use crate::sim::device::{Drive, Fate, SimBlocks, SimDevice, VirtualClock};
 use crate::sim::profile::Profile;
 use crate::sim::random::Random;
 use crate::sim::report::{Count, Counts};
+use crate::store::checkpoint::{Piece, Progress};
+use crate::store::{Store, Wall};
 use crate::types::{Lsn, ObjectId, ShardId};
+use crate::wal::checkpoint::{self, KeyItem};
 use crate::wal::flight::{self, Contents, Flight, Owner};
 use crate::wal::format;
 use crate::wal::planted::Planted;
-use crate::wal::record::{self, Kind};
+use crate::wal::record::{self, Kind, Record};
 use crate::wal::recovery::{self, Walker};
 use crate::wal::superblock::Superblock;
-use crate::wal::survey;
+use crate::wal::survey::{self, Survey};
 
 pub const NAMESPACE: [u8; 16] = *b"simulated drive!";
 
@@ -86,6 +89,8 @@ pub struct Machine {
     speeds: Option<Random>,
     planted: Planted,
     counts: Counts,
+    /// A checkpoint and the log before it said different things.
+    pub differs: Option<String>,
 }
 
 impl Machine {
@@ -108,6 +113,7 @@ impl Machine {
             speeds: profile.snapshots.then(|| Random::new(1)),
             planted,
             counts,
+            differs: None,
         };
         machine.boot()?;
         Ok(machine)
@@ -178,6 +184,9 @@ impl Machine {
                 &settings,
                 &mut |_| {},
             )?;
+            if survey.checkpoints[shard.index()].lsn > Lsn::NONE {
+                self.check_short(&mut blocks, &superblock, &survey, shard, contents.as_ref(), &state)?;
+            }
             self.counts.add_many(Count::Cuts, u64::from(state.recovered.cut.is_some()));
             replayed += records_in(&state.recovered.replay);
             let mut walker = Walker::new(&mut blocks, &superblock, shard, &survey.chains[shard.index()]);
@@ -211,6 +220,35 @@ impl Machine {
             ));
         }
         Ok(found)
+    }
+
+    /// Reads a shard from the beginning of its log, and holds what that says against what its last checkpoint said.
+    fn check_short(
+        &mut self,
+        blocks: &mut SimBlocks,
+        superblock: &Superblock,
+        survey: &Survey,
+        shard: ShardId,
+        contents: Option<&Contents>,
+        short: &ShardState,
+    ) -> Result<()> {
+        let survey =
+            Survey { checkpoints: vec![checkpoint::Place::default(); survey.checkpoints.len()], ..survey.clone() };
+        let settings = self.settings();
+        let whole = recover::read_shard(blocks, superblock, &survey, shard, contents, &settings, &mut |_| {})?;
+        self.counts.add_many(Count::ShortRecoveries, u64::from(short.recovered.records < whole.recovered.records));
+        let (short, whole) = (said(&short.store), said(&whole.store));
+        // Of a stream whose events were in memory alone nobody else says where it began.
+        let known = |line: &&String| {
+            let object = line.split_once(BEGINS).map(|(object, _)| format!("{object} "));
+            object.is_none_or(|object| whole.iter().any(|line| line.starts_with(&object)))
+        };
+        let what: Vec<_> = short.symmetric_difference(&whole).filter(known).take(4).collect();
+        if !what.is_empty() && !self.drive.borrow().disk.is_corrupt() {
+            self.differs = Some(format!("{shard} holds something else from its checkpoint on: {what:?}"));
+            return Err(Error::new("a checkpoint is wrong"));
+        }
+        Ok(())
     }
 
     /// Every reactor lets go of the drive, some turns later: see `is_aside`.
@@ -377,6 +415,8 @@ impl Machine {
         let shards = self.reactors.iter().flat_map(|reactor| reactor.shards());
         let reclaimed = shards.map(|shard| shard.wal.counters.segments_reclaimed).sum();
         self.counts.add_many(Count::SegmentsReclaimed, reclaimed);
+        let shards = self.reactors.iter().flat_map(|reactor| reactor.shards());
+        self.counts.add_many(Count::Checkpoints, shards.map(|shard| shard.wal.counters.checkpoints).sum());
         let fetches = |at| self.reactors.iter().map(|reactor| reactor.metrics.get(at)).sum();
         self.counts.add_many(Count::Fetches, fetches(stats::FETCHES));
         self.counts.add_many(Count::FetchesAhead, fetches(stats::FETCHES_AHEAD));
@@ -391,11 +431,43 @@ impl Machine {
     }
 }
 
+const BEGINS: &str = " begins ";
+
+/// What a store holds, as a checkpoint would say it.
+fn said(store: &Store) -> BTreeSet<String> {
+    let (mut progress, mut piece, mut all) = (Progress::default(), Piece::default(), BTreeSet::new());
+    let wall = Wall::new(0, 0);
+    while store.next_piece(&wall, &mut progress, &mut piece, 4_096, Planted::None) {
+        let Some(record) = piece.record() else { continue };
+        let Record { kind, object, version, key, value, .. } = record;
+        match kind {
+            Kind::Keys => all.extend(checkpoint::keys(value).map(|item| {
+                let KeyItem { key, value_bytes, version, place, in_commit, until_ms, .. } = item;
+                // The moment may be that of a clock that was set since.
+                let timed = until_ms.is_some();
+                format!("{object} {key:?} {version} {value_bytes} {place} {in_commit} {timed}")
+            })),
+            Kind::Events => {
+                let events = (version..).zip(checkpoint::events(value));
+                all.extend(events.map(|(offset, item)| format!("{object} {offset} {} {}", item.place, item.bytes)));
+                all.insert(format!("{object}{BEGINS}{key:?}"));
+            }
+            // The LSN in the value may be that of the record or of a copy of it.
+            _ => _ = all.insert(format!("{kind:?} {object} {version} {key:?}")),
+        }
+    }
+    all
+}
+
 /// The records of one shard, as recovery hands them to the store.
 fn log(walker: &mut Walker<'_, SimBlocks>, contents: Option<&Contents>, planted: Planted) -> Result<FoundLog> {
     let mut found =
         FoundLog { recorder_lsn: contents.map_or(Lsn::NONE, |contents| contents.durable_lsn), ..FoundLog::default() };
     let mut sink = |record: &record::Record<'_>, _| {
+        // Its parts say what others say.
+        if record.is_of_checkpoint() {
+            return;
+        }
         found.records.push(Found {
             lsn: record.lsn,
             kind: record.kind,

@@ -145,6 +145,7 @@ impl Profile {
                 window_interval_ns: random.pick(&[100_000, 1_000_000, 5_000_000]),
                 window_bytes: frame_bytes / 2,
                 watermark_interval_ns: random.pick(&[200_000, 1_000_000, 50_000_000]),
+                recovery_bytes_max: u64::MAX,
             },
             store: store::Limits {
                 key_bytes_max: 64,
@@ -179,7 +180,10 @@ impl Profile {
             recorder_moves: 0,
             watch_arenas: random.chance(60),
         };
-        Profile { capacity_bytes: least_capacity(&profile, 24 + random.below(24)), ..profile }
+        let profile = Profile { capacity_bytes: least_capacity(&profile, 24 + random.below(24)), ..profile };
+        // So that no number drawn before means anything else.
+        let recovery_bytes_max = random.peek().pick(&[10_000, 60_000, 300_000, u64::MAX]);
+        Profile { wal: wal::Limits { recovery_bytes_max, ..profile.wal }, ..profile }
     }
 
     fn same_again(random: &mut Random) -> Profile {
@@ -194,6 +198,7 @@ impl Profile {
                 window_bytes: 2_048,
                 // Never: a watermark would make the second attempt another frame than the first.
                 watermark_interval_ns: 1 << 61,
+                recovery_bytes_max: u64::MAX,
             },
             frame_bytes: 8_192,
             pool_buffers: 16,

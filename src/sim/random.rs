@@ -15,6 +15,11 @@ impl Random {
         Random::new(self.word())
     }
 
+    /// The same one, which draws the same numbers. This one does not notice.
+    pub fn peek(&self) -> Random {
+        Random(self.0.clone())
+    }
+
     pub fn word(&mut self) -> u64 {
         self.0.next_u64()
     }

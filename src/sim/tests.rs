@@ -56,8 +56,23 @@ fn a_segment_freed_before_its_copies_are_durable_is_found() {
 }
 
 #[test]
+fn a_checkpoint_that_counts_too_early_is_found() {
+    finds(Planted::NameCheckpointTooEarly, 1..=300, "from its checkpoint on");
+}
+
+#[test]
+fn a_checkpoint_that_names_a_freed_segment_is_found() {
+    finds(Planted::FreeNamedSegment, 1..=300, "");
+}
+
+#[test]
+fn a_checkpoint_that_forgets_cursors_is_found() {
+    finds(Planted::ForgetInCheckpoint, 1..=300, "from its checkpoint on");
+}
+
+#[test]
 fn a_value_that_is_forgotten_too_early_is_found() {
-    finds(Planted::ForgetTooEarly, 1..=200, "unexpected status Unreadable");
+    finds(Planted::ForgetTooEarly, 1..=500, "unexpected status Unreadable");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Spaces: keys to values. A hash table finds, an ordered map scans; both name entries of one slab. The value of a
 //! logged key is on the drive, and in memory for a while: until it is durable, and as long as it is asked for.
 
+mod checkpoint;
 mod entry;
 mod expiry;
 mod kept;
@@ -143,11 +144,6 @@ impl Spaces {
     /// Whether nothing in this space was ever logged.
     fn is_unlogged(&self, object: ObjectId) -> bool {
         self.ordered.get(object.index()).is_none_or(|ordered| ordered.changed_lsn == Lsn::NONE)
-    }
-
-    /// Of the record that says what a slot holds.
-    pub fn lsn_of(&self, slot: u32) -> Lsn {
-        self.entries[slot as usize].lsn()
     }
 
     pub(super) fn deleted_lsn(&self, object: ObjectId) -> Lsn {
@@ -305,8 +301,13 @@ impl Spaces {
             self.recovered_lsn = lsn;
         }
         let durable = self.recovered_lsn;
+        let held = |entry: &Entry| entry.version == said.version && entry.place() != DeviceAddress::NONE;
         let slot = loop {
             let found = self.find(heap, self.hash(object, key), object, key);
+            if !on_drive && found.is_some_and(|slot| held(&self.entries[slot as usize])) {
+                // A copy that the flight recorder alone holds changes nothing until it is written.
+                return Ok(());
+            }
             if found.is_none() && self.is_full() {
                 return Err(Status::NoMemory);
             }

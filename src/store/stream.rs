@@ -1,6 +1,7 @@
 //! Streams: events in the order of their offsets, kept in chunks so that no append ever moves them.
 
 mod chain;
+mod checkpoint;
 mod cursors;
 mod event;
 mod fetch;
@@ -526,6 +527,8 @@ impl Store {
             return refused;
         }
         let (lsn, after) = mode.log(context, Kind::Trim, before, &[], value);
+        // As it will be found in the log.
+        self.streams.stream(mode.object).logged |= mode.logged;
         self.streams.trim(mode.object, before, lsn);
         let completion = Completion { version: before, lsn: lsn.0, ..Completion::default() };
         Outcome::Answer { completion, after }

@@ -195,7 +195,9 @@ impl Store {
                 return Some(record);
             }
             // Of an append whose events are gone, its producer's place.
-            let producer = record.kind == Kind::AppendOnce && self.streams.remembers(&record, end_lsn);
+            let producer = record.kind == Kind::AppendOnce
+                && !record.is_of_checkpoint()
+                && self.streams.remembers(&record, end_lsn);
             return producer.then_some(Record { value: &[], ..record });
         }
         room.clear();

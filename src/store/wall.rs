@@ -38,6 +38,12 @@ impl Wall {
         moment_ms(now_ns, self.ahead_ms)
     }
 
+    /// What the log says of a moment that keys go by.
+    #[must_use]
+    pub fn logged_ms(&self, lived_ms: u64) -> u64 {
+        lived_ms.saturating_add_signed(self.ahead_ms - self.lived_ms)
+    }
+
     /// When `lived_ms` will be this, by the reactor's own clock.
     #[must_use]
     pub fn ns_of(&self, lived_ms: u64) -> u64 {
@@ -65,6 +71,7 @@ mod tests {
         // Set back by an hour: it goes on from where it stood, and the log is told what the clock says.
         wall.look(10_000_000, 10_000_005 - 3_600_000);
         assert_eq!((wall.lived_ms(12_000_000), wall.wall_ms(12_000_000)), (10_000_007, 6_400_007));
+        assert_eq!(wall.logged_ms(10_000_009), 6_400_009);
         wall.look(20_000_000, 19_000_000);
         assert_eq!((wall.lived_ms(21_000_000), wall.wall_ms(21_000_000)), (19_000_001, 19_000_001));
         assert_eq!(wall.ns_of(19_000_005), 25_000_000);

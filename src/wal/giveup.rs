@@ -78,6 +78,7 @@ impl Wal {
             sequence: link.chained.sequence,
             epoch: self.identity.epoch,
             kept_from: self.kept_from,
+            checkpoint: self.checkpoint.place,
             reserved: false,
             freed: true,
         };

@@ -37,6 +37,12 @@ pub enum Planted {
     ReturnUnproven,
     /// Every write of a transaction is a record of its own.
     TornCommit,
+    /// A checkpoint counts before its last record does.
+    NameCheckpointTooEarly,
+    /// What a checkpoint names is not copied before its segment is freed.
+    FreeNamedSegment,
+    /// Cursors and producers are not in a checkpoint.
+    ForgetInCheckpoint,
     /// A transaction commits although a key that it read was written meanwhile.
     SkipReadCheck,
     /// What reclaim copies of a key with a time to live has none.

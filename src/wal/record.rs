@@ -21,6 +21,10 @@ pub const FLAG_MORE: u8 = 1;
 pub const FLAG_CONTINUED: u8 = 2;
 /// Says again what a record before it said, whose segment is to be given up.
 pub const FLAG_COPY: u8 = 4;
+/// A part of a checkpoint: says what others say, and counts for a recovery from there alone.
+pub const FLAG_CHECKPOINT: u8 = 8;
+/// What is said of the whole record, not of a part.
+pub const FLAGS_WHOLE: u8 = FLAG_COPY | FLAG_CHECKPOINT;
 
 /// What a record changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,17 +53,28 @@ pub enum Kind {
     PutUntil = 20,
     /// The moment of the put of this `version` is over: the key is gone, if that is what it holds.
     Expire = 21,
+    /// Of a checkpoint: what keys of a space hold, see `checkpoint::keys`.
+    Keys = 24,
+    /// Of a checkpoint: where events of a stream stand, from offset `version` on, see `checkpoint::events`. Key is u64 the
+    /// offset at which the stream begins; of a chained one the head after its last event, and u64 the offset behind that.
+    Events = 25,
+    /// A checkpoint begins. `version` and the u64 value are those of the last `Reclaim`.
+    CheckpointBegin = 26,
+    /// A checkpoint is whole: value is u64 the LSN of its `CheckpointBegin` and u64 the epoch of all of it, `version` the segment
+    /// in which it begins.
+    CheckpointEnd = 27,
 }
 
 impl Kind {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Kind> {
-        use Kind::{
-            Append, AppendBatch, AppendOnce, Commit, Create, Cursor, Delete, Expire, Put, PutUntil, Reclaim, Trim,
-        };
-        let all =
-            [Put, Delete, Append, AppendBatch, Trim, Create, Reclaim, Commit, AppendOnce, Cursor, PutUntil, Expire];
-        all.into_iter().find(|kind| *kind as u8 == value)
+        use Kind::{Append, AppendBatch, AppendOnce, CheckpointBegin, CheckpointEnd, Commit, Create, Cursor, Delete};
+        use Kind::{Events, Expire, Keys, Put, PutUntil, Reclaim, Trim};
+        let of_keys = [Put, PutUntil, Delete, Expire, Commit];
+        let of_streams = [Append, AppendBatch, AppendOnce, Trim, Cursor];
+        let of_log = [Create, Reclaim, Keys, Events, CheckpointBegin, CheckpointEnd];
+        let mut all = of_keys.into_iter().chain(of_streams).chain(of_log);
+        all.find(|kind| *kind as u8 == value)
     }
 }
 
@@ -82,6 +97,21 @@ pub const UNTIL_BYTES: usize = 8;
 pub const LINKS_BYTES: usize = 64;
 
 impl<'a> Record<'a> {
+    /// Whether it is a part of a checkpoint, between its two ends.
+    #[must_use]
+    pub fn is_of_checkpoint(&self) -> bool {
+        self.flags & FLAG_CHECKPOINT != 0
+    }
+
+    /// What a part of a checkpoint says again, as the record that said it: its LSN is the value of the part, beside the key.
+    #[must_use]
+    pub fn said_again(&self) -> Option<Record<'a>> {
+        let (lsn, &[]) = self.value.split_first_chunk::<8>()? else { return None };
+        let whole = matches!(self.kind, Kind::Create | Kind::Cursor | Kind::AppendOnce);
+        let said = Record { flags: 0, lsn: Lsn(u64::from_le_bytes(*lsn)), value: &[], ..*self };
+        (whole && self.is_of_checkpoint()).then_some(said)
+    }
+
     /// The heads before and after the events of a linked append.
     #[must_use]
     pub fn links(&self) -> Option<(&'a [u8; 32], &'a [u8; 32])> {
@@ -167,7 +197,8 @@ pub fn decode(bytes: &[u8], seed: u32) -> Option<(Record<'_>, usize)> {
     if taken > bytes.len() || crc32c::crc32c_append(seed, &bytes[VALUE_BYTES..end]) != get_u32(bytes, CRC) {
         return None;
     }
-    if bytes[FLAGS] & !(FLAG_MORE | FLAG_CONTINUED | FLAG_COPY) != 0 || bytes[end..taken].iter().any(|byte| *byte != 0)
+    if bytes[FLAGS] & !(FLAG_MORE | FLAG_CONTINUED | FLAGS_WHOLE) != 0
+        || bytes[end..taken].iter().any(|byte| *byte != 0)
     {
         return None;
     }
@@ -218,7 +249,7 @@ impl Assembler {
         self.value.extend_from_slice(part.value);
         if !more {
             self.open = false;
-            let whole = Record { flags: part.flags & FLAG_COPY, key: &self.key, value: &self.value, ..*part };
+            let whole = Record { flags: part.flags & FLAGS_WHOLE, key: &self.key, value: &self.value, ..*part };
             sink(&whole, self.place);
         }
     }

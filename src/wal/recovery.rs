@@ -6,6 +6,7 @@ use crate::bytes::{get_u64, index};
 use crate::device::DeviceError;
 use crate::types::{DeviceAddress, Lsn, ShardId};
 use crate::wal::blocks::Blocks;
+use crate::wal::checkpoint;
 use crate::wal::flight::Contents;
 use crate::wal::frame::{self, Header, Invalid};
 use crate::wal::layout::BLOCK_BYTES;
@@ -99,10 +100,24 @@ impl std::fmt::Display for Damage {
 }
 
 impl Tail {
-    /// Takes a record that gives segments up.
+    /// Takes a record that gives segments up, or says once more from where on they are kept.
     fn keep_from(&mut self, record: &Record<'_>) {
         if record.version > self.kept_from && record.value.len() == 8 {
             (self.kept_from, self.kept_lsn) = (record.version, Lsn(get_u64(record.value, 0)));
+        }
+    }
+
+    /// Takes a record of the log's own, in the segment with this number, in a frame of this epoch. `begun`: the last checkpoint that began.
+    fn take(&mut self, record: &Record<'_>, (sequence, epoch): (u64, u64), begun: &mut checkpoint::Begin) {
+        match record.kind {
+            Kind::Reclaim => self.keep_from(record),
+            Kind::CheckpointBegin => {
+                self.keep_from(record);
+                let place = checkpoint::Place { lsn: record.lsn, sequence };
+                *begun = checkpoint::Begin { place, epoch, logged_bytes: self.recovered_bytes };
+            }
+            Kind::CheckpointEnd if begun.is_ended_by(record, epoch) => self.checkpoint = *begun,
+            _ => {}
         }
     }
 
@@ -127,6 +142,8 @@ pub struct Recovered {
     pub cut: Option<(Lsn, DeviceAddress, Break)>,
     /// The log ends with the mark of a daemon that stopped in good order.
     pub clean: bool,
+    /// The last checkpoint that began.
+    begun: checkpoint::Begin,
     /// Encoded records beyond the durable log, from the flight recorder, to be made durable first of all.
     pub replay: Vec<u8>,
 }
@@ -137,6 +154,8 @@ pub struct Walker<'a, B> {
     superblock: &'a Superblock,
     shard: ShardId,
     chain: &'a [ChainSegment],
+    /// The segments before the one where recovery begins.
+    passed_over: Vec<Link>,
     /// A piece of a segment, read ahead.
     loaded: Vec<u8>,
     loaded_at: Option<(usize, usize)>,
@@ -146,13 +165,30 @@ const READ_AHEAD_BYTES: usize = 1 << 20;
 
 impl<'a, B: Blocks> Walker<'a, B> {
     pub fn new(blocks: &'a mut B, superblock: &'a Superblock, shard: ShardId, chain: &'a [ChainSegment]) -> Self {
-        Walker { blocks, superblock, shard, chain, loaded: Vec::new(), loaded_at: None }
+        Walker { blocks, superblock, shard, chain, passed_over: Vec::new(), loaded: Vec::new(), loaded_at: None }
+    }
+
+    /// Recovery is to begin at the segment with this number, where a checkpoint does. `None`: the chain begins there, or
+    /// has no such segment, or of one before it there is no first frame to see, which says with what it begins.
+    #[must_use]
+    pub fn beginning_at(mut self, sequence: u64) -> Option<Self> {
+        let start = self.chain.iter().position(|chained| chained.sequence == sequence).filter(|start| *start > 0)?;
+        for link in 0..start {
+            let (header, _, _) = self.frame(link, segment::HEADER_BYTES).ok()?;
+            self.passed_over.push(Link { chained: self.chain[link], first_lsn: header.first_lsn });
+        }
+        Some(self)
+    }
+
+    /// The link where recovery begins.
+    fn start(&self) -> usize {
+        self.passed_over.len()
     }
 
     /// Whether segments before the first one were given up.
     #[must_use]
     pub fn begins_later(&self) -> bool {
-        self.chain.first().is_some_and(|first| first.sequence > 1)
+        self.chain.get(self.start()).is_some_and(|first| first.sequence > 1)
     }
 
     /// The LSN with which the first segment begins, as far as it can be read.
@@ -279,13 +315,14 @@ impl State {
     /// The beginning of a log: LSN 1, or the first frame of the segments that are left. Whether that is the one which
     /// the log begins with is seen when all of it is read: see `check_beginning`.
     fn begin<B: Blocks>(walker: &mut Walker<'_, B>) -> State {
-        let begin = State { link: 0, offset: segment::HEADER_BYTES, next_lsn: Lsn(1), previous_crc: 0, epoch: 0 };
+        let link = walker.start();
+        let begin = State { link, offset: segment::HEADER_BYTES, next_lsn: Lsn(1), previous_crc: 0, epoch: 0 };
         if !walker.begins_later() {
             return begin;
         }
         for offset in (begin.offset..walker.segment_bytes()).step_by(BLOCK_BYTES) {
-            if let Ok((Header { first_lsn, previous_crc, epoch, .. }, _, _)) = walker.frame(0, offset) {
-                return State { link: 0, offset, next_lsn: first_lsn, previous_crc, epoch };
+            if let Ok((Header { first_lsn, previous_crc, epoch, .. }, _, _)) = walker.frame(link, offset) {
+                return State { link, offset, next_lsn: first_lsn, previous_crc, epoch };
             }
         }
         begin
@@ -306,15 +343,16 @@ pub fn recover<B: Blocks>(
 ) -> Result<Recovered, Damage> {
     let seed = record::crc_seed(&walker.superblock.namespace, walker.shard);
     let mut state = State::begin(walker);
-    let begin_lsn = state.next_lsn;
+    let begin_lsn = walker.passed_over.first().map_or(state.next_lsn, |first| first.first_lsn);
     let mut recovered = Recovered {
-        tail: Tail { kept_from: 1, ..Tail::default() },
+        tail: Tail { kept_from: 1, links: walker.passed_over.clone(), ..Tail::default() },
         epoch_max: 0,
         frames: 0,
         records: 0,
         log_bytes: 0,
         cut: None,
         clean: false,
+        begun: checkpoint::Begin::default(),
         replay: Vec::new(),
     };
     let mut assembler = Assembler::default();
@@ -395,16 +433,15 @@ fn follow<B: Blocks>(
         }
         Err(found) => return Err(Some(found)),
     };
-    let address = walker.address(link, offset);
+    let (address, sequence) = (walker.address(link, offset), walker.chain[link].sequence);
     let (header, crc, bytes) = walker.frame(link, offset).map_err(Some)?;
     let mut at = frame::HEADER_BYTES;
     for number in 0..u64::from(header.records) {
         let lsn = Lsn(header.first_lsn.0 + number);
         match record::decode(&bytes[at..header.used_bytes as usize], seed) {
             Some((record, taken)) if record.lsn == lsn => {
-                if record.kind == Kind::Reclaim {
-                    recovered.tail.keep_from(&record);
-                }
+                recovered.tail.take(&record, (sequence, header.epoch), &mut recovered.begun);
+                recovered.tail.recovered_bytes += taken as u64;
                 assembler.push(&record, address.plus(at as u64), sink);
                 at += taken;
             }

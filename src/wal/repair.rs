@@ -9,6 +9,7 @@ use crate::device::identity::DriveId;
 use crate::error::{Error, Result};
 use crate::types::{DeviceAddress, Lsn, ObjectId, SegmentIndex, ShardId};
 use crate::wal::blocks::Blocks;
+use crate::wal::checkpoint;
 use crate::wal::flight::Contents;
 use crate::wal::frame;
 use crate::wal::inspect::first_frame;
@@ -165,6 +166,7 @@ impl Plan {
             sequence: frame.segment_sequence,
             epoch: frame.epoch,
             kept_from: 1,
+            checkpoint: checkpoint::Place::default(),
             reserved: false,
             freed: false,
         };

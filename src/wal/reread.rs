@@ -4,7 +4,7 @@ use crate::bytes::index;
 use crate::types::Lsn;
 use crate::wal::frame::{self, Header, Invalid};
 use crate::wal::layout::BLOCK_BYTES;
-use crate::wal::record::{self, FLAG_CONTINUED, FLAG_COPY, FLAG_MORE, Record};
+use crate::wal::record::{self, FLAG_CONTINUED, FLAG_MORE, FLAGS_WHOLE, Record};
 use crate::wal::recovery::Break;
 use crate::wal::{Identity, Link, segment};
 
@@ -238,7 +238,7 @@ impl Reread {
             self.value.extend_from_slice(part.value);
         }
         let Record { kind, flags, lsn, object, version, .. } = part;
-        let head = Record { kind, flags: flags & FLAG_COPY, lsn, object, version, key: &[], value: &[] };
+        let head = Record { kind, flags: flags & FLAGS_WHOLE, lsn, object, version, key: &[], value: &[] };
         if more {
             self.at += taken;
             self.after_part();

@@ -1,7 +1,8 @@
 //! Segments: fixed-size pieces of the namespace, chained a shard. The first block of each says whose it is.
 
 use crate::bytes::{array, get_u16, get_u32, get_u64, put_u16, put_u32, put_u64};
-use crate::types::{DeviceAddress, ShardId};
+use crate::types::{DeviceAddress, Lsn, ShardId};
+use crate::wal::checkpoint::Place;
 use crate::wal::layout::{BLOCK_BYTES, FORMAT_VERSION};
 
 pub const MAGIC_VALUE: u64 = u64::from_le_bytes(*b"FBSEGMT1");
@@ -18,6 +19,8 @@ pub const FLAGS: usize = 44; // u32
 pub const SEQUENCE: usize = 48; // u64, its place in the shard's chain; the first is 1
 pub const EPOCH: usize = 56; // u64, when it was prepared
 pub const KEPT_FROM: usize = 64; // u64, segments of the chain before this number were given up by then; 0 is 1
+pub const CHECKPOINT_LSN: usize = 72; // u64, of the beginning of the last checkpoint; 0: there is none
+pub const CHECKPOINT_IN: usize = 80; // u64, the segment of the chain that this is in
 
 /// Taken from what is kept for deletes, trims and reclaim.
 pub const FLAG_RESERVED: u32 = 1;
@@ -32,6 +35,7 @@ pub struct Header {
     pub sequence: u64,
     pub epoch: u64,
     pub kept_from: u64,
+    pub checkpoint: Place,
     pub reserved: bool,
     pub freed: bool,
 }
@@ -49,6 +53,8 @@ pub fn encode(block: &mut [u8], header: &Header) {
     put_u64(block, SEQUENCE, header.sequence);
     put_u64(block, EPOCH, header.epoch);
     put_u64(block, KEPT_FROM, header.kept_from);
+    put_u64(block, CHECKPOINT_LSN, header.checkpoint.lsn.0);
+    put_u64(block, CHECKPOINT_IN, header.checkpoint.sequence);
     let crc = crc32c::crc32c(&block[VERSION..]);
     put_u32(block, CRC, crc);
 }
@@ -63,6 +69,7 @@ pub fn decode(block: &[u8], namespace: &[u8; 16], address: DeviceAddress) -> Opt
         sequence: get_u64(block, SEQUENCE),
         epoch: get_u64(block, EPOCH),
         kept_from: get_u64(block, KEPT_FROM).max(1),
+        checkpoint: Place { lsn: Lsn(get_u64(block, CHECKPOINT_LSN)), sequence: get_u64(block, CHECKPOINT_IN) },
         reserved: get_u32(block, FLAGS) & FLAG_RESERVED != 0,
         freed: get_u32(block, FLAGS) & FLAG_FREED != 0,
     };
@@ -87,6 +94,7 @@ mod tests {
             sequence: 4,
             epoch: 2,
             kept_from: 3,
+            checkpoint: Place { lsn: Lsn(70), sequence: 4 },
             reserved: true,
             freed: false,
         };

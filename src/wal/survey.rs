@@ -4,6 +4,7 @@ use crate::device::DeviceError;
 use crate::types::{DeviceAddress, SegmentIndex, ShardId};
 use crate::wal::ChainSegment;
 use crate::wal::blocks::Blocks;
+use crate::wal::checkpoint::Place;
 use crate::wal::frame;
 use crate::wal::layout::{BLOCK_BYTES, Layout};
 use crate::wal::segment;
@@ -17,6 +18,8 @@ pub struct Survey {
     pub free: Vec<SegmentIndex>,
     /// For every shard: segments of its chain before this number were given up, as a header says. There may be more.
     pub kept_from: Vec<u64>,
+    /// For every shard: where its last checkpoint begins, as a header says.
+    pub checkpoints: Vec<Place>,
     /// What contradicts itself. With any of these, the namespace is not to be written.
     pub damage: Vec<SegmentDamage>,
     /// The highest epoch in a segment header.
@@ -64,7 +67,12 @@ impl std::fmt::Display for SegmentDamage {
 pub fn survey(blocks: &mut impl Blocks, superblock: &Superblock, progress: &mut dyn FnMut(u64, u64)) -> Survey {
     let layout = &superblock.layout;
     let shards = layout.shards as usize;
-    let mut survey = Survey { chains: vec![Vec::new(); shards], kept_from: vec![1; shards], ..Survey::default() };
+    let mut survey = Survey {
+        chains: vec![Vec::new(); shards],
+        kept_from: vec![1; shards],
+        checkpoints: vec![Place::default(); shards],
+        ..Survey::default()
+    };
     let mut orphans = Vec::new();
     let mut block = vec![0; BLOCK_BYTES];
     for number in 0..layout.segments {
@@ -80,6 +88,8 @@ pub fn survey(blocks: &mut impl Blocks, superblock: &Superblock, progress: &mut 
                 survey.epoch_max = survey.epoch_max.max(header.epoch);
                 let kept_from = &mut survey.kept_from[header.shard.index()];
                 *kept_from = (*kept_from).max(header.kept_from);
+                let checkpoint = &mut survey.checkpoints[header.shard.index()];
+                *checkpoint = (*checkpoint).max(header.checkpoint);
                 if header.freed {
                     survey.free.push(segment);
                     continue;

@@ -120,6 +120,7 @@ impl Wal {
             sequence,
             epoch: self.identity.epoch,
             kept_from: self.kept_from,
+            checkpoint: self.checkpoint.place,
             reserved,
             freed: false,
         };

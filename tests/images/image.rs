@@ -98,6 +98,7 @@ impl Open {
         disk.write(DeviceAddress(0), &image.0).unwrap();
         let segments = Arc::new(SegmentPool::new(&found.superblock.layout, &found.survey.free));
         let limits = Limits {
+            recovery_bytes_max: u64::MAX,
             frames_in_flight_max: 4,
             window_interval_ns: 1_000,
             window_bytes: FRAME_BYTES / 2,

@@ -99,6 +99,7 @@ impl Sum {
                     shown(self.copied_percent(), " %")
                 ),
             ),
+            ("checkpoints", format!("{}, {} MiB", self.get(stats::CHECKPOINTS), mib(stats::CHECKPOINT_BYTES))),
             ("group commit", format!("{} records a frame, most {records_max}", shown(self.records_per_frame(), ""))),
             ("frames by records", if shares.is_empty() { "-".to_owned() } else { shares.join(", ") }),
             ("cache hits", format!("{} of {} gets", shown(self.cache_hit_percent(), " %"), self.get(stats::GETS))),
@@ -133,6 +134,8 @@ impl Sum {
             "segments_reclaimed": self.get(stats::SEGMENTS_RECLAIMED),
             "copied_bytes": self.get(stats::COPIED_BYTES),
             "copied_percent": self.copied_percent(),
+            "checkpoints": self.get(stats::CHECKPOINTS),
+            "checkpoint_bytes": self.get(stats::CHECKPOINT_BYTES),
             "records_per_frame": self.records_per_frame(),
             "frame_records_max": records_max,
             "frames_by_records": self.frames_by_records(),

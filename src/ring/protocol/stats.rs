@@ -76,14 +76,17 @@ pub const DEVICE_OPERATIONS_PER_SECOND_MAX: usize = 52;
 pub const FRAMES_OF_RECORDS: usize = 53;
 pub const FRAME_CLASSES: usize = 7;
 pub const FRAME_RECORDS_MAX: usize = 60;
+/// Checkpoints that were ended, and what they take of `RECORD_BYTES`.
+pub const CHECKPOINTS: usize = 61;
+pub const CHECKPOINT_BYTES: usize = 62;
 /// Snapshots of all clients, and how long the oldest has been there; of reactor 0.
-pub const SNAPSHOTS: usize = 61;
-pub const SNAPSHOT_OLDEST_NS: usize = 62;
+pub const SNAPSHOTS: usize = 63;
+pub const SNAPSHOT_OLDEST_NS: usize = 64;
 /// Versions of keys that only snapshots see, and the memory that they take.
-pub const SNAPSHOT_VERSIONS: usize = 63;
-pub const SNAPSHOT_BYTES: usize = 64;
+pub const SNAPSHOT_VERSIONS: usize = 65;
+pub const SNAPSHOT_BYTES: usize = 66;
 /// How often a shard gave a snapshot up, for want of memory.
-pub const SNAPSHOTS_GIVEN_UP: usize = 65;
+pub const SNAPSHOTS_GIVEN_UP: usize = 67;
 /// The words that tell of the drive, and not of a reactor.
 pub const DRIVE: [usize; 6] = [
     DRIVE_HEALTH_KNOWN,
@@ -95,7 +98,7 @@ pub const DRIVE: [usize; 6] = [
 ];
 
 /// Name and unit of every word.
-pub const NAMES: [&str; 66] = [
+pub const NAMES: [&str; 68] = [
     "turns",
     "requests",
     "writes",
@@ -157,6 +160,8 @@ pub const NAMES: [&str; 66] = [
     "frames_of_32_records",
     "frames_of_64_records",
     "frame_records_max",
+    "checkpoints",
+    "checkpoint_bytes",
     "snapshots",
     "snapshot_oldest_ns",
     "snapshot_versions",
@@ -196,8 +201,12 @@ pub const SHARD_LAST_LSN: usize = 7;
 /// The lag behind the last one is what waits for the drive, in records.
 pub const SHARD_DURABLE_LSN: usize = 8;
 pub const SHARD_FENCED: usize = 9;
+/// What a start would read of the log, about.
+pub const SHARD_RECOVERY_BYTES: usize = 10;
+/// Since the last checkpoint ended, or since the start.
+pub const SHARD_CHECKPOINT_AGE_MS: usize = 11;
 
-pub const SHARD_NAMES: [&str; 10] = [
+pub const SHARD_NAMES: [&str; 12] = [
     "shard",
     "keys",
     "events",
@@ -208,6 +217,8 @@ pub const SHARD_NAMES: [&str; 10] = [
     "last_lsn",
     "durable_lsn",
     "fenced",
+    "recovery_bytes",
+    "checkpoint_age_ms",
 ];
 
 pub const OBJECT: usize = 0;

@@ -98,6 +98,8 @@ impl Meaning {
                     }
                 }
                 Kind::Put | Kind::PutUntil | Kind::Delete | Kind::Commit | Kind::Create | Kind::Reclaim => {}
+                // They say what others say.
+                Kind::Keys | Kind::Events | Kind::CheckpointBegin | Kind::CheckpointEnd => {}
             }
         }
         meaning

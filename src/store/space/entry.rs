@@ -76,6 +76,11 @@ impl Entry {
         Lsn(self.lsn & LOW)
     }
 
+    /// What says its value, which holds until that moment.
+    pub fn said(&self, until_ms: Option<u64>) -> Said {
+        Said { version: self.version, lsn: self.lsn(), place: self.place(), in_commit: self.in_commit(), until_ms }
+    }
+
     fn in_commit(&self) -> bool {
         self.place & IN_COMMIT != 0
     }

@@ -235,6 +235,11 @@ impl Spaces {
         })
     }
 
+    /// Of the record that says what a slot holds.
+    pub fn lsn_of(&self, slot: u32) -> Lsn {
+        self.entries[slot as usize].lsn()
+    }
+
     /// The slot that holds this version of a key, whoever sees it.
     pub(super) fn find_version(&self, heap: &Heap, object: ObjectId, key: &[u8], version: u64) -> Option<u32> {
         let is_it = |slot: &u32| self.entries[*slot as usize].version == version;

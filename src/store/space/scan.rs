@@ -191,7 +191,7 @@ fn is_beyond(key: &[u8], request: &Request<'_>, is_prefix: bool) -> bool {
     if is_prefix { !key.starts_with(request.key) } else { !request.value.is_empty() && *key >= *request.value }
 }
 
-fn is_before(key: &[u8], begin: Bound<&[u8]>) -> bool {
+pub fn is_before(key: &[u8], begin: Bound<&[u8]>) -> bool {
     match begin {
         Bound::Included(begin) => key < begin,
         Bound::Excluded(begin) => key <= begin,

@@ -21,7 +21,7 @@ const ONCE_BYTES: usize = 16;
 /// The head after the stream's last event.
 #[derive(Clone, Copy)]
 pub(super) struct Chain {
-    head: Head,
+    pub head: Head,
     /// The offset that the next event gets.
     end: u64,
 }

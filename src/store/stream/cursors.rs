@@ -34,6 +34,13 @@ impl Stream {
         self.cursors.as_ref()?.by_name.get(name).copied()
     }
 
+    /// The first cursor from a name on.
+    pub fn cursor_from(&self, begin: Bound<&[u8]>) -> Option<(&[u8], u64, Lsn)> {
+        let by_name = &self.cursors.as_ref()?.by_name;
+        let (name, cursor) = by_name.range::<[u8], _>((begin, Bound::Unbounded)).next()?;
+        Some((name, cursor.offset, cursor.lsn))
+    }
+
     /// What a read that saw a cursor, or that it is not there, may wait for.
     fn cursor_lsn(&self, held: Option<Cursor>) -> Lsn {
         let changed = self.cursors.as_ref().map_or(Lsn::NONE, |cursors| cursors.changed_lsn);

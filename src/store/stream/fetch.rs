@@ -41,10 +41,11 @@ impl Owners for Vec<Stream> {
     }
 }
 
-/// The events of an append's record.
+/// The events of an append's record. A checkpoint says none again.
 pub fn events_of<'a>(record: &Record<'a>) -> impl Iterator<Item = &'a [u8]> {
     let single = record.kind == Kind::Append;
-    single.then_some(record.value).into_iter().chain(events(if single { &[] } else { record.value }))
+    let batch = if single || record.is_of_checkpoint() { &[] } else { record.value };
+    single.then_some(record.value).into_iter().chain(events(batch))
 }
 
 /// The event with this offset in a record that was read back.

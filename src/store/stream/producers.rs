@@ -237,6 +237,25 @@ impl Producers {
 }
 
 impl Stream {
+    /// What the producer in a slot appended after sequence number `said`, or another one behind it: the key of its record,
+    /// the offset, and the LSN. Both move there.
+    pub fn appended_once(&self, slot: &mut u64, said: &mut u64) -> Option<([u8; 16], u64, Lsn)> {
+        let slots = &self.producers.as_ref()?.slots;
+        loop {
+            let producer = slots.get(index(*slot))?;
+            // It may have gone on since the last look.
+            let window = (producer.last.saturating_sub(WINDOW) + 1).max(*said + 1)..=producer.last;
+            let known = |sequence: &u64| producer.get(*sequence).lsn != Lsn::NONE;
+            let Some(sequence) = window.into_iter().find(known) else {
+                (*slot, *said) = (*slot + 1, 0);
+                continue;
+            };
+            *said = sequence;
+            let Appended { offset, lsn } = producer.get(sequence);
+            return Some((key_of(producer.id, sequence), offset, lsn));
+        }
+    }
+
     fn producers(&mut self) -> &mut Producers {
         self.producers.get_or_insert_with(|| Box::new(Producers::new()))
     }

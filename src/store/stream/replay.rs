@@ -57,7 +57,7 @@ impl Streams {
     /// is there already only the place in the log is new.
     pub fn replay(&mut self, heap: &mut Heap, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
         if place != DeviceAddress::NONE {
-            self.recovered_lsn = record.lsn;
+            self.recovered_lsn = self.recovered_lsn.max(record.lsn);
         }
         let mut placed = false;
         let (mut links, mut end) = (Links::of(record), record.version);
@@ -87,6 +87,26 @@ impl Streams {
         before: Option<&Head>,
     ) -> Result<bool, Status> {
         let object = record.object;
+        if offset < self.stream(object).trimmed {
+            return Ok(false);
+        }
+        let missing = self.reach(heap, object, offset)?;
+        if missing {
+            *self.stream(object).get_mut(offset) = Event::in_cache(value.len(), Position::NONE);
+        }
+        let on_drive = place != DeviceAddress::NONE;
+        // A copy that the flight recorder alone holds changes nothing until it is written.
+        if missing || on_drive {
+            self.stream(object).get_mut(offset).set_logged(record.lsn, place);
+        }
+        if missing {
+            self.take_in(heap, object, offset, value, before, (!on_drive).then_some(record.lsn));
+        }
+        Ok(missing)
+    }
+
+    /// Makes `offset` one of a stream's places, unless it is trimmed. Whether an event is missing there.
+    pub fn reach(&mut self, heap: &mut Heap, object: ObjectId, offset: u64) -> Result<bool, Status> {
         let stream = self.stream(object);
         if offset < stream.trimmed {
             return Ok(false);
@@ -99,22 +119,7 @@ impl Streams {
         let stream = self.stream(object);
         let (missing, more) = (reached && stream.get(offset).is_hole(), stream.next - stream.first);
         self.events = self.events + more - events;
-        if !reached {
-            return Err(Status::NoMemory);
-        }
-        if missing {
-            *self.stream(object).get_mut(offset) = Event::in_cache(value.len(), Position::NONE);
-        }
-        let on_drive = place != DeviceAddress::NONE;
-        let event = self.stream(object).get_mut(offset);
-        event.set_lsn(record.lsn);
-        if missing || on_drive {
-            event.set_place(place);
-        }
-        if missing {
-            self.take_in(heap, object, offset, value, before, (!on_drive).then_some(record.lsn));
-        }
-        Ok(missing)
+        if reached { Ok(missing) } else { Err(Status::NoMemory) }
     }
 
     /// Takes a recovered event into the cache, where there is room. Only what the flight recorder alone holds, with this
