@@ -337,6 +337,10 @@ impl History {
             return owner.map_or(Ok(()), |owner| self.ask(owner, &Rc::new(Action::Release { snapshot })));
         }
         self.counts.add(Count::SnapshotReads);
+        if self.random.chance(200) {
+            let all = self.workload.all_of_snapshot(&self.oracle, snapshot);
+            return all.into_iter().try_for_each(|action| self.ask(client, &Rc::new(action)));
+        }
         let action = self.workload.of_snapshot(&self.oracle, snapshot);
         self.ask(client, &Rc::new(action))
     }

@@ -190,6 +190,21 @@ impl Workload {
         Action::ScanAt { snapshot, space: object, shard, prefix, limit, reply_bytes_max: 60_000 }
     }
 
+    /// All of a snapshot.
+    pub fn all_of_snapshot(&self, oracle: &Oracle, snapshot: u64) -> Vec<Action> {
+        let shards = || (0..self.shards).map(ShardId);
+        let of_object = |object: Object| -> Vec<Action> {
+            if object.kind == ObjectKind::Stream {
+                return vec![Action::Extent { snapshot, stream: object }];
+            }
+            let (space, prefix, limit, reply_bytes_max) = (object, Vec::new(), 0, 60_000);
+            let scan =
+                |shard| Action::ScanAt { snapshot, space, shard, prefix: prefix.clone(), limit, reply_bytes_max };
+            shards().map(scan).collect()
+        };
+        oracle.objects.iter().flat_map(|known| of_object(known.object)).collect()
+    }
+
     fn on_stream(&mut self, oracle: &Oracle, stream: Object) -> Action {
         let (first, next) = oracle.extent(stream);
         let relaxed = self.random.chance(300);

@@ -98,7 +98,7 @@ fn a_snapshot_is_of_one_moment() {
                 done.store(round, Ordering::SeqCst);
             }
         });
-        for turn in 0..150 {
+        for turn in 0..40 {
             let floor = done.load(Ordering::SeqCst);
             let snapshot = client.snapshot().expect("one is allowed");
             let (rounds, events) = look(&mut client, &objects, snapshot, turn % 2 == 0);
