@@ -77,7 +77,7 @@ fn a_value_that_is_forgotten_too_early_is_found() {
 
 #[test]
 fn a_value_of_another_version_is_found() {
-    finds(Planted::BelieveAnyVersion, 1..=900, "another value was shown");
+    finds(Planted::BelieveAnyVersion, 1..=300, "another value was shown");
 }
 
 #[test]
