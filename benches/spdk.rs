@@ -172,6 +172,8 @@ fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
             keys_max: 10_000,
             producers_max: 1_024,
             cursors_max: 1_024,
+            snapshots_max: 4,
+            snapshot_bytes_max: 64 << 20,
             cache_bytes_max: 16 << 20,
             cache_chunk_bytes: 256 << 10,
         },
@@ -203,6 +205,7 @@ fn appliance(opened: &OpenDevice) -> Result<Bench, Failure> {
         drive: Arc::default(),
     };
     let limits = Limits {
+        snapshots_max: 4,
         turn_requests_max: 64,
         waiting_reads_max: 8,
         objects_max: 16,

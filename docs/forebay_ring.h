@@ -145,6 +145,11 @@
 #define FB_OP_CURSORS                18
 #define FB_OP_DROP_CURSOR            19
 #define FB_OP_READ_CHAIN             20
+#define FB_OP_SNAPSHOT               21
+#define FB_OP_RELEASE                22
+#define FB_OP_GET_AT                 23
+#define FB_OP_SCAN_AT                24
+#define FB_OP_EXTENT                 25
 
 /* flags */
 #define FB_FLAG_DURABILITY_MASK      3
@@ -192,6 +197,8 @@
 #define FB_STATUS_OUT_OF_SEQUENCE    20
 #define FB_STATUS_CURSOR_TRIMMED     21
 #define FB_STATUS_CURSOR_MOVED       22
+#define FB_STATUS_SNAPSHOT_GONE      23
+#define FB_STATUS_TOO_MANY_SNAPSHOTS 24
 #define FB_STATUS_UNREADABLE         30
 
 /* end reasons */

@@ -141,6 +141,11 @@ pub struct Limits {
     pub producers_max: u32,
     /// Cursors of each stream. 1 to 65,536.
     pub cursors_max: u32,
+    /// Snapshots of all clients together. 0 to 1,024.
+    pub snapshots_max: u32,
+    /// For values that were written over or deleted and that a snapshot still sees. Beyond it the oldest snapshot is given
+    /// up. It is part of `memory_bytes_max`; default: an eighth of it, at most a half.
+    pub snapshot_bytes_max: Option<ByteSize>,
 }
 
 /// The shared-memory rings and the socket that hands them over.
@@ -254,6 +259,8 @@ impl Default for Limits {
             objects_max: 1_024,
             producers_max: 1_024,
             cursors_max: 1_024,
+            snapshots_max: 16,
+            snapshot_bytes_max: None,
         }
     }
 }

@@ -14,12 +14,14 @@ mod rates;
 mod reclaim;
 mod resume;
 mod shard;
+mod snapshots;
 mod stall;
 #[cfg(test)]
 mod tests;
 mod waits;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use crossbeam_queue::ArrayQueue;
 use forebay_sys::net::WakeSet;
@@ -46,6 +48,7 @@ use rates::Rates;
 pub use resume::Log;
 use shard::Pending;
 pub use shard::Shard;
+use snapshots::Snapshots;
 use stall::Stall;
 pub use stall::{Pulse, STALL_NS};
 use waits::Waiting;
@@ -68,6 +71,7 @@ pub struct Limits {
     pub objects_max: usize,
     pub key_bytes_max: usize,
     pub value_bytes_max: usize,
+    pub snapshots_max: usize,
     /// A device that leaves an operation out for longer is given up.
     pub device_timeout_ns: u64,
 }
@@ -80,6 +84,10 @@ const TURN_RECLAIM_BYTES: usize = 1 << 20;
 pub enum Order {
     /// Reactor 0 made a space or stream.
     Object(Box<Object>),
+    /// Reactor 0 has a snapshot of this number taken: counts those who have heard of it.
+    Snapshot(u64, Arc<AtomicU32>),
+    /// It ends.
+    Release(u64),
     /// `run` returns to its caller, who has something to do with the reactor.
     Visit,
     /// Write out what is open, then stop.
@@ -175,6 +183,7 @@ pub struct Reactor<D, C> {
     /// By slot: how many of `waiting` are its.
     waiting_of: Vec<usize>,
     syncs: SyncTable,
+    snapshots: Snapshots,
     fetches: Fetches,
     deallocation: Deallocation,
     /// The payload of the request at hand, copied out of the client's memory. Never grows.
@@ -227,6 +236,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             waiting: Vec::with_capacity(limits.waiting_reads_max),
             waiting_of: Vec::new(),
             syncs: SyncTable::default(),
+            snapshots: Snapshots::default(),
             fetches: Fetches::new(limits.value_bytes_max),
             deallocation: Deallocation::default(),
             payload: Vec::with_capacity(intake::payload_bytes_max(&limits)),
@@ -252,7 +262,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if now_ns >= self.look_at_wall_ns {
             self.expire(now_ns);
         }
-        let mailed = self.take_mail();
+        let mailed = self.take_mail(now_ns);
         let taken = self.take_requests(now_ns);
         let handed = self.seal(now_ns);
         self.submit_fetches(now_ns);
@@ -298,11 +308,13 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             Opcode::Open => return (self.open(slot, submission, now_ns), 0),
             Opcode::Catalog => return (self.list_catalog(slot, submission), 0),
             Opcode::Stats => return (self.stats(slot, submission), 0),
+            Opcode::Snapshot => return (self.begin_snapshot(slot, submission, now_ns), 0),
+            Opcode::Release => return (self.release_snapshot(slot, submission), 0),
             _ => {}
         }
         let Some(at) = self.route(opcode, submission) else { return status(Status::WrongReactor) };
         let mut outcome = self.apply(at, slot, opcode, submission, fetched, now_ns);
-        if outcome == Outcome::status(Status::UnknownObject) && self.take_mail() {
+        if outcome == Outcome::status(Status::UnknownObject) && self.take_mail(now_ns) {
             // The object may have been made by another reactor a moment ago.
             outcome = self.apply(at, slot, opcode, submission, fetched, now_ns);
         }

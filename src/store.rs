@@ -5,9 +5,12 @@ pub mod catalog;
 pub mod checkpoint;
 mod heap;
 mod order;
+mod snapshot;
 mod space;
 mod stream;
 mod table;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod wall;
 
@@ -22,7 +25,7 @@ use crate::wal::record::{Kind, Record, UNTIL_BYTES};
 use crate::wal::{Room, Wal};
 
 pub use cache::CHUNK_BYTES as CACHE_CHUNK_BYTES;
-use cache::Cache;
+use cache::{Cache, Full};
 use catalog::Catalog;
 use heap::{Cell, Heap};
 pub use space::{Expired, Rest};
@@ -42,6 +45,10 @@ pub struct Limits {
     pub producers_max: usize,
     /// Cursors of a stream.
     pub cursors_max: usize,
+    /// Snapshots at once.
+    pub snapshots_max: usize,
+    /// Of the memory: for what only snapshots see.
+    pub snapshot_bytes_max: u64,
     /// Of that memory: for values that are on the drive too.
     pub cache_bytes_max: usize,
     /// The unit in which the cache forgets.
@@ -251,7 +258,12 @@ impl Store {
         Store {
             limits,
             heap: Heap::new(limits.memory_bytes_max),
-            spaces: Spaces::new(limits.keys_max, Cache::new(limits.cache_chunk_bytes, cache_bytes_max)),
+            spaces: Spaces::new(
+                limits.keys_max,
+                limits.snapshots_max,
+                limits.snapshot_bytes_max,
+                Cache::new(limits.cache_chunk_bytes, cache_bytes_max),
+            ),
             streams: Streams::new(Cache::new(limits.cache_chunk_bytes, cache_bytes_max)),
             reserved: Vec::with_capacity(commit::ENTRIES_MAX),
             next_version: 1,
@@ -341,6 +353,9 @@ impl Store {
             Opcode::Delete => self.delete(context, request, mode),
             Opcode::Get => self.get(context, request, mode, reply),
             Opcode::Scan => self.scan(context, request, mode, reply),
+            Opcode::GetAt => self.get_at(context, request, mode, reply),
+            Opcode::ScanAt => self.scan_at(context, request, mode, reply),
+            Opcode::Extent => self.extent(context, request, mode),
             Opcode::Append | Opcode::AppendBatch if object.chained => {
                 self.append_chained(context, request, mode, reply)
             }
@@ -354,9 +369,14 @@ impl Store {
             Opcode::DropCursor => self.drop_cursor(context, request, mode),
             Opcode::Read => self.read(context, request, mode, reply),
             Opcode::Trim => self.trim(context, request, mode),
-            Opcode::Noop | Opcode::Sync | Opcode::Open | Opcode::Catalog | Opcode::Stats | Opcode::Commit => {
-                Outcome::status(Status::BadRequest)
-            }
+            Opcode::Noop
+            | Opcode::Sync
+            | Opcode::Open
+            | Opcode::Catalog
+            | Opcode::Stats
+            | Opcode::Commit
+            | Opcode::Snapshot
+            | Opcode::Release => Outcome::status(Status::BadRequest),
         }
     }
 
@@ -369,11 +389,20 @@ impl Store {
     /// What a write that found no memory is told: to come again, while trimmed events or cached values give theirs back.
     fn no_memory(&mut self, wal: &Wal, status: Status) -> Outcome {
         let durable = wal.readable_lsn();
-        let given = self.spaces.shrink(&mut self.heap, durable) || self.streams.shrink(&mut self.heap, durable);
+        let given = self.spaces.shrink(&mut self.heap, durable)
+            || self.streams.shrink(&mut self.heap, durable)
+            || self.spaces.kept.yield_memory();
         if given || self.streams.is_reclaiming() { Outcome::Later } else { Outcome::status(status) }
     }
 
-    /// Gives the memory of trimmed events back, of about `budget_bytes`. Says whether there was any.
+    /// What a write is told that found no room in the cache.
+    #[cold]
+    fn no_cache(&mut self, full: Full) -> Outcome {
+        let comes = full == Full::Now || full == Full::Memory && self.spaces.kept.yield_memory();
+        if comes { Outcome::Later } else { Outcome::status(Status::NoMemory) }
+    }
+
+    /// Gives the memory of trimmed events back, and of what no snapshot sees any more, of about `budget_bytes`. Says whether there was any.
     #[inline]
     pub fn reclaim(&mut self, budget_bytes: usize, durable: Lsn) -> bool {
         let (keys, events) = (self.spaces.cache_bytes(), self.streams.cache_bytes());
@@ -381,7 +410,7 @@ impl Store {
         if unlike && self.heap.unused_bytes() < BALANCED_CHUNKS * self.limits.cache_chunk_bytes as u64 {
             self.balance(durable);
         }
-        self.streams.reclaim(&mut self.heap, budget_bytes)
+        self.spaces.sweep(&mut self.heap) | self.streams.reclaim(&mut self.heap, budget_bytes)
     }
 
     /// Values and events share what memory is left: when it is used up, those who have more leave some to the others.
@@ -544,56 +573,5 @@ impl Store {
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.heap.used_bytes()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn store() -> Store {
-        Store::new(Limits {
-            key_bytes_max: 64,
-            value_bytes_max: 64 << 10,
-            memory_bytes_max: 4 << 20,
-            cache_bytes_max: 4 << 20,
-            cache_chunk_bytes: CACHE_CHUNK_BYTES,
-            keys_max: 100_000,
-            producers_max: 1,
-            cursors_max: 1,
-        })
-    }
-
-    const PLACE: DeviceAddress = DeviceAddress(4_096);
-    const VALUE: [u8; 4_000] = [7; 4_000];
-
-    fn put(store: &mut Store, number: u64, value: &[u8]) -> Result<(), Status> {
-        let (kind, lsn, key) = (Kind::Put, Lsn(number + 1), number.to_le_bytes());
-        store.replay(&Record { kind, flags: 0, lsn, object: ObjectId(1), version: number, key: &key, value }, PLACE)
-    }
-
-    fn append(store: &mut Store, stream: u32, offset: u64) -> Result<(), Status> {
-        let (kind, lsn, object) = (Kind::Append, Lsn(offset + 1), ObjectId(stream));
-        store.replay(&Record { kind, flags: 0, lsn, object, version: offset, key: &[], value: &VALUE }, PLACE)
-    }
-
-    #[test]
-    fn recovered_streams_take_memory_from_cached_values() {
-        let mut store = store();
-        (0..2_000).for_each(|number| put(&mut store, number, &VALUE).unwrap());
-        // The events of each take 96 KiB.
-        (2..22).for_each(|stream| append(&mut store, stream, 0).unwrap());
-        assert_eq!((store.keys(), store.events()), (2_000, 20));
-        // What does not fit even so is told.
-        let refused = (22..200).find_map(|stream| append(&mut store, stream, 0).err());
-        assert_eq!(refused, Some(Status::NoMemory));
-    }
-
-    #[test]
-    fn recovered_keys_take_memory_from_cached_events() {
-        let mut store = store();
-        (0..2_000).for_each(|offset| append(&mut store, 2, offset).unwrap());
-        (0..20_000).for_each(|number| put(&mut store, number, b"").unwrap());
-        assert_eq!((store.keys(), store.events()), (20_000, 2_000));
     }
 }

@@ -59,6 +59,8 @@ const SETTINGS: Settings = Settings {
         keys_max: 10_000,
         producers_max: 1_024,
         cursors_max: 1_024,
+        snapshots_max: 4,
+        snapshot_bytes_max: 64 << 20,
         cache_bytes_max: 16 << 20,
         cache_chunk_bytes: 256 << 10,
     },
@@ -107,6 +109,7 @@ impl<C: Clock> Rig<C> {
         let reactors: Arc<[Address]> = vec![Address::new()?].into();
         let place = Place { reactor: 0, shards: 1, reactors, wakes: WakeSet::new()?, drive: Arc::default() };
         let limits = reactor::Limits {
+            snapshots_max: 4,
             turn_requests_max: 16,
             waiting_reads_max: 8,
             objects_max: 16,

@@ -71,6 +71,8 @@ impl Sizes {
             keys_max: index(config.limits.keys_max / u64::from(self.shards) * 5 / 4 + 1_024),
             producers_max: config.limits.producers_max as usize,
             cursors_max: config.limits.cursors_max as usize,
+            snapshots_max: config.limits.snapshots_max as usize,
+            snapshot_bytes_max: config.snapshot_bytes_max() / u64::from(self.shards),
         }
     }
 
@@ -81,6 +83,7 @@ impl Sizes {
             objects_max: config.limits.objects_max as usize,
             key_bytes_max: index(config.limits.key_bytes_max.0),
             value_bytes_max: self.value_bytes_max,
+            snapshots_max: config.limits.snapshots_max as usize,
             device_timeout_ns: config.device.timeout.0,
         }
     }

@@ -1,7 +1,7 @@
 //! `forebay export`: spaces and streams as JSON, an object a line.
 
 use forebay::error::Error;
-use forebay::ring::client::{Client, ClientError, Object, ScanRange};
+use forebay::ring::client::{Client, ClientError, Object, ScanRange, Snapshot};
 use forebay::types::ObjectKind;
 use serde_json::{Map, Value, json};
 
@@ -19,12 +19,16 @@ const PAGE_PAIRS_FIRST: usize = 16;
 
 /// Print spaces and streams as JSON, an object a line, for `import`.
 ///
-/// All of them, or those that are named. It is no snapshot: each pair is as it was at some moment of the export. The last
-/// line counts what came before, so that `import` sees a file that was cut short.
+/// All of them, or those that are named. Each pair is as it was at some moment of the export, unless --consistent says
+/// otherwise. The last line counts what came before, so that `import` sees a file that was cut short.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Names of spaces and streams. Default: all.
     objects: Vec<String>,
+    /// Everything as it was at one moment, from a snapshot. An error, if the daemon has to give the snapshot up
+    /// (limits.snapshot_bytes_max), or a stream is trimmed meanwhile.
+    #[arg(long)]
+    consistent: bool,
 }
 
 pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
@@ -35,7 +39,8 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
             .remedy("leave out the names to export everything there is")
             .into());
     }
-    let mut export = Export { client, context, counts: Counts::default(), progress: Progress::new() };
+    let snapshot = if args.consistent { Some(client.snapshot()?) } else { None };
+    let mut export = Export { client, snapshot, context, counts: Counts::default(), progress: Progress::new() };
     for (name, object) in all.iter().filter(|(name, _)| args.objects.is_empty() || args.objects.contains(name)) {
         export.counts.objects += 1;
         match object.kind {
@@ -44,11 +49,15 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         }
     }
     let Counts { objects, pairs, events } = export.counts;
+    if let Some(snapshot) = snapshot {
+        export.client.release(snapshot)?;
+    }
     context.out.json(&json!({ "kind": "end", "objects": objects, "pairs": pairs, "events": events }))
 }
 
 struct Export<'a> {
     client: Client,
+    snapshot: Option<Snapshot>,
     context: &'a mut Context,
     counts: Counts,
     progress: Progress,
@@ -61,7 +70,11 @@ impl Export<'_> {
         self.context.out.json(&head)?;
         let (mut begin, mut limit) = (Vec::new(), PAGE_PAIRS_FIRST);
         loop {
-            let page = self.client.scan(space, &ScanRange::Range { begin: &begin, end: &[] }, limit)?;
+            let range = ScanRange::Range { begin: &begin, end: &[] };
+            let page = match self.snapshot {
+                Some(snapshot) => self.client.scan_at(snapshot, space, &range, limit)?,
+                None => self.client.scan(space, &range, limit)?,
+            };
             let page_bytes: usize = page.pairs.iter().map(|pair| pair.key.len() + pair.value.len()).sum();
             for pair in &page.pairs {
                 let mut line = head_of("pair", name);
@@ -81,18 +94,22 @@ impl Export<'_> {
     }
 
     fn stream(&mut self, name: &str, stream: Object) -> Result<(), Failure> {
-        let mut next = begin(&mut self.client, stream, None)?;
+        let (mut next, end) = match self.snapshot {
+            Some(snapshot) => self.client.extent(snapshot, stream)?,
+            None => (begin(&mut self.client, stream, None)?, u64::MAX),
+        };
         let durability = stream.durability.name();
         self.context.out.json(&json!({ "kind": "stream", "object": name, "durability": durability, "first": next }))?;
-        loop {
-            let events = match self.client.read(stream, next, None) {
+        while next < end {
+            let mut events = match self.client.read(stream, next, None) {
                 // Trimmed meanwhile.
-                Err(ClientError::Trimmed { first }) => {
+                Err(ClientError::Trimmed { first }) if self.snapshot.is_none() => {
                     next = first;
                     continue;
                 }
-                events => events?,
+                events => events.map_err(|error| Error::from(error).context(format_args!("read stream {name:?}")))?,
             };
+            events.retain(|(offset, _)| *offset < end);
             let Some((last, _)) = events.last() else { return Ok(()) };
             next = last + 1;
             for (offset, event) in &events {
@@ -104,6 +121,7 @@ impl Export<'_> {
             self.counts.events += events.len() as u64;
             self.show(name);
         }
+        Ok(())
     }
 
     fn show(&mut self, name: &str) {

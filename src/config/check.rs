@@ -133,6 +133,11 @@ impl Config {
         problems.range("limits.objects_max", limits.objects_max, 1..=1_048_576);
         problems.range("limits.producers_max", limits.producers_max, 1..=65_536);
         problems.range("limits.cursors_max", limits.cursors_max, 1..=65_536);
+        problems.range("limits.snapshots_max", limits.snapshots_max, 0..=1_024);
+        let (kept, half) = (self.snapshot_bytes_max(), ByteSize(limits.memory_bytes_max.0 / 2));
+        problems.unless(kept <= half.0, "limits.snapshot_bytes_max", || {
+            format!("is {}; use at most half of limits.memory_bytes_max ({half})", ByteSize(kept))
+        });
     }
 
     fn check_rings(&self, problems: &mut Problems) {

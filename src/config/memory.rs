@@ -19,6 +19,12 @@ pub struct MemoryPart {
 const FRAME_OVERHEAD_BYTES: u64 = 160;
 
 impl Config {
+    /// Of the memory budget: for what only snapshots see.
+    #[must_use]
+    pub fn snapshot_bytes_max(&self) -> u64 {
+        self.limits.snapshot_bytes_max.map_or(self.limits.memory_bytes_max.0 / 8, |bytes| bytes.0)
+    }
+
     /// Frames that a record of the largest value takes, its key and one for the end included.
     #[must_use]
     pub fn frames_per_record_max(&self) -> u64 {

@@ -64,7 +64,7 @@ impl SyncTable {
 
 impl<D: Device, C: Clock> Reactor<D, C> {
     /// Takes what others sent: sessions that begin and end, new objects, the order to stop.
-    pub(super) fn take_mail(&mut self) -> bool {
+    pub(super) fn take_mail(&mut self, now_ns: u64) -> bool {
         let mut mailed = false;
         while let Some(control) = self.place.own().sessions.receive() {
             mailed = true;
@@ -80,6 +80,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             mailed = true;
             match order {
                 Order::Object(object) => self.catalog.insert(*object),
+                Order::Snapshot(id, arrived) => self.arrive(id, arrived, None, now_ns),
+                Order::Release(id) => self.end_snapshot(id),
                 Order::Visit => self.visited = true,
                 Order::Stop => {
                     self.phase = self.phase.stopping();
@@ -87,7 +89,10 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 }
             }
         }
-        mailed
+        if self.snapshots.are_taken() {
+            mailed |= self.pass_barrier(now_ns);
+        }
+        self.end_snapshots() | mailed
     }
 
     /// Takes a client in. The listener sends it by mail; tests and the simulator call this.
@@ -119,6 +124,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             self.closed[slot] = true;
             self.progressed = true;
         }
+        self.release_snapshots_of(id);
     }
 
     /// Answers when everything taken before is durable on the drive, in every shard of this reactor.
@@ -161,7 +167,6 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if let Some(object) = self.catalog.find(name) {
             return found(object, told_after(&mut self.shards[0].wal, object));
         }
-        let wal = &mut self.shards[0].wal;
         let (create, chained) = (create & 1 != 0, create & 2 != 0);
         if !create {
             return Outcome::status(Status::UnknownObject);
@@ -180,14 +185,15 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if self.catalog.len() >= self.limits.objects_max {
             return Outcome::status(Status::TooLarge);
         }
+        if self.orders_are_full() {
+            return Outcome::Later;
+        }
+        let wal = &mut self.shards[0].wal;
         match wal.room(&self.pool, name.len(), 0, Writer::Ordinary) {
             Room::Yes => {}
             Room::Later => return Outcome::Later,
             Room::NoSpace => return Outcome::status(Status::NoSpace),
             Room::Fenced => return Outcome::status(Status::Fenced),
-        }
-        if self.place.reactors.iter().any(|other| other.orders.len() * 2 > other.orders.capacity()) {
-            return Outcome::Later;
         }
         let (id, lsn, name) = (self.catalog.next_id(), Lsn::NONE, name.into());
         let mut object = Object { id, kind, durability, compression, chained, name, lsn };
@@ -274,7 +280,16 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             (stats::DEVICE_OPERATIONS_PER_SECOND, operations),
             (stats::DEVICE_OPERATIONS_PER_SECOND_MAX, operations_max),
         ];
-        for (at, value) in gauges.into_iter().chain(self.place.drive.get()) {
+        let kept = self.shards.iter().map(|shard| shard.store.kept_for_snapshots());
+        let [versions, bytes, given_up] = kept.fold([0; 3], |sum, kept| std::array::from_fn(|at| sum[at] + kept[at]));
+        let snapshots = [
+            (stats::SNAPSHOTS, self.snapshots.len()),
+            (stats::SNAPSHOT_OLDEST_NS, self.snapshots.oldest_ns(self.turned_ns)),
+            (stats::SNAPSHOT_VERSIONS, versions),
+            (stats::SNAPSHOT_BYTES, bytes),
+            (stats::SNAPSHOTS_GIVEN_UP, given_up),
+        ];
+        for (at, value) in gauges.into_iter().chain(snapshots).chain(self.place.drive.get()) {
             self.metrics.set(at, value);
         }
         let counters = || self.shards.iter().map(|shard| shard.wal.counters);
@@ -360,6 +375,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     #[must_use]
     pub fn is_at_work(&self) -> bool {
         (self.device.in_flight() > 0 && !self.stall.given_up)
+            || self.snapshots.are_taken()
             || self.deallocation.due().is_some()
             || self.shards.iter().any(|shard| shard.reclaim.is_active(&shard.wal))
     }

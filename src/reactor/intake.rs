@@ -4,7 +4,7 @@
 use crate::bytes::index;
 use crate::device::Device;
 use crate::reactor::{Clock, Limits, Phase, Reactor};
-use crate::ring::protocol::{KEY_BYTES_MAX, Opcode, Status, Submission, shard_of_key, shard_of_stream, stats};
+use crate::ring::protocol::{KEY_BYTES_MAX, Opcode, Status, Submission, low_u32, shard_of_key, shard_of_stream, stats};
 use crate::store::Outcome;
 use crate::timing;
 use crate::types::ShardId;
@@ -27,8 +27,15 @@ pub(super) fn payload_bytes_max(limits: &Limits) -> usize {
 #[inline]
 fn cut_payload(opcode: Opcode, submission: &mut Submission) {
     match opcode {
-        Opcode::Put | Opcode::Scan | Opcode::Append | Opcode::AppendBatch | Opcode::AppendOnce | Opcode::Commit => {}
+        Opcode::Put
+        | Opcode::Scan
+        | Opcode::ScanAt
+        | Opcode::Append
+        | Opcode::AppendBatch
+        | Opcode::AppendOnce
+        | Opcode::Commit => {}
         Opcode::Get
+        | Opcode::GetAt
         | Opcode::Delete
         | Opcode::Open
         | Opcode::SetCursor
@@ -41,6 +48,9 @@ fn cut_payload(opcode: Opcode, submission: &mut Submission) {
         | Opcode::Trim
         | Opcode::Sync
         | Opcode::Catalog
+        | Opcode::Snapshot
+        | Opcode::Release
+        | Opcode::Extent
         | Opcode::Stats => {
             (submission.key_bytes, submission.value_bytes) = (0, 0);
         }
@@ -50,7 +60,7 @@ fn cut_payload(opcode: Opcode, submission: &mut Submission) {
 impl<D: Device, C: Clock> Reactor<D, C> {
     /// rings.poll, store.apply, wal.append: takes what the clients' rings hold, as far as the later stages have room.
     pub(super) fn take_requests(&mut self, now_ns: u64) -> bool {
-        if self.phase == Phase::Settling {
+        if self.phase == Phase::Settling || self.snapshots.are_taken() {
             return false;
         }
         (self.moved_bytes, self.postponed) = (0, false);
@@ -143,7 +153,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
 
     /// Bytes of the value of such a request. The end of a scan is a key.
     fn value_bytes_max(&self, opcode: Opcode) -> usize {
-        if opcode == Opcode::Scan { KEY_BYTES_MAX } else { self.limits.value_bytes_max }
+        let scans = matches!(opcode, Opcode::Scan | Opcode::ScanAt);
+        if scans { KEY_BYTES_MAX } else { self.limits.value_bytes_max }
     }
 
     /// Copies the payload of a request out of the client's memory. `false`: it is large, and its log has no room yet.
@@ -175,6 +186,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     pub(super) fn route(&self, opcode: Opcode, submission: &Submission) -> Option<usize> {
         let shard = match opcode {
             opcode if opcode.is_on_stream() => shard_of_stream(submission.object, self.place.shards),
+            Opcode::ScanAt => ShardId(Some(low_u32(submission.arg1)).filter(|shard| *shard < self.place.shards)?),
             Opcode::Scan | Opcode::Commit => {
                 ShardId(u32::try_from(submission.arg1).ok().filter(|shard| *shard < self.place.shards)?)
             }

@@ -231,13 +231,13 @@ impl Reclaim {
                         self.step = Step::Stopped;
                         return true;
                     }
+                    store.rescue(&record, wal.planted());
                     let drops = wal.is_planted(Planted::FreeNamedSegment) && wal.counters.checkpoints > 0;
                     if let Some(kept) = store.kept(record, end_lsn, &mut room).filter(|_| !drops) {
                         if !self.has_room(wal, pool, kept.key.len(), kept.value.len()) {
                             break;
                         }
-                        let forgets = wal.is_planted(Planted::CopyWithoutUntil);
-                        let kept = if forgets { kept.split_until().0 } else { kept };
+                        let kept = if wal.is_planted(Planted::CopyWithoutUntil) { kept.split_until().0 } else { kept };
                         wal.append_copy(pool, now_ns, &kept);
                         store.moved(&kept, wal.last_place(), wal.last_lsn(), wal.readable_lsn());
                     }

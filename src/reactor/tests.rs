@@ -12,6 +12,7 @@ mod sessions;
 mod slow;
 #[path = "../../tests/small/mod.rs"]
 mod small;
+mod snapshots;
 mod stall;
 mod stuck;
 mod trim;

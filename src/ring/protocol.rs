@@ -6,7 +6,10 @@
 //! entry itself, so one cache line carries one message.
 
 pub mod commit;
+mod handshake;
 pub mod stats;
+
+pub use handshake::{hello, notice, order, welcome};
 
 use crate::types::{Durability, ShardId};
 
@@ -134,17 +137,27 @@ pub enum Opcode {
     /// Read a chained stream with its heads. arg0: from this offset. The reply holds the head before that offset, then as
     /// many events as fit, each as u32 bytes, u32 zero, u64 offset, the head after it, event.
     ReadChain = 20,
+    /// Take a snapshot of all shards. Reactor 0 only. The answer's `version` is its number. It ends with the session.
+    Snapshot = 21,
+    /// End snapshot arg0. Reactor 0 only.
+    Release = 22,
+    /// As `Get`, as snapshot arg0 sees the key.
+    GetAt = 23,
+    /// As `Scan`, as snapshot arg0 sees the space. arg1: the shard in the low half, most pairs in the high one (0: no bound).
+    ScanAt = 24,
+    /// A stream as snapshot arg0 sees it: the answer's `version` is its first offset, `aux` its next one.
+    Extent = 25,
 }
 
 /// One past the highest opcode.
-pub const OPCODES_END: u8 = 21;
+pub const OPCODES_END: u8 = 26;
 
 impl Opcode {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Opcode> {
         use Opcode::{
-            Append, AppendBatch, AppendOnce, Catalog, Commit, Cursors, Delete, DropCursor, Get, GetCursor, Noop, Open,
-            Put, Read, ReadChain, Scan, SetCursor, Stats, Sync, Trim,
+            Append, AppendBatch, AppendOnce, Catalog, Commit, Cursors, Delete, DropCursor, Extent, Get, GetAt,
+            GetCursor, Noop, Open, Put, Read, ReadChain, Release, Scan, ScanAt, SetCursor, Snapshot, Stats, Sync, Trim,
         };
         const ALL: [Option<Opcode>; OPCODES_END as usize] = {
             let all = [
@@ -168,6 +181,11 @@ impl Opcode {
                 Cursors,
                 DropCursor,
                 ReadChain,
+                Snapshot,
+                Release,
+                GetAt,
+                ScanAt,
+                Extent,
             ];
             let mut table = [None; OPCODES_END as usize];
             let mut at = 0;
@@ -196,6 +214,7 @@ impl Opcode {
                 | Opcode::Cursors
                 | Opcode::DropCursor
                 | Opcode::ReadChain
+                | Opcode::Extent
         )
     }
 }
@@ -357,6 +376,10 @@ pub enum Status {
     CursorTrimmed = 21,
     /// The cursor stands where the request does not expect it, or beyond the offset; `version` holds where.
     CursorMoved = 22,
+    /// No such snapshot: it was ended, or given up because what only it sees took too much memory. Nothing else is lost.
+    SnapshotGone = 23,
+    /// There are as many snapshots as the daemon allows.
+    TooManySnapshots = 24,
     /// The value is on the drive, and the drive does not give it back as it was written.
     Unreadable = 30,
 }
@@ -369,10 +392,10 @@ impl Status {
     pub fn from_wire(value: u16) -> Option<Status> {
         use Status::{
             BadRequest, Busy, Conflict, CrossShard, CursorMoved, CursorTrimmed, Denied, Fenced, NoMemory, NoSpace,
-            NotFound, Ok, OutOfSequence, ReplyTooSmall, Stopping, TimedOut, TooLarge, TransactionTooLarge, Trimmed,
-            UnknownObject, Unreadable, VersionMismatch, WrongKind, WrongReactor,
+            NotFound, Ok, OutOfSequence, ReplyTooSmall, SnapshotGone, Stopping, TimedOut, TooLarge, TooManySnapshots,
+            TransactionTooLarge, Trimmed, UnknownObject, Unreadable, VersionMismatch, WrongKind, WrongReactor,
         };
-        const ALL: [Status; 24] = [
+        const ALL: [Status; 26] = [
             Ok,
             NotFound,
             VersionMismatch,
@@ -396,6 +419,8 @@ impl Status {
             OutOfSequence,
             CursorTrimmed,
             CursorMoved,
+            SnapshotGone,
+            TooManySnapshots,
             Unreadable,
         ];
         const TABLE: [Option<Status>; STATUSES_END] = {
@@ -437,6 +462,10 @@ impl Status {
             Status::OutOfSequence => "the producer's sequence number is neither the next one nor one of its last",
             Status::CursorTrimmed => "the cursor lies below the stream's first event",
             Status::CursorMoved => "the cursor stands elsewhere",
+            Status::SnapshotGone => {
+                "the snapshot is gone: it was ended, or what it alone saw took more than limits.snapshot_bytes_max"
+            }
+            Status::TooManySnapshots => "there are as many snapshots as limits.snapshots_max allows",
             Status::Unreadable => "the drive does not give the value back as it was written; run `forebay verify`",
         }
     }
@@ -483,52 +512,6 @@ impl EndReason {
             EndReason::BadPayload => "a submission's key or value is longer than the protocol allows",
         }
     }
-}
-
-/// The client's first and only message on the socket (Unix, `SOCK_SEQPACKET`). The daemon answers with a `welcome`.
-pub mod hello {
-    pub const BYTES: usize = 64;
-    pub const MAGIC: usize = 0; // u64
-    pub const VERSION: usize = 8; // u32
-    pub const SQ_ENTRIES: usize = 12; // u32 wanted; 0: the daemon's choice
-    pub const CQ_ENTRIES: usize = 16; // u32 wanted; 0: the daemon's choice
-    pub const ARENA_BYTES: usize = 24; // u64 wanted; 0: the daemon's choice
-}
-
-/// Instead of a hello, from root or the daemon's own user: an order to the daemon. It answers when that is carried out or
-/// has failed, with a message as `welcome` lays it out, without descriptors: `WELCOME` or `REFUSED`, and words.
-pub mod order {
-    pub const MAGIC_VALUE: u64 = u64::from_le_bytes(*b"FBORDER1");
-    pub const MAGIC: usize = 0; // u64
-    pub const VERSION: usize = 8; // u32, of the ring protocol
-    pub const VERB: usize = 12; // u32, below
-    pub const PATH: usize = 16; // the rest of the message: a path; empty for the one that the daemon knows
-    pub const BYTES_MAX: usize = PATH + 4_096;
-    /// Take the drive back, at this path.
-    pub const RESUME: u32 = 1;
-}
-
-/// The daemon's answer. A welcome carries the descriptors: the segment, then one eventfd a reactor. A refusal carries
-/// none, and its text says why. The same message with `ENDED` is the last one of a session, with the reason as text.
-pub mod welcome {
-    pub const BYTES: usize = 512;
-    pub const MAGIC: usize = 0; // u64
-    pub const VERSION: usize = 8; // u32
-    pub const STATUS: usize = 12; // u32, one of the three below
-    pub const WELCOME: u32 = 0;
-    pub const REFUSED: u32 = 1;
-    pub const ENDED: u32 = 2;
-    pub const SEGMENT_BYTES: usize = 16; // u64
-    pub const REACTORS: usize = 24; // u32: so many eventfds follow the segment
-    pub const TEXT_BYTES: usize = 28; // u32
-    pub const TEXT: usize = 32; // UTF-8
-    pub const TEXT_BYTES_MAX: usize = BYTES - TEXT;
-}
-
-/// What the daemon sends to a client that sleeps: one byte. (No eventfd: whoever shares one with the daemon could make
-/// a write to it block.)
-pub mod notice {
-    pub const WAKE: u8 = 1;
 }
 
 /// Batches, scan pairs and read events are framed by these headers inside payloads and replies.

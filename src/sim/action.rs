@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ring::client::{CursorMove, Entry, Object, Once, Request, What, Write};
+use crate::ring::client::{CursorMove, Entry, Object, Once, Request, Snapshot, What, Write};
 use crate::ring::protocol::{CURSOR_ABSENT, HEAD_BYTES, shard_of_key, shard_of_stream};
 use crate::types::{Durability, ObjectId, ShardId};
 use crate::wal::record::{LINKS_BYTES, UNTIL_BYTES};
@@ -83,6 +83,28 @@ pub enum Action {
     },
     Sync {
         reactor: u32,
+    },
+    Snapshot,
+    Release {
+        snapshot: u64,
+    },
+    GetAt {
+        snapshot: u64,
+        space: Object,
+        key: Vec<u8>,
+        value_bytes_max: usize,
+    },
+    ScanAt {
+        snapshot: u64,
+        space: Object,
+        shard: ShardId,
+        prefix: Vec<u8>,
+        limit: u32,
+        reply_bytes_max: usize,
+    },
+    Extent {
+        snapshot: u64,
+        stream: Object,
     },
 }
 
@@ -186,6 +208,8 @@ impl Action {
             Action::Put { space, .. }
             | Action::Delete { space, .. }
             | Action::Get { space, .. }
+            | Action::GetAt { space, .. }
+            | Action::ScanAt { space, .. }
             | Action::Scan { space, .. } => Some(*space),
             Action::Append { stream, .. }
             | Action::Trim { stream, .. }
@@ -193,8 +217,9 @@ impl Action {
             | Action::DropCursor { stream, .. }
             | Action::GetCursor { stream, .. }
             | Action::ReadChain { stream, .. }
+            | Action::Extent { stream, .. }
             | Action::Read { stream, .. } => Some(*stream),
-            Action::Sync { .. } | Action::Commit { .. } => None,
+            Action::Sync { .. } | Action::Commit { .. } | Action::Snapshot | Action::Release { .. } => None,
         }
     }
 
@@ -215,6 +240,17 @@ impl Action {
             | Action::SetCursor { .. }
             | Action::DropCursor { .. } => true,
             _ => false,
+        }
+    }
+
+    /// The snapshot that it names.
+    pub fn snapshot(&self) -> Option<u64> {
+        match self {
+            Action::Release { snapshot }
+            | Action::GetAt { snapshot, .. }
+            | Action::ScanAt { snapshot, .. }
+            | Action::Extent { snapshot, .. } => Some(*snapshot),
+            _ => None,
         }
     }
 
@@ -249,18 +285,20 @@ impl Action {
     /// Where it is served. A sync concerns several.
     pub fn shard(&self, shards: u32) -> Option<ShardId> {
         match self {
-            Action::Put { space, key, .. } | Action::Delete { space, key, .. } | Action::Get { space, key, .. } => {
-                Some(shard_of_key(space.id.0, key, shards))
-            }
+            Action::Put { space, key, .. }
+            | Action::Delete { space, key, .. }
+            | Action::Get { space, key, .. }
+            | Action::GetAt { space, key, .. } => Some(shard_of_key(space.id.0, key, shards)),
             Action::Append { stream, .. }
             | Action::Trim { stream, .. }
             | Action::SetCursor { stream, .. }
             | Action::DropCursor { stream, .. }
             | Action::GetCursor { stream, .. }
             | Action::ReadChain { stream, .. }
+            | Action::Extent { stream, .. }
             | Action::Read { stream, .. } => Some(shard_of_stream(stream.id.0, shards)),
-            Action::Scan { shard, .. } | Action::Commit { shard, .. } => Some(*shard),
-            Action::Sync { .. } => None,
+            Action::Scan { shard, .. } | Action::ScanAt { shard, .. } | Action::Commit { shard, .. } => Some(*shard),
+            Action::Sync { .. } | Action::Snapshot | Action::Release { .. } => None,
         }
     }
 
@@ -356,6 +394,34 @@ impl Action {
                 submit(&Request::Commit { entries: &entries, durability: *durability, relaxed: *relaxed })
             }
             Action::Sync { reactor } => submit(&Request::Sync { reactor: *reactor }),
+            _ => self.with_snapshot_request(submit),
+        }
+    }
+
+    /// The same for those about snapshots.
+    fn with_snapshot_request<T>(&self, submit: impl FnOnce(&Request<'_>) -> T) -> T {
+        match self {
+            Action::Release { snapshot } => submit(&Request::Release { snapshot: Snapshot(*snapshot) }),
+            Action::GetAt { snapshot, space, key, value_bytes_max } => submit(&Request::GetAt {
+                snapshot: Snapshot(*snapshot),
+                space: *space,
+                key,
+                value_bytes_max: *value_bytes_max,
+            }),
+            Action::ScanAt { snapshot, space, shard, prefix, limit, reply_bytes_max } => submit(&Request::ScanAt {
+                snapshot: Snapshot(*snapshot),
+                space: *space,
+                shard: *shard,
+                begin: prefix,
+                end: &[],
+                prefix: true,
+                limit: *limit,
+                reply_bytes_max: *reply_bytes_max,
+            }),
+            Action::Extent { snapshot, stream } => {
+                submit(&Request::Extent { snapshot: Snapshot(*snapshot), stream: *stream })
+            }
+            _ => submit(&Request::Snapshot),
         }
     }
 }

@@ -25,6 +25,7 @@ impl History {
         // What was answered before the end was acknowledged, seen or not.
         self.take_answers()?;
         self.oracle.check_order()?;
+        self.oracle.check_snapshots()?;
         self.say(|| format!("the end: {end:?}"));
         self.forget_clients();
         // Longer ago than a window and what a busy drive needs: but not where it stalled or failed.

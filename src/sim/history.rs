@@ -61,6 +61,7 @@ impl History {
         let mut oracle = Oracle::new(profile.shards, Times::new(machine.clock.clone()));
         oracle.strangers = profile.hostile;
         oracle.may_spoil = profile.may_spoil();
+        oracle.snapshots.may_be_given_up = profile.store.snapshot_bytes_max < 1 << 20;
         let workload = Workload::new(random.fork(), &profile);
         let (clients, hostile) = (Vec::new(), None);
         History {
@@ -287,6 +288,9 @@ impl History {
                     }
                 }
             }
+            if self.profile.snapshots {
+                self.look_at_snapshots()?;
+            }
             self.disturb()?;
             self.come_to();
             self.turn()?;
@@ -314,6 +318,31 @@ impl History {
                 (End::Daemon, Fate::Random)
             }
         })
+    }
+
+    /// A client takes a snapshot, or one that has some reads or releases one.
+    fn look_at_snapshots(&mut self) -> Verdict {
+        let client = self.random.index(self.clients.len());
+        if self.random.chance(60) && !self.oracle.objects.is_empty() {
+            self.counts.add(Count::Snapshots);
+            return self.ask(client, &Rc::new(Action::Snapshot));
+        }
+        let open = self.oracle.snapshots.open();
+        if open.is_empty() || self.random.chance(400) {
+            return Ok(());
+        }
+        let (snapshot, session) = open[self.random.index(open.len())];
+        if self.random.chance(30) {
+            let owner = self.clients.iter().position(|client| client.id == session);
+            return owner.map_or(Ok(()), |owner| self.ask(owner, &Rc::new(Action::Release { snapshot })));
+        }
+        self.counts.add(Count::SnapshotReads);
+        if self.random.chance(200) {
+            let all = self.workload.all_of_snapshot(&self.oracle, snapshot);
+            return all.into_iter().try_for_each(|action| self.ask(client, &Rc::new(action)));
+        }
+        let action = self.workload.of_snapshot(&self.oracle, snapshot);
+        self.ask(client, &Rc::new(action))
     }
 
     /// Somebody sets the wall clock, while nobody waits for an answer. Every reactor sees it before the next request.

@@ -21,6 +21,7 @@ use crate::ring::segment::Shape;
 use crate::ring::server::{Rights, SessionId, pair_in_process};
 use crate::sim::device::{Drive, Fate, SimBlocks, SimDevice, VirtualClock};
 use crate::sim::profile::Profile;
+use crate::sim::random::Random;
 use crate::sim::report::{Count, Counts};
 use crate::store::Store;
 use crate::store::checkpoint::{Piece, Progress};
@@ -84,6 +85,8 @@ pub struct Machine {
     /// Power cuts so far: the boot id.
     boot: u8,
     sessions: u64,
+    /// Where reactors turn at different speeds.
+    speeds: Option<Random>,
     planted: Planted,
     counts: Counts,
     /// A checkpoint and the log before it said different things.
@@ -107,6 +110,7 @@ impl Machine {
             directory: Some(0),
             boot: 0,
             sessions: 0,
+            speeds: profile.snapshots.then(|| Random::new(1)),
             planted,
             counts,
             differs: None,
@@ -306,6 +310,7 @@ impl Machine {
             turn_requests_max: self.profile.turn_requests_max,
             waiting_reads_max: 2,
             objects_max: 12,
+            snapshots_max: self.profile.store.snapshots_max,
             key_bytes_max: self.profile.store.key_bytes_max,
             value_bytes_max: self.profile.store.value_bytes_max,
             device_timeout_ns: self.profile.device_timeout_ns,
@@ -355,7 +360,30 @@ impl Machine {
     /// One turn of every reactor, beginning with `first`. Says whether anything happened.
     pub fn turn(&mut self, first: usize) -> bool {
         let count = self.reactors.len();
-        (0..count).fold(false, |worked, at| self.reactors[(first + at) % count].turn() | worked)
+        (0..count).fold(false, |worked, at| self.turn_one((first + at) % count) | worked)
+    }
+
+    /// One turn of a reactor. Where they turn at different speeds it may be none; or one that looked at its mail just before
+    /// it was told of a snapshot, and takes requests that came later.
+    fn turn_one(&mut self, reactor: usize) -> bool {
+        let Some(random) = &mut self.speeds else { return self.reactors[reactor].turn() };
+        if random.chance(250) {
+            return true;
+        }
+        let orders = &self.addresses[reactor].orders;
+        let (mut late, mut others) = (Vec::new(), Vec::new());
+        if random.chance(250) {
+            while let Some(order) = orders.pop() {
+                let of_snapshot = matches!(order, Order::Snapshot(..) | Order::Release(_));
+                if of_snapshot { late.push(order) } else { others.push(order) }
+            }
+        }
+        others.into_iter().for_each(|order| _ = orders.push(order));
+        let worked = self.reactors[reactor].turn();
+        let orders = &self.addresses[reactor].orders;
+        late.extend(std::iter::from_fn(|| orders.pop()));
+        late.into_iter().for_each(|order| _ = orders.push(order));
+        worked
     }
 
     /// The next moment when something happens by itself. A deadline that is past waits for something else.
@@ -394,6 +422,9 @@ impl Machine {
         self.counts.add_many(Count::FetchesAhead, fetches(stats::FETCHES_AHEAD));
         self.counts.add_many(Count::FetchesFailed, fetches(stats::FETCHES_FAILED));
         self.counts.add_many(Count::Expired, fetches(stats::KEYS_EXPIRED));
+        let shards = self.reactors.iter().flat_map(|reactor| reactor.shards());
+        let given_up = shards.map(|shard| shard.store.kept_for_snapshots()[2]).sum();
+        self.counts.add_many(Count::SnapshotsGivenUp, given_up);
         self.reactors.clear();
         self.drive.borrow_mut().crash(power, fate);
         if power { self.boot() } else { Ok(()) }

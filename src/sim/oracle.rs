@@ -9,6 +9,7 @@ mod evidence;
 mod meaning;
 mod producer;
 mod recovered;
+mod snapshot;
 mod space;
 mod stream;
 mod times;
@@ -26,6 +27,7 @@ use crate::types::{Durability, ShardId};
 use cycles::Graph;
 pub use evidence::evidence;
 pub use recovered::{End, Judgement, Loss};
+use snapshot::Snapshots;
 use space::Space;
 use stream::Stream;
 pub use times::{Moment, Times};
@@ -65,6 +67,8 @@ struct Pending {
     action: Rc<Action>,
     floor: Floor,
     asked: Moment,
+    /// The same, in requests and answers.
+    moment: u64,
 }
 
 /// A logged write whose LSN is known.
@@ -107,6 +111,7 @@ pub struct Oracle {
     pub fenced: Vec<bool>,
     /// What was done in this life, and what it saw.
     graph: Graph,
+    pub snapshots: Snapshots,
     /// Records of objects that nobody here knows may be in the log.
     pub strangers: bool,
     /// The drive may not give back what was written.
@@ -135,6 +140,7 @@ impl Oracle {
             next_operation: 0,
             fenced: vec![false; shards as usize],
             graph: Graph::default(),
+            snapshots: Snapshots::default(),
             strangers: false,
             may_spoil: false,
             times,
@@ -174,7 +180,12 @@ impl Oracle {
         let (floor, asked) = (self.floor(&action), self.times.now());
         let number = self.next_operation;
         self.next_operation += 1;
-        self.pending.insert(number, Pending { session, action, floor, asked });
+        if let Action::Release { snapshot } = *action {
+            self.snapshots.release(snapshot);
+        }
+        self.snapshots.moment += 1;
+        let moment = self.snapshots.moment;
+        self.pending.insert(number, Pending { session, action, floor, asked, moment });
         number
     }
 
@@ -191,7 +202,7 @@ impl Oracle {
             let floor = |step: &Step| self.known(step.space).space.floor(&step.key);
             return Floor::Commit(steps.iter().map(floor).collect());
         }
-        let Some(object) = action.object() else { return Floor::None };
+        let Some(object) = action.object().filter(|_| action.snapshot().is_none()) else { return Floor::None };
         let known = self.known(object);
         match action {
             Action::Scan { space, shard, prefix, .. } => {
@@ -233,6 +244,7 @@ impl Oracle {
 
     /// A client died: what it asked for may or may not happen.
     pub fn died(&mut self, session: SessionId) {
+        self.snapshots.died(session);
         let (gone, stay) =
             std::mem::take(&mut self.pending).into_iter().partition(|(_, pending)| pending.session == session);
         self.pending = stay;
@@ -250,6 +262,7 @@ impl Oracle {
         let pending = self.pending.remove(&number).ok_or_else(|| format!("operation {number} was answered twice"))?;
         let action = pending.action.clone();
         self.times.asked = pending.asked;
+        self.snapshots.moment += 1;
         self.judge(pending, answer, reply, now_ns)
             .map_err(|what| format!("{what}; asked: {action:?}; answered: {answer:?}"))
     }
@@ -264,6 +277,7 @@ impl Oracle {
             }
             (action, _) if action.is_write() && applied(answer) => {
                 self.logged(&pending.action, answer, now_ns)?;
+                self.note_write(&pending, answer);
                 self.written(&pending, answer)
             }
             (action, Floor::Stream { sequence, .. }) if answer.status == Status::OutOfSequence => {
@@ -276,6 +290,7 @@ impl Oracle {
             (_, Floor::Stream { next, promised_next, first, .. }) => {
                 self.stream_answer(&pending.action, (*next, *promised_next, *first), answer, reply)
             }
+            (_, Floor::None) => self.snapshot_answer(&pending, answer, reply),
             _ => Ok(()),
         }
     }

@@ -41,6 +41,8 @@ pub struct Profile {
     pub hostile: bool,
     /// Keys get times to live, and somebody sets the wall clock.
     pub expires: bool,
+    /// Clients take snapshots, and reactors turn at different speeds.
+    pub snapshots: bool,
     /// Of a thousand recoveries.
     pub read_errors: u64,
     pub interrupted: u64,
@@ -152,6 +154,8 @@ impl Profile {
                 keys_max: random.pick(&[64, 64, 12]),
                 producers_max: 4,
                 cursors_max: 4,
+                snapshots_max: 3,
+                snapshot_bytes_max: 1 << 20,
                 cache_bytes_max: random.pick(&[0, 64 << 10, 32 << 20]),
                 cache_chunk_bytes: random.pick(&[1 << 10, 4 << 10, 64 << 10]),
             },
@@ -170,6 +174,7 @@ impl Profile {
             client_death: random.pick(&[0, 0, 5]),
             hostile: random.chance(250),
             expires: false,
+            snapshots: false,
             read_errors: random.pick(&[0, 0, 200]),
             interrupted: random.pick(&[0, 100]),
             recorder_moves: 0,

@@ -144,6 +144,22 @@ fn a_put_that_keeps_the_time_to_live_before_it_is_found() {
 }
 
 #[test]
+fn a_snapshot_that_sees_later_writes_is_found() {
+    finds(Planted::SeeLaterWrites, 1..=60, "the snapshot had shown");
+    finds(Planted::SeeLaterWrites, 1..=100, "has no place in time");
+}
+
+#[test]
+fn a_version_that_goes_with_its_segment_is_found() {
+    finds(Planted::ForgetKept, 1..=600, "unexpected status Unreadable");
+}
+
+#[test]
+fn a_snapshot_without_a_barrier_is_found() {
+    finds(Planted::SkipBarrier, 1..=600, "has no place in time");
+}
+
+#[test]
 fn one_seed_is_one_history() {
     for seed in [3, 11, 17] {
         let first = run(seed, &Options::default()).expect("it passes");

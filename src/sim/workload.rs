@@ -174,6 +174,37 @@ impl Workload {
         Some(Action::Commit { shard, steps, durability, relaxed: self.random.chance(300) })
     }
 
+    /// A read of a snapshot.
+    pub fn of_snapshot(&mut self, oracle: &Oracle, snapshot: u64) -> Action {
+        let object = oracle.objects[self.random.index(oracle.objects.len())].object;
+        if object.kind == ObjectKind::Stream {
+            return Action::Extent { snapshot, stream: object };
+        }
+        if self.random.chance(700) {
+            let value_bytes_max = if self.random.chance(50) { 20 } else { self.value_bytes_max };
+            return Action::GetAt { snapshot, space: object, key: self.key(), value_bytes_max };
+        }
+        let shard = ShardId(crate::bytes::len_u32(self.random.index(self.shards as usize)));
+        let prefix = if self.random.chance(500) { Vec::new() } else { vec![b'k'] };
+        let limit = self.random.pick(&[0, 1, 3]);
+        Action::ScanAt { snapshot, space: object, shard, prefix, limit, reply_bytes_max: 60_000 }
+    }
+
+    /// All of a snapshot.
+    pub fn all_of_snapshot(&self, oracle: &Oracle, snapshot: u64) -> Vec<Action> {
+        let shards = || (0..self.shards).map(ShardId);
+        let of_object = |object: Object| -> Vec<Action> {
+            if object.kind == ObjectKind::Stream {
+                return vec![Action::Extent { snapshot, stream: object }];
+            }
+            let (space, prefix, limit, reply_bytes_max) = (object, Vec::new(), 0, 60_000);
+            let scan =
+                |shard| Action::ScanAt { snapshot, space, shard, prefix: prefix.clone(), limit, reply_bytes_max };
+            shards().map(scan).collect()
+        };
+        oracle.objects.iter().flat_map(|known| of_object(known.object)).collect()
+    }
+
     fn on_stream(&mut self, oracle: &Oracle, stream: Object) -> Action {
         let (first, next) = oracle.extent(stream);
         let relaxed = self.random.chance(300);

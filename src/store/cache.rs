@@ -70,6 +70,8 @@ pub enum Full {
     Now,
     /// The index leaves no memory.
     Memory,
+    /// The cache is never so large.
+    Never,
 }
 
 /// Who owns the values, by a number that says who.
@@ -164,7 +166,10 @@ impl Cache {
         // A large value has a chunk of its own.
         let own = bytes > self.chunk_bytes / 4;
         let wanted = if own { bytes } else { self.chunk_bytes };
-        if wanted as u64 > heap.unused_bytes() + self.bytes as u64 || wanted > self.bytes_max {
+        if wanted > self.bytes_max {
+            return Err(Full::Never);
+        }
+        if wanted as u64 > heap.unused_bytes() + self.bytes as u64 {
             return Err(Full::Memory);
         }
         for _ in 0..LOOKS_MAX {
@@ -254,6 +259,13 @@ impl Cache {
         second[..parts[1].len()].copy_from_slice(parts[1]);
         chunk.used += bytes;
         Position::new(number, at)
+    }
+
+    /// The value at a position, if it is here, belongs to another one.
+    pub fn hand_over(&mut self, position: Position, owner: u64) {
+        if let Some(at) = self.chunk(position) {
+            put_u64(&mut self.chunks[at].bytes[position.offset()..], 0, owner);
+        }
     }
 
     /// A value stays until the log is durable up to `lsn`. `false`: it is not here.
@@ -346,7 +358,7 @@ mod tests {
             assert!(bench.cache.bytes() <= 8 * CHUNK);
             assert!(bench.holds(slot, bytes));
         }
-        assert_eq!(bench.put(1, 9 * CHUNK, Lsn(1), Lsn(1)), Err(Full::Memory));
+        assert_eq!(bench.put(1, 9 * CHUNK, Lsn(1), Lsn(1)), Err(Full::Never));
         while bench.cache.shrink(&mut bench.heap, &mut bench.slots, Lsn(1)) {}
         assert!(bench.cache.bytes() <= CHUNKS_MIN * CHUNK && bench.heap.used_bytes() == bench.cache.bytes() as u64);
     }

@@ -4,6 +4,7 @@
 mod checkpoint;
 mod entry;
 mod expiry;
+mod kept;
 mod scan;
 mod wheel;
 
@@ -25,6 +26,8 @@ use entry::Entry;
 pub use entry::{Said, Until};
 use expiry::TIMED_BYTES;
 pub use expiry::{Expired, Rest};
+use kept::Kept;
+pub use kept::{Snapshot, View};
 use wheel::Wheel;
 
 /// What a key takes in the index beside its cell, at most about: its place in the slab (40 B) and in the list of free ones
@@ -58,6 +61,8 @@ struct Ordered {
     deleted_lsn: Lsn,
     keys: u64,
     live_bytes: u64,
+    /// The versions here that only snapshots see.
+    kept: Order,
 }
 
 pub struct Spaces {
@@ -71,16 +76,18 @@ pub struct Spaces {
     cache: Cache,
     /// The keys with a time to live.
     wheel: Wheel,
+    pub kept: Kept,
     /// During a replay: the last record that came from the drive.
     recovered_lsn: Lsn,
 }
 
 impl Spaces {
-    /// The slab's room for `keys_max` keys is reserved at once, so that no write ever waits for it to move.
-    pub fn new(keys_max: usize, cache: Cache) -> Spaces {
+    /// The slab's room for `keys_max` keys, and for the versions that are kept for snapshots, is reserved at once, so that no
+    /// write ever waits for it to move.
+    pub fn new(keys_max: usize, snapshots_max: usize, kept_bytes_max: u64, cache: Cache) -> Spaces {
         Spaces {
             table: Table::new(),
-            entries: Vec::with_capacity(keys_max),
+            entries: Vec::with_capacity(keys_max + Kept::versions_max(kept_bytes_max)),
             free: Vec::new(),
             ordered: Vec::new(),
             hasher: foldhash::fast::RandomState::default(),
@@ -88,6 +95,7 @@ impl Spaces {
             live_bytes: 0,
             cache,
             wheel: Wheel::new(),
+            kept: Kept::new(kept_bytes_max, snapshots_max),
             recovered_lsn: Lsn::NONE,
         }
     }
@@ -139,7 +147,7 @@ impl Spaces {
         self.ordered.get(object.index()).is_none_or(|ordered| ordered.changed_lsn == Lsn::NONE)
     }
 
-    fn deleted_lsn(&self, object: ObjectId) -> Lsn {
+    pub(super) fn deleted_lsn(&self, object: ObjectId) -> Lsn {
         self.ordered.get(object.index()).map_or(Lsn::NONE, |ordered| ordered.deleted_lsn)
     }
 
@@ -165,7 +173,7 @@ impl Spaces {
 
     /// Whether the cache has the room of this key's value for another of this size.
     fn suits(&self, slot: u32, value_bytes: usize) -> bool {
-        self.cache.suits(self.entries[slot as usize].cached(), value_bytes)
+        !self.is_seen(slot) && self.cache.suits(self.entries[slot as usize].cached(), value_bytes)
     }
 
     /// Memory of the cache.
@@ -185,10 +193,13 @@ impl Spaces {
     ) -> Result<u32, Status> {
         if let Some(slot) = found {
             let cell = self.entries[slot as usize].cell();
-            if !heap.suits(cell, bytes) {
+            let seen = self.is_seen(slot);
+            if seen || !heap.suits(cell, bytes) {
                 let new = heap.take(bytes).ok_or(Status::NoMemory)?;
-                self.set_until(heap, slot, None);
-                heap.give(cell);
+                if !(seen && self.keep_overwritten(heap, slot)) {
+                    self.set_until(heap, slot, None);
+                    heap.give(cell);
+                }
                 heap.bytes_mut(new, key.len()).copy_from_slice(key);
                 self.entries[slot as usize].set_cell(new);
             }
@@ -263,7 +274,10 @@ impl Spaces {
     ) -> (Option<usize>, Option<usize>) {
         let bytes = cell_bytes(key, value_bytes, home, None);
         match self.find(heap, self.hash(object, key), object, key) {
-            Some(slot) => ((!heap.suits(self.entries[slot as usize].cell(), bytes)).then_some(bytes), None),
+            Some(slot) => {
+                let suits = !self.is_seen(slot) && heap.suits(self.entries[slot as usize].cell(), bytes);
+                ((!suits).then_some(bytes), None)
+            }
             None => (Some(bytes), Some(KEY_OVERHEAD_BYTES)),
         }
     }
@@ -335,9 +349,9 @@ impl Spaces {
     /// The record of what a key holds stands at another place.
     pub fn moved(&mut self, heap: &mut Heap, record: &Record<'_>, place: DeviceAddress, lsn: Lsn, durable: Lsn) {
         let Record { object, key, version, value, .. } = *record;
-        let Some(slot) = self.find(heap, self.hash(object, key), object, key) else { return };
+        let Some(slot) = self.find_version(heap, object, key, version) else { return };
         let entry = &mut self.entries[slot as usize];
-        if entry.version != version || !entry.is_logged() {
+        if !entry.is_logged() {
             return;
         }
         entry.set_place(place);
@@ -369,7 +383,8 @@ impl Spaces {
     }
 
     fn remove_slot(&mut self, heap: &mut Heap, slot: u32) {
-        if self.entries[slot as usize].is_timed() {
+        let is_timed = self.entries[slot as usize].is_timed();
+        if is_timed {
             self.set_until(heap, slot, None);
         }
         let entry = self.entries[slot as usize];
@@ -380,8 +395,11 @@ impl Spaces {
         own.order.remove(|other| entries[other as usize].key(heap).cmp(key));
         own.keys -= 1;
         own.live_bytes -= entry.logged_bytes();
-        self.entries[slot as usize] = Entry::default();
         self.live_bytes -= entry.logged_bytes();
+        if self.is_seen(slot) && self.keep_removed(heap, slot, is_timed) {
+            return;
+        }
+        self.entries[slot as usize] = Entry::default();
         heap.give(entry.cell());
         heap.refund(KEY_OVERHEAD_BYTES);
         self.free.push(slot);
@@ -459,7 +477,7 @@ impl Store {
             && let Err(full) = self.spaces.make_room(&mut self.heap, value.len(), context.wal.readable_lsn())
         {
             // What waits to be durable goes out when somebody wants it.
-            return if full == Full::Now { Outcome::Later } else { Outcome::status(Status::NoMemory) };
+            return self.no_cache(full);
         }
         let until = match ttl_ms {
             Some(ttl_ms) => {
@@ -521,6 +539,19 @@ impl Store {
         if entry.is_timed() && self.spaces.is_over(&self.heap, slot, context.lived_ms()) {
             return Outcome::version(Status::NotFound, 0, after);
         }
+        self.get_slot(context, slot, after, reply)
+    }
+
+    /// Answers with what a slot holds.
+    #[inline(always)]
+    pub(super) fn get_slot<R: Reply>(
+        &mut self,
+        context: &mut Context<'_>,
+        slot: u32,
+        after: Lsn,
+        reply: &mut R,
+    ) -> Outcome {
+        let entry = self.spaces.entries[slot as usize];
         let fits = reply.fits(entry.value_bytes() as usize);
         if fits {
             let value = entry.value(slot, &self.heap, &mut self.spaces.cache, context.fetched.as_ref());
@@ -548,7 +579,7 @@ mod tests {
     fn the_index_counts_against_the_budget() {
         const BUDGET_BYTES: u64 = 4 << 20;
         let mut heap = Heap::new(BUDGET_BYTES);
-        let mut spaces = Spaces::new(1_000_000, Cache::new(CHUNK_BYTES, 0));
+        let mut spaces = Spaces::new(1_000_000, 0, 0, Cache::new(CHUNK_BYTES, 0));
         let put = |spaces: &mut Spaces, heap: &mut Heap, number: u32| {
             let key = number.to_le_bytes();
             spaces.place(

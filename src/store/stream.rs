@@ -213,6 +213,17 @@ impl Streams {
         self.streams.get(object.index()).map_or((0, 0, 0), |stream| (stream.first, stream.next, stream.logged_bytes))
     }
 
+    /// The first event and the next offset of every stream.
+    pub fn extents(&self) -> Vec<(u64, u64)> {
+        self.streams.iter().map(|stream| (stream.first, stream.next)).collect()
+    }
+
+    /// What says the event before this offset, or that it was trimmed.
+    pub fn last_lsn(&self, object: ObjectId, next: u64) -> Lsn {
+        let Some(stream) = self.streams.get(object.index()) else { return Lsn::NONE };
+        if next > stream.first { stream.get(next - 1).lsn() } else { stream.trimmed_lsn }
+    }
+
     /// Whether a stream keeps any of these `count` events, and the log does not say it at `end_lsn` or behind.
     pub fn keeps(&self, object: ObjectId, begin: u64, count: u64, end_lsn: Lsn) -> bool {
         let kept = |stream: &Stream| {
@@ -426,6 +437,7 @@ impl Store {
             Ok(()) => Ok(()),
             Err(Full::Now) => Err(Outcome::Later),
             Err(Full::Memory) => Err(self.no_memory(context.wal, Status::NoMemory)),
+            Err(Full::Never) => Err(Outcome::status(Status::NoMemory)),
         }
     }
 

@@ -42,12 +42,14 @@ impl Store {
             return refused;
         }
         let home = if logged { Home::Cache } else { Home::Cell };
-        if let Err(status) = self.reserve(writes, home) {
-            return self.no_memory(context.wal, status);
+        match self.reserve(writes, home) {
+            Ok(()) => {}
+            Err(Full::Never) => return Outcome::status(Status::NoMemory),
+            Err(Full::Now | Full::Memory) => return self.no_memory(context.wal, Status::NoMemory),
         }
         // In one piece: so no value pushes another one of the same commit out.
         if logged && let Err(full) = self.spaces.make_room(&mut self.heap, writes.len(), context.wal.readable_lsn()) {
-            return if full == Full::Now { Outcome::Later } else { Outcome::status(Status::NoMemory) };
+            return self.no_cache(full);
         }
         let version = self.next_version();
         let (lsn, after) = if context.wal.planted().is(Planted::TornCommit) && logged {
@@ -131,7 +133,7 @@ impl Store {
     }
 
     /// Takes all the memory that the puts may need, and gives it back: so each of them finds its own.
-    fn reserve(&mut self, writes: &[u8], home: Home) -> Result<(), Status> {
+    fn reserve(&mut self, writes: &[u8], home: Home) -> Result<(), Full> {
         let (mut fits, mut keys, mut index_bytes) = (true, 0, 0);
         for entry in entries(writes) {
             let What::Put(value) = entry.what else { continue };
@@ -147,14 +149,17 @@ impl Store {
                 }
             }
         }
-        fits &= self.spaces.has_room_for(keys) && self.heap.charge(index_bytes) && {
+        fits &= self.heap.charge(index_bytes) && {
             self.heap.refund(index_bytes);
             true
         };
         while let Some(cell) = self.reserved.pop() {
             self.heap.give(cell);
         }
-        if fits { Ok(()) } else { Err(Status::NoMemory) }
+        if !self.spaces.has_room_for(keys) {
+            return Err(Full::Never);
+        }
+        if fits { Ok(()) } else { Err(Full::Memory) }
     }
 
     fn write_all(&mut self, writes: &[u8], said: Said, durable: Lsn) {

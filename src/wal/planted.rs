@@ -51,6 +51,12 @@ pub enum Planted {
     ForgetUntil,
     /// A put without a time to live keeps the one that its key has.
     KeepUntil,
+    /// A snapshot sees what was written after it.
+    SeeLaterWrites,
+    /// A segment is given up with values that only a snapshot sees.
+    ForgetKept,
+    /// Each reactor takes its part of a snapshot when it hears of it, and goes on.
+    SkipBarrier,
 }
 
 impl Planted {

@@ -11,6 +11,7 @@ mod larger;
 mod operations;
 mod power;
 mod resume;
+mod snapshots;
 mod soak;
 mod streams;
 mod trace;

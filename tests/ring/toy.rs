@@ -103,7 +103,6 @@ impl Store {
                 self.first.insert(submission.object, submission.arg0);
                 Status::Ok
             }
-            Opcode::Commit => Status::BadRequest,
             Opcode::Open => self.open(submission, key, &mut answer),
             Opcode::Catalog => {
                 for (number, (name, kind, durability, compression)) in (1u32..).zip(&self.names) {
@@ -126,6 +125,7 @@ impl Store {
                 reply.extend_from_slice(&self.clock.to_le_bytes());
                 Status::Ok
             }
+            _ => Status::BadRequest,
         };
         answer.status = status as u16;
         if ring.write_reply(ReplyRoom::of(submission), 0, &reply).is_ok() {

@@ -111,6 +111,16 @@ impl Sum {
                     self.get(stats::COMMITS) + self.get(stats::CONFLICTS)
                 ),
             ),
+            (
+                "snapshots",
+                format!(
+                    "{}, the oldest {} s old, {} MiB for them alone; shards gave up {}",
+                    self.get(stats::SNAPSHOTS),
+                    self.get(stats::SNAPSHOT_OLDEST_NS) / 1_000_000_000,
+                    mib(stats::SNAPSHOT_BYTES),
+                    self.get(stats::SNAPSHOTS_GIVEN_UP)
+                ),
+            ),
             ("requests now", format!("{}/s", self.get(stats::REQUESTS_PER_SECOND))),
             ("device operations now", format!("{}/s", self.get(stats::DEVICE_OPERATIONS_PER_SECOND))),
         ]
@@ -131,6 +141,11 @@ impl Sum {
             "frames_by_records": self.frames_by_records(),
             "cache_hit_percent": self.cache_hit_percent(),
             "conflict_percent": self.conflict_percent(),
+            "snapshots": self.get(stats::SNAPSHOTS),
+            "snapshot_oldest_ns": self.get(stats::SNAPSHOT_OLDEST_NS),
+            "snapshot_versions": self.get(stats::SNAPSHOT_VERSIONS),
+            "snapshot_bytes": self.get(stats::SNAPSHOT_BYTES),
+            "snapshots_given_up": self.get(stats::SNAPSHOTS_GIVEN_UP),
             "requests_per_second": self.get(stats::REQUESTS_PER_SECOND),
             "device_operations_per_second": self.get(stats::DEVICE_OPERATIONS_PER_SECOND),
         })

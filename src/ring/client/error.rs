@@ -283,6 +283,8 @@ fn remedy_of(status: Status) -> Option<&'static str> {
             "a transaction takes keys of one shard only: look where they are with protocol::shard_of_key, or use a \
              namespace of one shard"
         }
+        Status::SnapshotGone => "take another one, and read it faster or raise the limit of the daemon",
+        Status::TooManySnapshots => "release one, or raise the limit of the daemon",
         Status::Denied => "have this user added to the daemon's writers",
         _ => return None,
     })

@@ -82,6 +82,10 @@ pub struct CursorMove {
     pub rewind: bool,
 }
 
+/// The number of a snapshot: never that of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot(pub u64);
+
 /// One request. Nothing of it is borrowed after `submit`.
 #[derive(Clone, Copy, Debug)]
 pub enum Request<'a> {
@@ -118,6 +122,25 @@ pub enum Request<'a> {
         reply_bytes_max: usize,
         relaxed: bool,
     },
+    /// Takes a snapshot of everything. The answer's `version` is its number. It ends with the connection.
+    Snapshot,
+    /// Ends a snapshot of this connection.
+    Release { snapshot: Snapshot },
+    /// As `Get`, as a snapshot sees the key.
+    GetAt { snapshot: Snapshot, space: Object, key: &'a [u8], value_bytes_max: usize },
+    /// As `Scan`, as a snapshot sees the space. `limit`: at most 2^32 - 1; 0: no bound but the room.
+    ScanAt {
+        snapshot: Snapshot,
+        space: Object,
+        shard: ShardId,
+        begin: &'a [u8],
+        end: &'a [u8],
+        prefix: bool,
+        limit: u32,
+        reply_bytes_max: usize,
+    },
+    /// What a stream had when the snapshot was taken: the answer's `version` is its first offset, `aux` its next one.
+    Extent { snapshot: Snapshot, stream: Object },
     /// Forgets all events below an offset.
     Trim { stream: Object, before: u64 },
     /// All the writes, if every key that was read still has the version it had; the reads stand first, and at most
@@ -157,8 +180,12 @@ pub(super) enum Form {
 impl Form {
     fn of(request: &Request<'_>) -> Form {
         match request {
-            Request::Get { space, .. } if space.compression != Compression::None => Form::Value,
-            Request::Scan { space, .. } if space.compression != Compression::None => Form::Pairs,
+            Request::Get { space, .. } | Request::GetAt { space, .. } if space.compression != Compression::None => {
+                Form::Value
+            }
+            Request::Scan { space, .. } | Request::ScanAt { space, .. } if space.compression != Compression::None => {
+                Form::Pairs
+            }
             _ => Form::Plain,
         }
     }
@@ -349,7 +376,40 @@ impl<'a> Plan<'a> {
                 self.key = name.as_bytes();
                 Ok(Some(self.streamed(Opcode::DropCursor, stream, Write::default(), shards)))
             }
-            _ => Err(ClientError::Status(Status::BadRequest)),
+            _ => self.fill_of_snapshot(request, shards),
+        }
+    }
+
+    /// The same for a request about a snapshot.
+    fn fill_of_snapshot(&mut self, request: &Request<'a>, shards: u32) -> Result<Option<ShardId>, ClientError> {
+        let submission = &mut self.submission;
+        match *request {
+            Request::Snapshot => {
+                submission.opcode = Opcode::Snapshot as u8;
+                Ok(None)
+            }
+            Request::Release { snapshot } => {
+                (submission.opcode, submission.arg0) = (Opcode::Release as u8, snapshot.0);
+                Ok(None)
+            }
+            Request::GetAt { snapshot, space, key, value_bytes_max } => {
+                (submission.arg0, submission.reply_bytes_max) = (snapshot.0, wire_bytes(value_bytes_max)?);
+                Ok(Some(self.keyed(Opcode::GetAt, space, key, Write::default(), shards)))
+            }
+            Request::ScanAt { snapshot, space, shard, begin, end, prefix, limit, reply_bytes_max } => {
+                submission.opcode = Opcode::ScanAt as u8;
+                submission.flags = if prefix { flag::PREFIX } else { 0 };
+                submission.object = space.id.0;
+                submission.reply_bytes_max = wire_bytes(reply_bytes_max)?;
+                (submission.arg0, submission.arg1) = (snapshot.0, u64::from(shard.0) | u64::from(limit) << u32::BITS);
+                (self.key, self.payload) = (begin, Payload::Bytes(end));
+                Ok(Some(shard))
+            }
+            Request::Extent { snapshot, stream } => {
+                submission.arg0 = snapshot.0;
+                Ok(Some(self.streamed(Opcode::Extent, stream, Write::default(), shards)))
+            }
+            _ => Err(BAD_REQUEST),
         }
     }
 

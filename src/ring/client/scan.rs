@@ -8,7 +8,7 @@ use crate::types::ShardId;
 
 use super::calls::{REPLY_BYTES, larger_reply};
 use super::reply::pairs;
-use super::{Client, ClientError, Object, Request, Version};
+use super::{Client, ClientError, Object, Request, Snapshot, Version};
 
 /// Which keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,17 @@ impl Client {
     /// # Errors
     /// As `wait`.
     pub fn scan(&mut self, space: Object, range: &ScanRange<'_>, limit: usize) -> Result<ScanPage, ClientError> {
+        self.scan_of(None, space, range, limit)
+    }
+
+    /// A scan of what is there, or of a snapshot.
+    pub(super) fn scan_of(
+        &mut self,
+        at: Option<Snapshot>,
+        space: Object,
+        range: &ScanRange<'_>,
+        limit: usize,
+    ) -> Result<ScanPage, ClientError> {
         if limit == 0 {
             return Ok(ScanPage::default());
         }
@@ -65,7 +76,7 @@ impl Client {
                 reply_bytes_max: REPLY_BYTES,
             })
             .collect();
-        self.fill(space, range, limit, &mut shards)?;
+        self.fill(at, space, range, limit, &mut shards)?;
         let next = |shard: &ShardScan| shard.pairs.front().map(|pair| Reverse((pair.key.clone(), shard.shard.index())));
         let mut heap: BinaryHeap<_> = shards.iter().filter_map(next).collect();
         let mut page = ScanPage::default();
@@ -78,7 +89,7 @@ impl Client {
             }
             if shards[index].pairs.is_empty() {
                 // What lies beyond in this shard must be known before a pair of another can follow.
-                self.fill(space, range, limit, &mut shards[index..=index])?;
+                self.fill(at, space, range, limit, &mut shards[index..=index])?;
             }
             heap.extend(next(&shards[index]));
         }
@@ -88,6 +99,7 @@ impl Client {
     /// Reads on in all shards given, side by side, until each has a pair to show or is at its end.
     fn fill(
         &mut self,
+        at: Option<Snapshot>,
         space: Object,
         range: &ScanRange<'_>,
         limit: usize,
@@ -100,7 +112,7 @@ impl Client {
                 return Ok(());
             }
             let requests: Vec<Request<'_>> =
-                due.iter().filter_map(|at| request(space, range, limit, &shards[*at])).collect();
+                due.iter().filter_map(|shard| request(at, space, range, limit, &shards[*shard])).collect();
             let answers = self.call_all(&requests)?;
             for (at, (answer, reply)) in due.into_iter().zip(answers) {
                 let shard = &mut shards[at];
@@ -133,14 +145,25 @@ impl ShardScan {
     }
 }
 
-fn request<'a>(space: Object, range: &ScanRange<'a>, limit: usize, shard: &'a ShardScan) -> Option<Request<'a>> {
+fn request<'a>(
+    at: Option<Snapshot>,
+    space: Object,
+    range: &ScanRange<'a>,
+    limit: usize,
+    shard: &'a ShardScan,
+) -> Option<Request<'a>> {
     let cursor = shard.cursor.as_deref()?;
     let (begin, end, prefix) = match *range {
         ScanRange::Prefix { prefix, .. } => (prefix, cursor, true),
         ScanRange::Range { end, .. } => (cursor, end, false),
     };
-    let (limit, reply_bytes_max) = (limit as u64, shard.reply_bytes_max);
-    Some(Request::Scan { space, shard: shard.shard, begin, end, prefix, limit, reply_bytes_max, relaxed: false })
+    let (own, reply_bytes_max) = (shard.shard, shard.reply_bytes_max);
+    if let Some(snapshot) = at {
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        return Some(Request::ScanAt { snapshot, space, shard: own, begin, end, prefix, limit, reply_bytes_max });
+    }
+    let limit = limit as u64;
+    Some(Request::Scan { space, shard: own, begin, end, prefix, limit, reply_bytes_max, relaxed: false })
 }
 
 /// Where a scan goes on after a key.

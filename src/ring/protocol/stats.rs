@@ -79,6 +79,14 @@ pub const FRAME_RECORDS_MAX: usize = 60;
 /// Checkpoints that were ended, and what they take of `RECORD_BYTES`.
 pub const CHECKPOINTS: usize = 61;
 pub const CHECKPOINT_BYTES: usize = 62;
+/// Snapshots of all clients, and how long the oldest has been there; of reactor 0.
+pub const SNAPSHOTS: usize = 63;
+pub const SNAPSHOT_OLDEST_NS: usize = 64;
+/// Versions of keys that only snapshots see, and the memory that they take.
+pub const SNAPSHOT_VERSIONS: usize = 65;
+pub const SNAPSHOT_BYTES: usize = 66;
+/// How often a shard gave a snapshot up, for want of memory.
+pub const SNAPSHOTS_GIVEN_UP: usize = 67;
 /// The words that tell of the drive, and not of a reactor.
 pub const DRIVE: [usize; 6] = [
     DRIVE_HEALTH_KNOWN,
@@ -90,7 +98,7 @@ pub const DRIVE: [usize; 6] = [
 ];
 
 /// Name and unit of every word.
-pub const NAMES: [&str; 63] = [
+pub const NAMES: [&str; 68] = [
     "turns",
     "requests",
     "writes",
@@ -154,6 +162,11 @@ pub const NAMES: [&str; 63] = [
     "frame_records_max",
     "checkpoints",
     "checkpoint_bytes",
+    "snapshots",
+    "snapshot_oldest_ns",
+    "snapshot_versions",
+    "snapshot_bytes",
+    "snapshots_given_up",
 ];
 
 /// What a `Stats` request asks for, in its arg0.

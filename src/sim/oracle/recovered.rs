@@ -203,6 +203,7 @@ impl Oracle {
         self.pending.clear();
         self.doubtful.clear();
         self.times.begin_life();
+        self.snapshots.begin_life();
         for known in &mut self.objects {
             known.space = Space::default();
             known.stream = Stream::default();

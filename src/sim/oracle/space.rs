@@ -73,6 +73,16 @@ impl Space {
         event.and_then(|(floor, event)| event.present(floor, (now.lived_ms, now.lived_ms))).unwrap_or(0)
     }
 
+    /// What somebody may find of a key who sees all writes up to a version, and comes at this time.
+    pub fn at(&self, key: &[u8], version: u64, at: (u64, u64)) -> Vec<u64> {
+        let events = self.keys.get(key).map(|state| &state.events);
+        let last = events.and_then(|events| events.range(..=version).next_back());
+        last.map_or(vec![0], |(version, event)| match event.present(*version, at) {
+            Some(present) => vec![present],
+            None => vec![0, *version],
+        })
+    }
+
     /// A write of the recovered log, in its order.
     pub fn replay(&mut self, key: &[u8], version: u64, value: Option<&[u8]>, until_ms: Option<u64>) {
         let state = self.keys.entry(key.to_vec()).or_default();
@@ -112,7 +122,7 @@ impl Oracle {
         self.may_write(object, key, |value| value.is_none()) || self.possible().any(ends)
     }
 
-    fn may_be_put(&self, object: ObjectId, key: &[u8], value: Option<&[u8]>) -> bool {
+    pub(super) fn may_be_put(&self, object: ObjectId, key: &[u8], value: Option<&[u8]>) -> bool {
         self.may_write(object, key, |bytes| bytes.is_some_and(|bytes| value.is_none_or(|value| value == bytes)))
     }
 
@@ -227,6 +237,27 @@ impl Oracle {
         }
         if strict {
             self.promise_version(shard, version);
+        }
+        Ok(())
+    }
+
+    /// Somebody saw a version of a key, whenever it was: it must be one, and its value.
+    pub(super) fn is_version(&mut self, id: ObjectId, key: &[u8], version: u64, value: Option<&[u8]>) -> Verdict {
+        let may_be_put = self.may_be_put(id, key, value);
+        let until = self.times.now().lived_ms;
+        let state = self.key_state(id, key);
+        match (state.events.get(&version), value) {
+            (Some(event), value) => {
+                ensure!(event.value.is_some(), "a deleted version was shown");
+                ensure!(value.is_none_or(|value| event.value.as_deref() == Some(value)), "another value was shown");
+            }
+            (None, value) => {
+                ensure!(may_be_put, "nobody wrote the version that was shown");
+                if let Some(value) = value {
+                    let (value, at) = (Some(value.to_vec()), (0, until));
+                    state.events.insert(version, Event { value, if_version: None, at, until: None });
+                }
+            }
         }
         Ok(())
     }

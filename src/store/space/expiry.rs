@@ -98,6 +98,11 @@ impl Spaces {
         is_over(&self.entries[slot as usize], heap, lived_ms)
     }
 
+    /// Whether its time, if it has one, was over at that moment.
+    pub fn was_over(&self, heap: &Heap, slot: u32, lived_ms: u64) -> bool {
+        self.entries[slot as usize].is_timed() && self.is_over(heap, slot, lived_ms)
+    }
+
     /// Until when a key holds.
     pub(super) fn until(&self, heap: &Heap, found: Option<u32>) -> Option<Until> {
         let entry = &self.entries[found? as usize];

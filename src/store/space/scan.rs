@@ -4,13 +4,16 @@ use std::ops::Bound;
 
 use crate::bytes::{index, len_u16, len_u32};
 use crate::ring::protocol::{AUX_MORE, Completion, Status, flag};
-use crate::store::space::{Entry, Spaces, expiry::is_over};
+use crate::store::cache::Cache;
+use crate::store::heap::Heap;
+use crate::store::space::{Entry, Spaces, View, expiry::is_over};
 use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
+use crate::types::Lsn;
 
 /// A scan's reply is bounded by this, so that one request does not hold up the others.
 const SCAN_BYTES_MAX: usize = 1 << 20;
 
-/// Keys whose time is over that a scan passes by once it has a pair. They are removed meanwhile.
+/// Keys whose time is over, or that a snapshot does not see, that a scan passes by once it has a pair.
 const OVER_MAX: usize = 4_096;
 
 impl Store {
@@ -26,19 +29,95 @@ impl Store {
             return Outcome::status(Status::Ok);
         };
         let after = mode.visible_after(context.wal, ordered.changed_lsn);
+        let range = Range::of(request, request.submission.arg0);
+        let view = View { version: u64::MAX, lsn: ordered.changed_lsn, lived_ms: context.lived_ms() };
+        let (entries, heap) = (entries.as_slice(), &self.heap);
+        let slots = ordered.order.from(|slot| is_before(entries[slot as usize].key(heap), range.begin));
+        let slots = slots.map(|slot| (slot, u64::MAX));
+        Scan { entries, heap, cache, reply, view, after }.run(slots, context, request, &range)
+    }
+
+    /// The same, as a snapshot sees it.
+    pub(in crate::store) fn scan_at<R: Reply>(
+        &mut self,
+        context: &mut Context<'_>,
+        request: &Request<'_>,
+        mode: Mode,
+        reply: &mut R,
+    ) -> Outcome {
+        let view = match self.view(context, request) {
+            Ok(view) => view,
+            Err(gone) => return gone,
+        };
+        let Spaces { ordered, entries, cache, kept, .. } = &mut self.spaces;
+        let Some(ordered) = ordered.get(mode.object.index()) else {
+            return Outcome::status(Status::Ok);
+        };
+        let after = mode.visible_after(context.wal, ordered.changed_lsn.min(view.lsn));
+        let range = Range::of(request, request.submission.arg1 >> u32::BITS);
+        let (entries, heap) = (entries.as_slice(), &self.heap);
+        let key_of = |slot: u32| entries[slot as usize].key(heap);
+        let current = ordered.order.from(|slot| is_before(key_of(slot), range.begin)).map(|slot| (slot, u64::MAX));
+        let old = ordered.kept.from(|number| is_before(key_of(kept.slot(number)), range.begin));
+        let old = old.map(|number| (kept.slot(number), kept.last(number)));
+        let (mut current, mut old) = (current.peekable(), old.peekable());
+        let slots = std::iter::from_fn(|| {
+            let old_first = match (current.peek(), old.peek()) {
+                (Some((current, _)), Some((old, _))) => key_of(*old) < key_of(*current),
+                (current, _) => current.is_none(),
+            };
+            if old_first { old.next() } else { current.next() }
+        });
+        Scan { entries, heap, cache, reply, view, after }.run(slots, context, request, &range)
+    }
+}
+
+/// What a scan asks for.
+struct Range<'a> {
+    is_prefix: bool,
+    begin: Bound<&'a [u8]>,
+    limit: u64,
+}
+
+impl<'a> Range<'a> {
+    fn of(request: &Request<'a>, limit: u64) -> Range<'a> {
         let is_prefix = request.submission.flags & flag::PREFIX != 0;
-        let begin = begin_of(request, is_prefix);
-        let limit = if request.submission.arg0 == 0 { u64::MAX } else { request.submission.arg0 };
-        let (mut pairs, mut more, mut needed, mut over, lived_ms) = (0, false, 0, 0, context.lived_ms());
+        let limit = if limit == 0 { u64::MAX } else { limit };
+        Range { is_prefix, begin: begin_of(request, is_prefix), limit }
+    }
+}
+
+struct Scan<'a, R> {
+    entries: &'a [Entry],
+    heap: &'a Heap,
+    cache: &'a mut Cache,
+    reply: &'a mut R,
+    view: View,
+    after: Lsn,
+}
+
+impl<R: Reply> Scan<'_, R> {
+    /// Goes through slots in the order of their keys. With each comes the last version at which it holds.
+    #[inline]
+    fn run(
+        self,
+        slots: impl Iterator<Item = (u32, u64)>,
+        context: &mut Context<'_>,
+        request: &Request<'_>,
+        range: &Range<'_>,
+    ) -> Outcome {
+        let Scan { entries, heap, cache, reply, view, after } = self;
+        let (mut pairs, mut more, mut needed, mut over, limit) = (0, false, 0, 0, range.limit);
         // The first value that is not in memory ends the answer. Those behind it are read at the same time.
         let (mut absent, mut looked) = (None, 0);
-        for slot in ordered.order.from(|slot| is_before(entries[slot as usize].key(&self.heap), begin)) {
+        for (slot, last) in slots {
             let entry = entries[slot as usize];
-            let key = entry.key(&self.heap);
-            if is_beyond(key, request, is_prefix) {
+            let key = entry.key(heap);
+            if is_beyond(key, request, range.is_prefix) {
                 break;
             }
-            if entry.is_timed() && is_over(&entry, &self.heap, lived_ms) {
+            let holds = entry.version <= view.version && view.version <= last;
+            if !holds || entry.is_timed() && is_over(&entry, heap, view.lived_ms) {
                 over += 1;
                 if over >= OVER_MAX && pairs > 0 {
                     more = true;
@@ -53,7 +132,7 @@ impl Store {
                 more = true;
                 break;
             }
-            let Some(value) = entry.value(slot, &self.heap, cache, context.fetched.as_ref()) else {
+            let Some(value) = entry.value(slot, heap, cache, context.fetched.as_ref()) else {
                 more = true;
                 looked += 1;
                 if pairs == 0 && absent.is_none() {

@@ -1,0 +1,169 @@
+//! Snapshots of all shards. Reactor 0 knows whose they are; each reactor takes its part of one at a barrier.
+//!
+//! A reactor that hears of a new snapshot takes no more requests. When all have heard of it each one takes its part, and
+//! goes on. So nothing that one of them was asked after its part was taken is answered before all had stopped: what is in
+//! the snapshot never rests on what is not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::device::Device;
+use crate::reactor::{Clock, Order, Reactor, intake};
+use crate::ring::protocol::{Completion, Status, Submission};
+use crate::ring::server::SessionId;
+use crate::store::Outcome;
+use crate::wal::planted::Planted;
+
+/// A snapshot that a client has.
+struct Owned {
+    id: u64,
+    session: SessionId,
+    taken_ns: u64,
+    /// It ends when all others can be told.
+    ends: bool,
+}
+
+/// A snapshot that is being taken.
+struct Barrier {
+    id: u64,
+    /// Reactors that take no more requests.
+    arrived: Arc<AtomicU32>,
+    /// Whom to answer, and its word; of reactor 0.
+    asked: Option<(usize, u64)>,
+    /// Its client is gone meanwhile.
+    ends: bool,
+}
+
+/// The snapshots of one reactor.
+#[derive(Default)]
+pub(super) struct Snapshots {
+    owned: Vec<Owned>,
+    /// Some of them end.
+    ending: bool,
+    barrier: Option<Barrier>,
+}
+
+impl Snapshots {
+    /// Whether requests have to wait for other reactors.
+    #[inline]
+    pub(super) fn are_taken(&self) -> bool {
+        self.barrier.is_some()
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.owned.len() as u64
+    }
+
+    /// How long the oldest has been there.
+    pub(super) fn oldest_ns(&self, now_ns: u64) -> u64 {
+        self.owned.first().map_or(0, |oldest| now_ns.saturating_sub(oldest.taken_ns))
+    }
+}
+
+impl<D: Device, C: Clock> Reactor<D, C> {
+    /// A client wants a snapshot: tells all reactors. The answer comes when all have heard of it.
+    pub(super) fn begin_snapshot(&mut self, slot: usize, submission: &Submission, now_ns: u64) -> Outcome {
+        if self.place.reactor != 0 {
+            return Outcome::status(Status::WrongReactor);
+        }
+        let Some(session) = &self.sessions[slot] else { return Outcome::Later };
+        if self.snapshots.owned.len() >= self.limits.snapshots_max {
+            return Outcome::status(Status::TooManySnapshots);
+        }
+        if self.orders_are_full() {
+            return Outcome::Later;
+        }
+        let id = self.shards[0].store.next_snapshot();
+        self.snapshots.owned.push(Owned { id, session: session.id(), taken_ns: now_ns, ends: false });
+        let arrived = Arc::new(AtomicU32::new(0));
+        for other in self.place.others() {
+            other.send(Order::Snapshot(id, arrived.clone())).expect("half of its orders were free a moment ago");
+        }
+        self.arrive(id, arrived, Some((slot, submission.user_data)), now_ns);
+        Outcome::Deferred
+    }
+
+    /// Takes no more requests until all reactors have heard of the snapshot.
+    pub(super) fn arrive(&mut self, id: u64, arrived: Arc<AtomicU32>, asked: Option<(usize, u64)>, now_ns: u64) {
+        // One that is still here has come to its end: the next one began after it.
+        self.pass_barrier(now_ns);
+        arrived.fetch_add(1, Ordering::AcqRel);
+        self.snapshots.barrier = Some(Barrier { id, arrived, asked, ends: false });
+        // This turn takes nothing more.
+        self.moved_bytes = intake::TURN_BYTES_MAX;
+    }
+
+    /// Takes this reactor's part of a snapshot when all have heard of it. Says whether one is being taken.
+    #[cold]
+    pub(super) fn pass_barrier(&mut self, now_ns: u64) -> bool {
+        let Some(barrier) = &self.snapshots.barrier else { return false };
+        let skips = self.shards[0].wal.planted().is(Planted::SkipBarrier);
+        if barrier.arrived.load(Ordering::Acquire) < self.place.count() && !skips {
+            return true;
+        }
+        let Barrier { id, asked, ends, .. } = *barrier;
+        self.snapshots.barrier = None;
+        let lived_ms = self.wall.lived_ms(now_ns);
+        for shard in self.shards.iter_mut().filter(|_| !ends) {
+            shard.store.take_snapshot(id, shard.wal.last_lsn(), lived_ms);
+        }
+        if let Some((slot, user_data)) = asked {
+            let status = Status::Ok as u16;
+            self.reply(slot, Completion { user_data, status, version: id, ..Completion::default() });
+        }
+        true
+    }
+
+    /// A client has done with its snapshot.
+    pub(super) fn release_snapshot(&mut self, slot: usize, submission: &Submission) -> Outcome {
+        if self.place.reactor != 0 {
+            return Outcome::status(Status::WrongReactor);
+        }
+        let own = self.sessions[slot].as_ref().map(crate::ring::server::SessionRing::id);
+        let of_client = |owned: &&mut Owned| owned.id == submission.arg0 && Some(owned.session) == own && !owned.ends;
+        let Some(owned) = self.snapshots.owned.iter_mut().find(of_client) else {
+            return Outcome::status(Status::SnapshotGone);
+        };
+        (owned.ends, self.snapshots.ending) = (true, true);
+        Outcome::status(Status::Ok)
+    }
+
+    /// A client is gone, and its snapshots with it.
+    pub(super) fn release_snapshots_of(&mut self, session: SessionId) {
+        for owned in self.snapshots.owned.iter_mut().filter(|owned| owned.session == session) {
+            (owned.ends, self.snapshots.ending) = (true, true);
+        }
+    }
+
+    /// Tells everybody of the snapshots that end, as far as there is room.
+    pub(super) fn end_snapshots(&mut self) -> bool {
+        if !self.snapshots.ending {
+            return false;
+        }
+        while let Some(at) = self.snapshots.owned.iter().position(|owned| owned.ends) {
+            if self.orders_are_full() {
+                return true;
+            }
+            let id = self.snapshots.owned.remove(at).id;
+            for other in self.place.others() {
+                other.send(Order::Release(id)).expect("half of its orders were free a moment ago");
+            }
+            self.end_snapshot(id);
+        }
+        self.snapshots.ending = false;
+        true
+    }
+
+    /// Lets this reactor's part of a snapshot go.
+    pub(super) fn end_snapshot(&mut self, id: u64) {
+        if let Some(barrier) = self.snapshots.barrier.as_mut().filter(|barrier| barrier.id == id) {
+            barrier.ends = true;
+        }
+        self.shards.iter_mut().for_each(|shard| shard.store.end_snapshot(id));
+    }
+
+    /// Whether another reactor has so many orders to read that it is to be given no more.
+    pub(super) fn orders_are_full(&self) -> bool {
+        self.place.others().any(|other| other.orders.len() * 2 > other.orders.capacity())
+    }
+}
