@@ -163,7 +163,11 @@ impl Reclaim {
                 let Some(write) = write else { return false };
                 return self.submit(device, pool, write);
             }
-            Step::Stopped => self.step = Step::Stopped,
+            // Nothing is worked at: who says so keeps the reactor awake.
+            Step::Stopped => {
+                self.step = Step::Stopped;
+                return false;
+            }
         }
         true
     }

@@ -187,7 +187,7 @@ mod tests {
         assert_eq!((sum.cache_hit_percent(), sum.conflict_percent()), (Some(75.0), Some(10.0)));
         let lines = sum.lines(99);
         assert!(lines[0].1.starts_with("2.50 (5 MiB to the drive, 2 MiB from clients"), "{lines:?}");
-        assert_eq!(lines[3].1, "1: 20.0 %, 64+: 80.0 %");
+        assert_eq!(lines[4], ("frames by records", "1: 20.0 %, 64+: 80.0 %".to_owned()));
         let later = Sum::of(&[vec![1_000; NAMES.len()]]).since(&Sum::of(&[vec![400; NAMES.len()]]));
         assert_eq!(later.get(stats::REQUESTS), 600);
         // An older daemon knows fewer words.
