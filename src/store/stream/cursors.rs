@@ -34,10 +34,10 @@ impl Stream {
         self.cursors.as_ref()?.by_name.get(name).copied()
     }
 
-    /// The first cursor from a name on.
+    /// The first cursor from a name on that the log says. One from before anything of the stream was logged is not there.
     pub fn cursor_from(&self, begin: Bound<&[u8]>) -> Option<(&[u8], u64, Lsn)> {
-        let by_name = &self.cursors.as_ref()?.by_name;
-        let (name, cursor) = by_name.range::<[u8], _>((begin, Bound::Unbounded)).next()?;
+        let mut range = self.cursors.as_ref()?.by_name.range::<[u8], _>((begin, Bound::Unbounded));
+        let (name, cursor) = range.find(|(_, cursor)| cursor.lsn != Lsn::NONE)?;
         Some((name, cursor.offset, cursor.lsn))
     }
 
