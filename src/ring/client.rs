@@ -309,6 +309,19 @@ impl Client {
     }
 
     fn poll_any(&mut self, reply: &mut Vec<u8>) -> Result<Option<Found>, ClientError> {
+        let found = self.look(reply)?;
+        if found.is_none() {
+            self.polls = self.polls.wrapping_add(1);
+            if self.polls.is_multiple_of(POLLS_PER_LIFE_SIGN) {
+                // An answer may have come before the end: it is found by the next poll.
+                self.hear()?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes an answer out of the rings, and leaves what came on the socket there.
+    fn look(&mut self, reply: &mut Vec<u8>) -> Result<Option<Found>, ClientError> {
         for _ in 0..self.links.len() {
             let index = self.next_link;
             self.next_link = if index + 1 == self.links.len() { 0 } else { index + 1 };
@@ -320,11 +333,6 @@ impl Client {
         self.flush();
         if self.lost {
             return Err(self.loss());
-        }
-        self.polls = self.polls.wrapping_add(1);
-        if self.polls.is_multiple_of(POLLS_PER_LIFE_SIGN) {
-            // An answer may have come before the end: it is found by the next poll.
-            self.hear()?;
         }
         Ok(None)
     }
@@ -412,9 +420,10 @@ impl Client {
     fn sleep(&mut self, reply: &mut Vec<u8>) -> Result<Option<Found>, ClientError> {
         self.ticket = self.ticket.wrapping_add(1).max(1);
         self.links.iter().for_each(|link| link.set_need_wakeup(self.ticket));
-        // Either the daemon sees the ticket after it posted, or this sees what it posted.
+        // Either the daemon sees the ticket after it posted, or this sees what it posted. A wake-up that came already stays
+        // on the socket: a ticket is answered once.
         fence(Ordering::SeqCst);
-        let found = self.poll_any(reply);
+        let found = self.look(reply);
         if matches!(found, Ok(None)) && !self.lost {
             wait(&mut [PollFd::new(&self.connection, PollFlags::IN)], None)?;
         }
@@ -441,5 +450,41 @@ impl Client {
     /// Why the session is over.
     fn loss(&self) -> ClientError {
         segment::end_reason(&self.map).map_or(ClientError::Disconnected, ClientError::Ended)
+    }
+}
+
+#[cfg(all(test, feature = "server"))]
+mod tests {
+    use super::*;
+    use crate::ring::segment::Shape;
+    use crate::ring::server::{Rights, SessionId, pair_in_process};
+
+    /// The daemon answers a sleep once: who takes its wake-up off the socket before the wait would sleep for ever.
+    #[test]
+    fn the_last_look_before_a_sleep_leaves_the_wake_up_where_it_is() {
+        let shape = Shape {
+            reactors: 1,
+            sq_entries: 16,
+            cq_entries: 16,
+            arena_bytes: 4 << 20,
+            shards: 1,
+            key_bytes_max: 1_024,
+            value_bytes_max: 1 << 20,
+        };
+        let (parts, mut rings) = pair_in_process(SessionId(1), Rights::ReadWrite, shape).unwrap();
+        let mut client = Client::from_parts(parts, Duration::ZERO).unwrap();
+        let (ring, mut reply) = (&mut rings[0], Vec::new());
+        client.submit(1, &Request::Noop { reactor: 0 }).unwrap();
+        client.links[0].set_need_wakeup(77);
+        let user_data = ring.peek().unwrap().expect("a request is there").user_data;
+        ring.advance();
+        ring.post(&protocol::Completion { user_data, ..protocol::Completion::default() });
+        ring.finish_turn();
+        assert!(client.poll(&mut reply).unwrap().is_some());
+        client.submit(2, &Request::Noop { reactor: 0 }).unwrap();
+        client.polls = POLLS_PER_LIFE_SIGN - 1;
+        let (done, finished) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(client.sleep(&mut Vec::new()).is_ok_and(|found| found.is_none())));
+        assert_eq!(finished.recv_timeout(Duration::from_secs(20)), Ok(true), "the wake-up is lost");
     }
 }

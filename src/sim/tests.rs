@@ -72,7 +72,7 @@ fn a_checkpoint_that_forgets_cursors_is_found() {
 
 #[test]
 fn a_value_that_is_forgotten_too_early_is_found() {
-    finds(Planted::ForgetTooEarly, 1..=500, "unexpected status Unreadable");
+    finds(Planted::ForgetTooEarly, 1..=700, "unexpected status Unreadable");
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_drive_that_returns_and_is_not_proven_is_found() {
 
 #[test]
 fn a_write_that_nobody_flushed_is_found() {
-    finds(Planted::SkipFlush, 1..=100, "and the drive was not damaged");
+    finds(Planted::SkipFlush, 1..=200, "and the drive was not damaged");
 }
 
 #[test]
