@@ -453,11 +453,10 @@ impl Client {
     }
 }
 
-#[cfg(all(test, feature = "server"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::ring::segment::Shape;
-    use crate::ring::server::{Rights, SessionId, pair_in_process};
 
     /// The daemon answers a sleep once: who takes its wake-up off the socket before the wait would sleep for ever.
     #[test]
@@ -466,23 +465,20 @@ mod tests {
             reactors: 1,
             sq_entries: 16,
             cq_entries: 16,
-            arena_bytes: 4 << 20,
+            arena_bytes: 1 << 20,
             shards: 1,
             key_bytes_max: 1_024,
-            value_bytes_max: 1 << 20,
+            value_bytes_max: 4_096,
         };
-        let (parts, mut rings) = pair_in_process(SessionId(1), Rights::ReadWrite, shape).unwrap();
+        let layout = Layout::new(shape).unwrap();
+        let (_, map) = SharedMap::create_sealed(c"forebay-test", layout.bytes()).unwrap();
+        layout.write_to(&map).unwrap();
+        let (connection, daemon) = Socket::pair().unwrap();
+        let parts = ClientParts { map: Arc::new(map), connection, doorbells: vec![EventFd::new().unwrap()] };
         let mut client = Client::from_parts(parts, Duration::ZERO).unwrap();
-        let (ring, mut reply) = (&mut rings[0], Vec::new());
         client.submit(1, &Request::Noop { reactor: 0 }).unwrap();
-        client.links[0].set_need_wakeup(77);
-        let user_data = ring.peek().unwrap().expect("a request is there").user_data;
-        ring.advance();
-        ring.post(&protocol::Completion { user_data, ..protocol::Completion::default() });
-        ring.finish_turn();
-        assert!(client.poll(&mut reply).unwrap().is_some());
-        client.submit(2, &Request::Noop { reactor: 0 }).unwrap();
         client.polls = POLLS_PER_LIFE_SIGN - 1;
+        daemon.send(&[notice::WAKE], &[]).unwrap();
         let (done, finished) = std::sync::mpsc::channel();
         std::thread::spawn(move || done.send(client.sleep(&mut Vec::new()).is_ok_and(|found| found.is_none())));
         assert_eq!(finished.recv_timeout(Duration::from_secs(20)), Ok(true), "the wake-up is lost");
