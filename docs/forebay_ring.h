@@ -193,7 +193,7 @@
 #define FB_STATUS_DENIED             16
 #define FB_STATUS_CONFLICT           17
 #define FB_STATUS_TRANSACTION_TOO_LARGE 18
-#define FB_STATUS_CROSS_SHARD        19
+#define FB_STATUS_LOCKED             19
 #define FB_STATUS_OUT_OF_SEQUENCE    20
 #define FB_STATUS_CURSOR_TRIMMED     21
 #define FB_STATUS_CURSOR_MOVED       22

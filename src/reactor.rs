@@ -2,6 +2,7 @@
 //! `Reactor::turn` is the one place where the modules meet. It is a pure step over rings, clock and device, so that
 //! the simulator runs the very same code.
 
+mod across;
 mod census;
 mod checkpoint;
 mod control;
@@ -10,10 +11,12 @@ mod expiry;
 mod fetch;
 mod idle;
 mod intake;
+mod participant;
 mod rates;
 mod reclaim;
 mod resume;
 mod shard;
+mod shared;
 mod snapshots;
 mod stall;
 #[cfg(test)]
@@ -40,6 +43,7 @@ use crate::timing::{self, Layer};
 use crate::types::Lsn;
 use crate::wal::Wal;
 
+use across::Commits;
 use control::SyncTable;
 use deallocation::Deallocation;
 use fetch::Fetches;
@@ -48,6 +52,7 @@ use rates::Rates;
 pub use resume::Log;
 use shard::Pending;
 pub use shard::Shard;
+use shared::Shared;
 use snapshots::Snapshots;
 use stall::Stall;
 pub use stall::{Pulse, STALL_NS};
@@ -88,6 +93,8 @@ pub enum Order {
     Snapshot(u64, Arc<AtomicU32>),
     /// It ends.
     Release(u64),
+    /// Shards of this reactor take part in a commit.
+    Commit(Arc<Shared>),
     /// `run` returns to its caller, who has something to do with the reactor.
     Visit,
     /// Write out what is open, then stop.
@@ -185,6 +192,7 @@ pub struct Reactor<D, C> {
     syncs: SyncTable,
     snapshots: Snapshots,
     fetches: Fetches,
+    commits: Commits,
     deallocation: Deallocation,
     /// The payload of the request at hand, copied out of the client's memory. Never grows.
     payload: Vec<u8>,
@@ -238,6 +246,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             syncs: SyncTable::default(),
             snapshots: Snapshots::default(),
             fetches: Fetches::new(limits.value_bytes_max),
+            commits: Commits::default(),
             deallocation: Deallocation::default(),
             payload: Vec::with_capacity(intake::payload_bytes_max(&limits)),
             first_slot: 0,
@@ -263,11 +272,15 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             self.expire(now_ns);
         }
         let mailed = self.take_mail(now_ns);
-        let taken = self.take_requests(now_ns);
+        let taken = self.take_requests(now_ns) | self.go_on_with_commits(now_ns);
         let handed = self.seal(now_ns);
         self.submit_fetches(now_ns);
         self.device.kick();
+        // What became durable may decide a commit.
         let completed = self.complete(now_ns);
+        if completed {
+            self.go_on_with_commits(now_ns);
+        }
         let woken = self.wake_waiting_reads(now_ns);
         let reclaimed = self.reclaim(now_ns);
         self.post();
@@ -314,6 +327,11 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         }
         let Some(at) = self.route(opcode, submission) else { return status(Status::WrongReactor) };
         let mut outcome = self.apply(at, slot, opcode, submission, fetched, now_ns);
+        if matches!(outcome, Outcome::Across) {
+            let (outcome, at) = self.commit_across(at, slot, submission, now_ns);
+            self.metrics.add(stats::WRITES, u64::from(outcome != Outcome::Later));
+            return (outcome, at);
+        }
         if outcome == Outcome::status(Status::UnknownObject) && self.take_mail(now_ns) {
             // The object may have been made by another reactor a moment ago.
             outcome = self.apply(at, slot, opcode, submission, fetched, now_ns);

@@ -1,10 +1,15 @@
 //! The store of one shard: what its log means, in memory. Requests become records; reads are answered.
 
+pub mod across;
 mod cache;
 pub mod catalog;
 pub mod checkpoint;
+pub mod decisions;
 mod heap;
+mod kept;
+mod locks;
 mod order;
+pub mod redo;
 mod snapshot;
 mod space;
 mod stream;
@@ -19,7 +24,7 @@ use crate::bytes::put_u64;
 use crate::ring::protocol::{
     Completion, KEY_BYTES_MAX, Opcode, Status, Submission, commit, durability_of, flag, stats,
 };
-use crate::types::{DeviceAddress, Durability, Lsn, ObjectId, ObjectKind};
+use crate::types::{DeviceAddress, Durability, Lsn, ObjectId, ObjectKind, ShardId};
 use crate::wal::pool::Writer;
 use crate::wal::record::{Kind, Record, UNTIL_BYTES};
 use crate::wal::{Room, Wal};
@@ -27,9 +32,10 @@ use crate::wal::{Room, Wal};
 pub use cache::CHUNK_BYTES as CACHE_CHUNK_BYTES;
 use cache::{Cache, Full};
 use catalog::Catalog;
+use decisions::AcrossState;
 use heap::{Cell, Heap};
-pub use space::{Expired, Rest};
-use space::{Said, Spaces, Until};
+pub use space::{Expired, Rest, Said};
+use space::{Spaces, Until};
 use stream::{Head, Streams};
 pub use wall::Wall;
 
@@ -78,6 +84,8 @@ pub enum Outcome {
     Deferred,
     /// A value has to be read from the drive first.
     Fetch(Want),
+    /// A commit whose keys lie in several shards: nothing was looked at.
+    Across,
 }
 
 /// Whose value it is.
@@ -241,6 +249,12 @@ pub struct Store {
     streams: Streams,
     /// What a commit has to be able to take; empty between two.
     reserved: Vec<Cell>,
+    pub across: AcrossState,
+    /// The writes of a commit over several shards that lie here, while they take place.
+    part: Vec<u8>,
+    shard: ShardId,
+    /// Of the namespace.
+    shards: u32,
     /// The next version: the epoch in the high bits, so that a version that was lost never comes back.
     next_version: u64,
 }
@@ -253,7 +267,7 @@ const VERSION_COUNTER_BITS: u32 = 40;
 
 impl Store {
     #[must_use]
-    pub fn new(limits: Limits) -> Store {
+    pub fn new(limits: Limits, shard: ShardId, shards: u32) -> Store {
         let cache_bytes_max = limits.cache_bytes_max.max(limits.value_bytes_max + 2 * limits.cache_chunk_bytes);
         Store {
             limits,
@@ -266,6 +280,10 @@ impl Store {
             ),
             streams: Streams::new(Cache::new(limits.cache_chunk_bytes, cache_bytes_max)),
             reserved: Vec::with_capacity(commit::ENTRIES_MAX),
+            across: AcrossState::default(),
+            part: Vec::new(),
+            shard,
+            shards,
             next_version: 1,
         }
     }
@@ -274,6 +292,7 @@ impl Store {
     pub fn begin_epoch(&mut self, epoch: u64) {
         self.streams.finish_replay(&mut self.heap, self.limits.producers_max);
         self.next_version = self.next_version.max(epoch << VERSION_COUNTER_BITS).max(1);
+        self.across.begin(self.next_version);
     }
 
     /// Takes a record of the recovered log, which stands at `place`.
@@ -294,7 +313,7 @@ impl Store {
 
     /// Takes as much of a recovered record as there is memory for: it may be taken once more.
     fn take(&mut self, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
-        if matches!(record.kind, Kind::Put | Kind::PutUntil | Kind::Delete | Kind::Commit) {
+        if matches!(record.kind, Kind::Put | Kind::PutUntil | Kind::Delete | Kind::Commit | Kind::Decision) {
             self.next_version = self.next_version.max(record.version.saturating_add(1));
         }
         match record.kind {
@@ -324,6 +343,7 @@ impl Store {
                 Ok(())
             }
             Kind::Commit => self.replay_commit(record, place),
+            Kind::Decision => self.replay_decision(record, place),
             Kind::Keys => self.replay_keys(record),
             Kind::Events => self.streams.replay_places(&mut self.heap, record),
             Kind::Create | Kind::Reclaim | Kind::CheckpointBegin | Kind::CheckpointEnd => Ok(()),
@@ -430,7 +450,7 @@ impl Store {
         match record.kind {
             Kind::Put => self.moved_put(record, object, key, value, place, lsn, durable),
             Kind::PutUntil => self.moved_put(record, object, record.split_until().0.key, value, place, lsn, durable),
-            Kind::Commit => {
+            Kind::Commit | Kind::Decision => {
                 for entry in commit::entries(value) {
                     if let commit::What::Put(value) = entry.what {
                         self.moved_put(record, entry.object, entry.key, value, place, lsn, durable);
@@ -488,39 +508,6 @@ impl Store {
             commit::What::Put(value) => Some(value),
             commit::What::Read(_) | commit::What::Delete => None,
         }
-    }
-
-    /// Whether a record of the log still says something: what replaces it, or makes up for it, must not stand in the
-    /// same segment or before. Holds for the oldest segment only, whose records end before `end_lsn`. What recovery found
-    /// a copy of behind it is said already: a daemon that is killed again and again comes further each time.
-    fn counts(&self, record: &Record<'_>, end_lsn: Lsn) -> bool {
-        if record.is_of_checkpoint() {
-            // One whose beginning is given up is none.
-            return false;
-        }
-        match record.kind {
-            Kind::Put | Kind::PutUntil => {
-                self.holds(record.object, record.split_until().0.key, record.version, end_lsn)
-            }
-            // Some of its writes may; see `kept`.
-            Kind::Commit => true,
-            Kind::Append => self.streams.keeps(record.object, record.version, 1, end_lsn),
-            Kind::AppendBatch | Kind::AppendOnce => {
-                let events = stream::events(record.value).count() as u64;
-                self.streams.keeps(record.object, record.version, events, end_lsn)
-            }
-            Kind::Cursor => self.streams.has_cursor(record, end_lsn),
-            Kind::Trim => self.streams.begins_at(record.object, record.version, end_lsn),
-            Kind::Create => true,
-            // No put of the key stands before the oldest segment, and those in it do not count.
-            Kind::Delete | Kind::Expire | Kind::Reclaim => false,
-            Kind::Keys | Kind::Events | Kind::CheckpointBegin | Kind::CheckpointEnd => false,
-        }
-    }
-
-    /// Whether a put of this version is what a key holds, and the log says it before `end_lsn` only.
-    fn holds(&self, object: ObjectId, key: &[u8], version: u64, end_lsn: Lsn) -> bool {
-        self.spaces.holds(&self.heap, object, key, version).is_some_and(|lsn| lsn < end_lsn)
     }
 
     /// What the records that count take in the log when they stand close together, about.

@@ -74,6 +74,10 @@ pub enum Fence {
     Stalled,
     /// The drive is taken away from the daemon, to be given back.
     Aside,
+    /// At a start: a part of a commit is missing here, and the shard that decided it does not write.
+    DecisionInDoubt,
+    /// A part of a commit over several shards, which is decided, has no room in a log that is filled once.
+    PartNoSpace,
     /// At a start: a record of the flight recorder is larger than a frame is now.
     ReplayFrameTooSmall,
 }
@@ -87,6 +91,14 @@ impl std::fmt::Display for Fence {
             Fence::ReplayNoSpace => f.write_str(
                 "the log has no room for what the flight recorder holds: read what is there and put it into a larger \
                  namespace before this machine restarts",
+            ),
+            Fence::DecisionInDoubt => f.write_str(
+                "a part of a transaction is missing here, and the shard that decided it does not write either: mend what keeps \
+                 that one from it, and start again",
+            ),
+            Fence::PartNoSpace => f.write_str(
+                "the log has no room for a part of a transaction, and gives none up: read what is there and put it into a \
+                 larger namespace",
             ),
             Fence::ReplayFrameTooSmall => f.write_str(
                 "the flight recorder holds a record larger than a frame: start with the wal.frame_bytes_max that wrote \

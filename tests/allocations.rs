@@ -13,7 +13,7 @@ use forebay::buffer::Pool;
 use forebay::device::memory::{MemoryDevice, MemoryDisk};
 use forebay::reactor::{self, Clock, Phase, Reactor};
 use forebay::ring::client::{Client, Entry, Object, Request, SubmitError, What, Write};
-use forebay::ring::protocol::Status;
+use forebay::ring::protocol::{Status, shard_of_key};
 use forebay::ring::server::{Rights, SessionId, pair_in_process};
 use forebay::types::{DeviceAddress, Durability, ShardId};
 use forebay::wal::flight;
@@ -22,7 +22,7 @@ use forebay_sys::shm::SharedMap;
 
 use small::{LIMITS, SHAPE};
 
-const CAPACITY: u64 = 512 << 20;
+const CAPACITY: u64 = 768 << 20;
 const FRAME_BYTES: usize = 64 << 10;
 const KEYS: u64 = 500;
 const IN_FLIGHT_MAX: usize = 32;
@@ -85,20 +85,24 @@ enum Kind {
     Scan,
     StrictPut,
     Commit,
+    CommitAcross,
     Sync,
     PutFor,
 }
 
-use Kind::{AppendAndTrim, BatchAndTrim, Commit, CompareAndSet, Get, Put, PutFor, Read, Scan, StrictPut, Sync};
+use Kind::{
+    AppendAndTrim, BatchAndTrim, Commit, CommitAcross, CompareAndSet, Get, Put, PutFor, Read, Scan, StrictPut, Sync,
+};
 
 /// What is measured, and how many operations of it.
-const KINDS: [(Kind, u64); 11] = [
+const KINDS: [(Kind, u64); 12] = [
     (Put, 100_000),
     (Get, 100_000),
     (CompareAndSet, 100_000),
     (AppendAndTrim, 100_000),
     (StrictPut, 100_000),
     (Commit, 100_000),
+    (CommitAcross, 30_000),
     (BatchAndTrim, 10_000),
     (Read, 10_000),
     (Scan, 10_000),
@@ -108,6 +112,14 @@ const KINDS: [(Kind, u64); 11] = [
 
 fn key(number: u64) -> [u8; 8] {
     (number % KEYS).to_be_bytes()
+}
+
+/// A key, always the same, that lies in the shard where this number's does not. No other operation writes it.
+fn other_shard(space: Object, number: u64) -> [u8; 8] {
+    let shard = |key: &[u8]| shard_of_key(space.id.0, key, small::SHARDS);
+    let own = shard(&key(number));
+    let keys = (0..).map(|more| ((number % KEYS) | ((1 + more) << 32)).to_be_bytes());
+    keys.into_iter().find(|other| shard(other) != own).expect("half of all keys lie there")
 }
 
 impl Load {
@@ -151,6 +163,8 @@ impl Load {
         let if_version = Some(self.versions[at]);
         let entry = |what| Entry { object: space.id, key: &key, what };
         let commit = [entry(What::Put(&[7; 200])), entry(What::Put(value))];
+        let other = other_shard(space, number);
+        let across = [entry(What::Put(value)), Entry { key: &other, ..entry(What::Put(&self.value[..300])) }];
         let batch: [&[u8]; 3] = [b"one", b"", b"three"];
         let trims = number % 4 == 3;
         let before = self.appended.saturating_sub(100);
@@ -163,6 +177,7 @@ impl Load {
             }
             StrictPut => Request::Put { space: self.strict, key: &key, value, how },
             Commit => Request::Commit { entries: &commit, durability: None, relaxed: false },
+            CommitAcross => Request::Commit { entries: &across, durability: None, relaxed: false },
             Get => Request::Get { space, key: &key, relaxed: false, value_bytes_max: 1_000 },
             AppendAndTrim | BatchAndTrim if trims => Request::Trim { stream, before },
             AppendAndTrim => Request::Append { stream, event: value, how },

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::appliance::epoch;
+use crate::appliance::resume::records_in;
 use crate::error::{Error, Result};
 use crate::reactor::{Log, Shard};
 use crate::ring::protocol::Status;
 use crate::ring::protocol::commit::entries;
 use crate::store::catalog::{Catalog, Object, attributes, is_chained};
+use crate::store::redo::{Redo, redo};
 use crate::store::{self, Store};
 use crate::types::{DeviceAddress, Lsn, ObjectId, ObjectKind, ShardId};
 use crate::wal::blocks::Blocks;
@@ -56,8 +58,8 @@ struct Reading {
 }
 
 impl Reading {
-    fn new(settings: &Settings, from: Option<Lsn>) -> Reading {
-        let store = Store::new(settings.store);
+    fn new(settings: &Settings, (shard, shards): (ShardId, u32), from: Option<Lsn>) -> Reading {
+        let store = Store::new(settings.store, shard, shards);
         Reading { store, objects: Vec::new(), used: BTreeMap::new(), refused: None, from }
     }
 
@@ -75,7 +77,9 @@ impl Reading {
         }
         match record.kind {
             Kind::Create | Kind::Reclaim | Kind::CheckpointBegin | Kind::CheckpointEnd => {}
-            Kind::Commit => self.used.extend(entries(record.value).map(|entry| (entry.object, ObjectKind::Space))),
+            Kind::Commit | Kind::Decision => {
+                self.used.extend(entries(record.value).map(|entry| (entry.object, ObjectKind::Space)))
+            }
             Kind::Put | Kind::PutUntil | Kind::Delete | Kind::Expire | Kind::Keys => {
                 _ = self.used.insert(record.object, ObjectKind::Space);
             }
@@ -110,14 +114,15 @@ pub fn read_shard<B: Blocks>(
 ) -> Result<ShardState> {
     let chain = &survey.chains[shard.index()];
     let from = survey.checkpoints[shard.index()];
-    let mut reading = Reading::new(settings, Some(from.lsn));
+    let own = (shard, superblock.layout.shards);
+    let mut reading = Reading::new(settings, own, Some(from.lsn));
     let mut sink = |record: &Record<'_>, place| reading.take(record, place, settings);
     let walker = Walker::new(blocks, superblock, shard, chain);
     let short = checkpoint::recover_from_checkpoint(walker, from, flight, settings.planted, &mut sink, progress);
     let recovered = match short {
         Some(recovered) => recovered,
         None => {
-            reading = Reading::new(settings, None);
+            reading = Reading::new(settings, own, None);
             let mut sink = |record: &Record<'_>, place| reading.take(record, place, settings);
             let mut walker = Walker::new(blocks, superblock, shard, chain);
             recovery::recover(&mut walker, flight, settings.planted, &mut sink, progress)
@@ -174,12 +179,17 @@ pub fn begin<B: Blocks>(
         stores.push(state.store);
         recovered.push(state.recovered);
     }
+    let ends = recovered.iter().map(|state: &Recovered| Lsn(state.tail.next_lsn.0 + records_in(&state.replay)));
+    let missing = redo(&mut stores, &ends.collect::<Vec<_>>(), settings.planted).map_err(|(shard, status)| {
+        Error::new(format!("shard {shard}: a commit over several shards does not fit: {}", status.text()))
+            .remedy("raise limits.memory_bytes_max or limits.keys_max in the configuration")
+    })?;
     let Logs { logs, epoch } = begin_logs(blocks, superblock, survey, recovered, flights, settings)?;
-    let shard = |(mut store, log): (Store, Log)| {
+    let shard = |((mut store, missing), log): ((Store, Vec<Redo>), Log)| {
         store.begin_epoch(epoch);
-        Shard::new(store, log.wal, log.replay)
+        Shard::new(store, log.wal, log.replay, missing)
     };
-    let shards = stores.into_iter().zip(logs).map(shard).collect();
+    let shards = stores.into_iter().zip(missing).zip(logs).map(shard).collect();
     Ok(Begun { shards, catalog: Catalog::recovered(objects, &used), epoch })
 }
 

@@ -47,6 +47,8 @@ pub(super) struct Checkpoint {
     /// What the last one took.
     last_bytes: u64,
     before_bytes: u64,
+    /// The last version that was given out when it began.
+    version: u64,
     /// When the last one ended; 0: the start.
     ended_ns: u64,
 }
@@ -112,12 +114,13 @@ impl Checkpoint {
     fn step(&mut self, store: &Store, wal: &mut Wal, pool: &mut Pool, catalog: &Catalog, now_ns: u64) -> bool {
         let due = !matches!(self.step, Step::Idle) || self.is_due(wal);
         let lands = matches!(self.step, Step::Landing(..));
-        if !due || !lands && !has_room(wal, pool, 0, OWN_BYTES) {
+        if !due || self.waits_for_commits(store) || !lands && !has_room(wal, pool, 0, OWN_BYTES) {
             return false;
         }
         self.step = match std::mem::take(&mut self.step) {
             Step::Idle => {
                 (self.before_bytes, self.begun_at_bytes) = (wal.counters.checkpoint_bytes, wal.client_bytes());
+                self.version = store.last_version();
                 let begin = wal.begin_checkpoint(pool, now_ns);
                 if wal.shard() == ShardId(0) { Step::Names(begin, 0) } else { Step::Store(begin, Progress::default()) }
             }
@@ -166,6 +169,16 @@ impl Checkpoint {
             }
         };
         true
+    }
+
+    /// Who reads from here on sees no decision that stands before. So what is said of keys is said when this shard has done its
+    /// part of all of those, and the end when nobody lacks a part.
+    fn waits_for_commits(&self, store: &Store) -> bool {
+        match self.step {
+            Step::Store(..) => !store.across.is_done_to(self.version),
+            Step::End(_) => !store.across.is_resolved_to(self.version),
+            _ => false,
+        }
     }
 
     fn append(&mut self, wal: &mut Wal, pool: &mut Pool, now_ns: u64, record: &Record<'_>) {

@@ -82,6 +82,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 Order::Object(object) => self.catalog.insert(*object),
                 Order::Snapshot(id, arrived) => self.arrive(id, arrived, None, now_ns),
                 Order::Release(id) => self.end_snapshot(id),
+                Order::Commit(shared) => self.take_part(&shared),
                 Order::Visit => self.visited = true,
                 Order::Stop => {
                     self.phase = self.phase.stopping();
@@ -336,7 +337,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                     quiet &= shard.wal.is_durable() && shard.wal.is_quiet();
                 }
                 // What a device holds that was given up is not waited for.
-                if quiet && (self.device.in_flight() == 0 || self.stall.given_up) {
+                if quiet && !self.commits.may_end() && (self.device.in_flight() == 0 || self.stall.given_up) {
                     self.phase = Phase::Stopped;
                     self.sessions.iter_mut().flatten().for_each(|session| session.end(EndReason::Stopping));
                 }
@@ -377,6 +378,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         (self.device.in_flight() > 0 && !self.stall.given_up)
             || self.snapshots.are_taken()
             || self.deallocation.due().is_some()
+            || self.commits.may_end()
             || self.shards.iter().any(|shard| shard.reclaim.is_active(&shard.wal))
     }
 

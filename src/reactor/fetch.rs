@@ -219,7 +219,9 @@ fn is_shared(want: &Want) -> bool {
 fn is_wanted(part: &Record<'_>, fetch: &Fetch) -> bool {
     let Fetch { want, next_lsn, .. } = fetch;
     let says_it = match want.whose {
-        Whose::Key { version, in_commit: true, .. } => part.kind == Kind::Commit && part.version == version,
+        Whose::Key { version, in_commit: true, .. } => {
+            matches!(part.kind, Kind::Commit | Kind::Decision) && part.version == version
+        }
         Whose::Key { version, .. } => {
             let whole_key = next_lsn.is_some() || part.key.len() == usize::from(want.key_bytes);
             matches!(part.kind, Kind::Put | Kind::PutUntil)
@@ -533,7 +535,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 self.fetches.let_large_go(id);
                 self.fetches.aim(id, at, want);
             }
-            Outcome::Later | Outcome::Wait | Outcome::Deferred => self.give_fetch_up(id, now_ns),
+            Outcome::Later | Outcome::Wait | Outcome::Deferred | Outcome::Across => self.give_fetch_up(id, now_ns),
         }
     }
 

@@ -3,11 +3,12 @@
 
 use crate::bytes::index;
 use crate::device::Device;
+use crate::reactor::shared::refused;
 use crate::reactor::{Clock, Limits, Phase, Reactor};
 use crate::ring::protocol::{KEY_BYTES_MAX, Opcode, Status, Submission, low_u32, shard_of_key, shard_of_stream, stats};
 use crate::store::Outcome;
 use crate::timing;
-use crate::types::ShardId;
+use crate::types::{Lsn, ShardId};
 use crate::wal::Room;
 use crate::wal::pool::Writer;
 
@@ -134,7 +135,11 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 self.wait(slot, at, submission, now_ns);
             }
             Outcome::Deferred => self.accept(slot),
-            Outcome::Later => {
+            Outcome::Later | Outcome::Across if self.waits_in_vain(at, opcode, &submission) => {
+                self.accept(slot);
+                self.answer(slot, submission.user_data, at, refused(Status::Fenced), Lsn::NONE);
+            }
+            Outcome::Later | Outcome::Across => {
                 self.postponed = true;
                 self.metrics.add(stats::BACK_PRESSURE, 1);
                 // What is open holds buffers that this request needs.

@@ -226,18 +226,15 @@ impl Reclaim {
                     let bytes = crate::wal::record::encoded_bytes(record.key.len(), record.value.len());
                     let (key_bytes, value_bytes) = (record.key.len(), record.value.len());
                     if !wal.can_hold(pool, key_bytes, value_bytes) {
-                        let shard = wal.shard();
-                        tracing::error!(
-                            %shard, value_bytes,
-                            "a record is larger than what this configuration can write, so no segment is given up any more: \
-                             restart with the limits.value_bytes_max that wrote it"
-                        );
-                        self.step = Step::Stopped;
+                        self.stop_at_large(wal, value_bytes);
                         return true;
+                    }
+                    if store.stays(&record, end_lsn, wal.planted()) {
+                        break;
                     }
                     store.rescue(&record, wal.planted());
                     let drops = wal.is_planted(Planted::FreeNamedSegment) && wal.counters.checkpoints > 0;
-                    if let Some(kept) = store.kept(record, end_lsn, &mut room).filter(|_| !drops) {
+                    if let Some(kept) = store.kept(record, end_lsn, &mut room, wal.planted()).filter(|_| !drops) {
                         if !self.has_room(wal, pool, kept.key.len(), kept.value.len()) {
                             break;
                         }
@@ -279,6 +276,17 @@ impl Reclaim {
         self.kept = room;
         self.step = Step::Copying(reread);
         worked
+    }
+
+    #[cold]
+    fn stop_at_large(&mut self, wal: &Wal, value_bytes: usize) {
+        let shard = wal.shard();
+        tracing::error!(
+            %shard, value_bytes,
+            "a record is larger than what this configuration can write, so no segment is given up any more: \
+             restart with the limits.value_bytes_max that wrote it"
+        );
+        self.step = Step::Stopped;
     }
 
     /// Whether a copy can be appended. While there is no segment to take, this shard has nothing to give.

@@ -45,6 +45,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         // What was on its way back to the pool is in the new one.
         self.deallocation = Deallocation::default();
         self.stall = Stall::default();
+        self.free_stuck_parts();
         self.phase = Phase::Settling;
     }
 }

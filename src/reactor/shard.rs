@@ -8,6 +8,7 @@ use crate::reactor::checkpoint::Checkpoint;
 use crate::reactor::reclaim::Reclaim;
 use crate::ring::protocol::{Completion, Status};
 use crate::store::Store;
+use crate::store::redo::{Redo, Replay};
 use crate::types::Lsn;
 use crate::wal::pool::Writer;
 use crate::wal::record;
@@ -39,12 +40,16 @@ pub struct Shard {
     /// What the flight recorder held beyond the durable log, and how much of it is appended again.
     replay: Vec<u8>,
     replayed_bytes: usize,
+    /// Parts of commits over several shards that this log lacks.
+    missing: VecDeque<Redo>,
     attached: bool,
+    /// Was attached since the start.
+    settled: bool,
 }
 
 impl Shard {
     #[must_use]
-    pub fn new(store: Store, wal: Wal, replay: Vec<u8>) -> Shard {
+    pub fn new(store: Store, wal: Wal, replay: Vec<u8>, missing: Vec<Redo>) -> Shard {
         Shard {
             store,
             wal,
@@ -54,7 +59,9 @@ impl Shard {
             pending: VecDeque::new(),
             replay,
             replayed_bytes: 0,
+            missing: missing.into(),
             attached: false,
+            settled: false,
         }
     }
 
@@ -133,6 +140,31 @@ impl Shard {
         }
     }
 
+    /// Appends what is missing of commits that other shards decided: when it is sure that their decisions are durable. Else
+    /// nothing may be written here, for the next start would do those parts again, after it.
+    fn redo(&mut self, pool: &mut Pool, now_ns: u64) {
+        let Shard { store, wal, .. } = self;
+        while let Some(part) = self.missing.front() {
+            let key = part.coordinator.0.to_le_bytes();
+            match store.across.settling.replay(part.coordinator) {
+                Replay::UnderWay => return,
+                Replay::Failed => return wal.fence(Fence::DecisionInDoubt),
+                Replay::Durable => {}
+            }
+            match wal.room(pool, key.len(), part.writes.len(), Writer::Replay) {
+                Room::Yes => {}
+                Room::NoSpace => return wal.fence(Fence::PartNoSpace),
+                Room::Later => return wal.want_segment(),
+                Room::Fenced => return,
+            }
+            let record = part.record(&key, Lsn::NONE);
+            let lsn = wal.append_record(pool, now_ns, &record);
+            wal.want_durable();
+            store.moved(&record, wal.last_place(), lsn, wal.durable_lsn());
+            self.missing.pop_front();
+        }
+    }
+
     /// Appends again what the flight recorder held, as far as there is room, and attaches the recorder when all of
     /// it is durable and the first segment is there. What can never be appended fences the shard: it serves reads, and
     /// the recorder keeps what it holds for another start. Says whether this shard is ready.
@@ -156,16 +188,30 @@ impl Shard {
                 Room::Fenced => break,
             }
         }
+        if self.wal.fenced().is_none() && self.wal.is_durable() && self.replayed_bytes == self.replay.len() {
+            self.attach();
+        }
+        if self.attached {
+            self.redo(pool, now_ns);
+        }
         if self.wal.fenced().is_some() {
+            self.store.across.settling.set_replay(self.wal.shard(), Replay::Failed);
             return true;
         }
-        let settled = self.replayed_bytes == self.replay.len() && self.wal.is_durable() && self.wal.has_segment();
-        if settled && !self.attached {
+        let done = self.attached && self.missing.is_empty() && self.wal.is_durable() && self.wal.has_segment();
+        if done && !std::mem::replace(&mut self.settled, true) {
+            self.store.across.settling.end_one();
+        }
+        done
+    }
+
+    /// All that the recorder held is durable: it begins anew.
+    fn attach(&mut self) {
+        if !std::mem::replace(&mut self.attached, true) {
             self.wal.reset_flight();
-            self.attached = true;
             self.replay = Vec::new();
             self.replayed_bytes = 0;
+            self.store.across.settling.set_replay(self.wal.shard(), Replay::Durable);
         }
-        self.attached
     }
 }

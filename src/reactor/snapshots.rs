@@ -3,6 +3,9 @@
 //! A reactor that hears of a new snapshot takes no more requests. When all have heard of it each one takes its part, and
 //! goes on. So nothing that one of them was asked after its part was taken is answered before all had stopped: what is in
 //! the snapshot never rests on what is not.
+//!
+//! A commit over several shards is in all of its parts or in none: one that has keys locked here ends first, and none
+//! begins here before the snapshot is taken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,8 +29,10 @@ struct Owned {
 /// A snapshot that is being taken.
 struct Barrier {
     id: u64,
-    /// Reactors that take no more requests.
+    /// Reactors that take no more requests, and have no part of a commit under way.
     arrived: Arc<AtomicU32>,
+    /// This one is counted there.
+    counted: bool,
     /// Whom to answer, and its word; of reactor 0.
     asked: Option<(usize, u64)>,
     /// Its client is gone meanwhile.
@@ -87,24 +92,40 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     pub(super) fn arrive(&mut self, id: u64, arrived: Arc<AtomicU32>, asked: Option<(usize, u64)>, now_ns: u64) {
         // One that is still here has come to its end: the next one began after it.
         self.pass_barrier(now_ns);
-        arrived.fetch_add(1, Ordering::AcqRel);
-        self.snapshots.barrier = Some(Barrier { id, arrived, asked, ends: false });
+        self.snapshots.barrier = Some(Barrier { id, arrived, counted: false, asked, ends: false });
+        self.count_in();
         // This turn takes nothing more.
         self.moved_bytes = intake::TURN_BYTES_MAX;
     }
 
-    /// Takes this reactor's part of a snapshot when all have heard of it. Says whether one is being taken.
+    /// Says that this reactor is at the barrier, once no commit has keys locked here: those wait for the device.
+    fn count_in(&mut self) -> bool {
+        let holds = self.commits.hold_keys();
+        let Some(barrier) = self.snapshots.barrier.as_mut().filter(|barrier| !barrier.counted && !holds) else {
+            return false;
+        };
+        barrier.counted = true;
+        barrier.arrived.fetch_add(1, Ordering::AcqRel);
+        true
+    }
+
+    /// Takes this reactor's part of a snapshot when all have heard of it. Says whether anything happened.
     #[cold]
     pub(super) fn pass_barrier(&mut self, now_ns: u64) -> bool {
-        let Some(barrier) = &self.snapshots.barrier else { return false };
+        let counts = self.count_in();
+        let Some(barrier) = self.snapshots.barrier.as_ref().filter(|barrier| barrier.counted) else { return false };
         let skips = self.shards[0].wal.planted().is(Planted::SkipBarrier);
         if barrier.arrived.load(Ordering::Acquire) < self.place.count() && !skips {
-            return true;
+            // The others may wait for the device.
+            return counts;
         }
         let Barrier { id, asked, ends, .. } = *barrier;
         self.snapshots.barrier = None;
         let lived_ms = self.wall.lived_ms(now_ns);
-        for shard in self.shards.iter_mut().filter(|_| !ends) {
+        // What a commit did elsewhere is not done in a shard that is fenced: it has no part that would be right.
+        let commits = &self.commits;
+        let whole = |shard: &&mut super::Shard| !ends && !commits.are_stuck_in(shard.wal.shard());
+        for shard in self.shards.iter_mut().filter(whole) {
             shard.store.take_snapshot(id, shard.wal.last_lsn(), lived_ms);
         }
         if let Some((slot, user_data)) = asked {

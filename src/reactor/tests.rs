@@ -1,5 +1,6 @@
 //! The vertical path over the memory device, with real rings, in one thread of control.
 
+mod across;
 mod catalog;
 mod commit;
 mod events;

@@ -368,8 +368,8 @@ pub enum Status {
     /// A commit of more entries than `commit::ENTRIES_MAX`, or more bytes than the daemon's limit of a value. Nothing
     /// was done.
     TransactionTooLarge = 18,
-    /// The keys of a commit lie in several shards. Nothing was done.
-    CrossShard = 19,
+    /// Another commit over several shards holds the key of entry `aux` at this moment. Nothing was done: try again.
+    Locked = 19,
     /// The producer's sequence number is not the next one, nor one of its last; `version` holds the next one.
     OutOfSequence = 20,
     /// The cursor lies below the stream's first event; `version` holds that one's offset, `aux` the cursor's.
@@ -391,7 +391,7 @@ impl Status {
     #[must_use]
     pub fn from_wire(value: u16) -> Option<Status> {
         use Status::{
-            BadRequest, Busy, Conflict, CrossShard, CursorMoved, CursorTrimmed, Denied, Fenced, NoMemory, NoSpace,
+            BadRequest, Busy, Conflict, CursorMoved, CursorTrimmed, Denied, Fenced, Locked, NoMemory, NoSpace,
             NotFound, Ok, OutOfSequence, ReplyTooSmall, SnapshotGone, Stopping, TimedOut, TooLarge, TooManySnapshots,
             TransactionTooLarge, Trimmed, UnknownObject, Unreadable, VersionMismatch, WrongKind, WrongReactor,
         };
@@ -415,7 +415,7 @@ impl Status {
             Denied,
             Conflict,
             TransactionTooLarge,
-            CrossShard,
+            Locked,
             OutOfSequence,
             CursorTrimmed,
             CursorMoved,
@@ -458,7 +458,7 @@ impl Status {
             Status::Denied => "this peer may not write",
             Status::Conflict => "a key that the transaction read was written meanwhile",
             Status::TransactionTooLarge => "the transaction has more keys or bytes than one commit holds",
-            Status::CrossShard => "the keys of the transaction lie in several shards",
+            Status::Locked => "another transaction holds one of these keys at this moment",
             Status::OutOfSequence => "the producer's sequence number is neither the next one nor one of its last",
             Status::CursorTrimmed => "the cursor lies below the stream's first event",
             Status::CursorMoved => "the cursor stands elsewhere",

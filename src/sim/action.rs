@@ -74,7 +74,7 @@ pub enum Action {
         reply_bytes_max: usize,
         relaxed: bool,
     },
-    /// Of keys of one shard; the reads stand first.
+    /// The lowest shard of its keys; the reads stand first.
     Commit {
         shard: ShardId,
         steps: Vec<Step>,

@@ -1,6 +1,6 @@
 //! A modelled client: the real client library over real rings, and the oracle beside it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,8 +34,8 @@ pub struct Modelled {
     submitted: Vec<u64>,
     /// Where replies may be written, by operation.
     rooms: BTreeMap<u64, (usize, usize)>,
-    /// Those of them that are commits.
-    commits: BTreeSet<u64>,
+    /// Those of them that are commits, and whether over several shards.
+    commits: BTreeMap<u64, bool>,
     arena: Vec<u8>,
     reply: Vec<u8>,
     opening: Option<Object>,
@@ -48,7 +48,7 @@ impl Modelled {
         let layout = Layout::read_from(&map)?;
         let client = Client::from_parts(parts, Duration::ZERO).map_err(|error| error.to_string())?;
         let submitted = vec![0; layout.shape.reactors as usize];
-        let (rooms, commits, arena, reply) = (BTreeMap::new(), BTreeSet::new(), Vec::new(), Vec::new());
+        let (rooms, commits, arena, reply) = (BTreeMap::new(), BTreeMap::new(), Vec::new(), Vec::new());
         Ok(Modelled { id, client, map, layout, submitted, rooms, commits, arena, reply, opening: None, opened: None })
     }
 
@@ -69,7 +69,7 @@ impl Modelled {
                 };
                 self.note_room(number, reactor)?;
                 if let Action::Commit { .. } = **action {
-                    self.commits.insert(number);
+                    self.commits.insert(number, action.is_across(shards));
                 }
                 Ok(true)
             }
@@ -118,7 +118,8 @@ impl Modelled {
                 continue;
             }
             self.rooms.remove(&answer.user_data);
-            if self.commits.remove(&answer.user_data) {
+            if let Some(across) = self.commits.remove(&answer.user_data) {
+                counts.add_many(Count::CommitsAcross, u64::from(across && answer.status == Status::Ok));
                 counts.add_many(Count::Commits, u64::from(answer.status == Status::Ok));
                 counts.add_many(Count::Conflicts, u64::from(answer.status == Status::Conflict));
             }

@@ -94,6 +94,7 @@ impl History {
                         self.excuse(&judgement, &logs)?;
                         continue;
                     }
+                    self.counts.add_many(Count::PartsDoneAgain, judgement.redone as u64);
                     let first = dead.get_or_insert(judgement.dead);
                     self.oracle.begin_anew(&logs)?;
                     self.machine.drive.borrow_mut().disk.accept();

@@ -61,7 +61,10 @@ impl History {
         let mut oracle = Oracle::new(profile.shards, Times::new(machine.clock.clone()));
         oracle.strangers = profile.hostile;
         oracle.may_spoil = profile.may_spoil();
-        oracle.snapshots.may_be_given_up = profile.store.snapshot_bytes_max < 1 << 20;
+        oracle.snapshots.may_be_given_up = profile.store.snapshot_bytes_max < 1 << 20
+            || profile.vanish > 0
+            || profile.rates.write_error > 0
+            || profile.rates.hang > 0;
         let workload = Workload::new(random.fork(), &profile);
         let (clients, hostile) = (Vec::new(), None);
         History {

@@ -51,6 +51,10 @@ pub struct Found {
     pub value: Vec<u8>,
     /// Says again what a record before it said.
     pub copy: bool,
+    /// Of the decision of a commit over several shards: the writes of all of them. `value` has those of its own shard.
+    pub across: Option<Vec<u8>>,
+    /// Of a part of such a commit: the shard that decided it.
+    pub part_of: Option<u32>,
 }
 
 /// What recovery found in one shard.
@@ -87,6 +91,8 @@ pub struct Machine {
     sessions: u64,
     /// Where reactors turn at different speeds.
     speeds: Option<Random>,
+    /// Of all reactors together, since the drive was formatted.
+    turns: u64,
     planted: Planted,
     counts: Counts,
     /// A checkpoint and the log before it said different things.
@@ -111,6 +117,7 @@ impl Machine {
             boot: 0,
             sessions: 0,
             speeds: profile.snapshots.then(|| Random::new(1)),
+            turns: 0,
             planted,
             counts,
             differs: None,
@@ -190,7 +197,8 @@ impl Machine {
             self.counts.add_many(Count::Cuts, u64::from(state.recovered.cut.is_some()));
             replayed += records_in(&state.recovered.replay);
             let mut walker = Walker::new(&mut blocks, &superblock, shard, &survey.chains[shard.index()]);
-            found.push(log(&mut walker, contents.as_ref(), self.planted)?);
+            let whose = (shard, superblock.layout.shards);
+            found.push(log(&mut walker, contents.as_ref(), self.planted, whose)?);
             states.push(state);
             flights.push(flight);
         }
@@ -357,19 +365,23 @@ impl Machine {
         (0..self.profile.shards).map(|shard| fenced.contains(&ShardId(shard))).collect()
     }
 
-    /// One turn of every reactor, beginning with `first`. Says whether anything happened.
+    /// One turn of the reactors, beginning with `first`. Of several some are slower at times: what others send them waits.
+    /// Says whether anything happened.
     pub fn turn(&mut self, first: usize) -> bool {
         let count = self.reactors.len();
-        (0..count).fold(false, |worked, at| self.turn_one((first + at) % count) | worked)
+        self.turns += 1;
+        let slow = |at: usize, turns: u64| count > 1 && Random::new(turns << 8 | at as u64).chance(300);
+        let turns = self.turns;
+        // While one of them waits for its turn, time does not leap to what comes next.
+        (0..count)
+            .map(|at| (first + at) % count)
+            .fold(false, |worked, at| slow(at, turns) || self.turn_one(at) | worked)
     }
 
-    /// One turn of a reactor. Where they turn at different speeds it may be none; or one that looked at its mail just before
-    /// it was told of a snapshot, and takes requests that came later.
+    /// One turn of a reactor. It may be one that looked at its mail just before it was told of a snapshot, and takes requests
+    /// that came later.
     fn turn_one(&mut self, reactor: usize) -> bool {
         let Some(random) = &mut self.speeds else { return self.reactors[reactor].turn() };
-        if random.chance(250) {
-            return true;
-        }
         let orders = &self.addresses[reactor].orders;
         let (mut late, mut others) = (Vec::new(), Vec::new());
         if random.chance(250) {
@@ -457,7 +469,12 @@ fn said(store: &Store) -> BTreeSet<String> {
 }
 
 /// The records of one shard, as recovery hands them to the store.
-fn log(walker: &mut Walker<'_, SimBlocks>, contents: Option<&Contents>, planted: Planted) -> Result<FoundLog> {
+fn log(
+    walker: &mut Walker<'_, SimBlocks>,
+    contents: Option<&Contents>,
+    planted: Planted,
+    (shard, shards): (ShardId, u32),
+) -> Result<FoundLog> {
     let mut found =
         FoundLog { recorder_lsn: contents.map_or(Lsn::NONE, |contents| contents.durable_lsn), ..FoundLog::default() };
     let mut sink = |record: &record::Record<'_>, _| {
@@ -465,7 +482,7 @@ fn log(walker: &mut Walker<'_, SimBlocks>, contents: Option<&Contents>, planted:
         if record.is_of_checkpoint() {
             return;
         }
-        found.records.push(Found {
+        let record = Found {
             lsn: record.lsn,
             kind: record.kind,
             object: record.object,
@@ -473,7 +490,10 @@ fn log(walker: &mut Walker<'_, SimBlocks>, contents: Option<&Contents>, planted:
             key: record.key.to_vec(),
             value: record.value.to_vec(),
             copy: record.flags & record::FLAG_COPY != 0,
-        });
+            across: None,
+            part_of: None,
+        };
+        found.records.push(record.of_commit(shard, shards));
     };
     let recovered = recovery::recover(walker, contents, planted, &mut sink, &mut |_| {})
         .map_err(|damage| Error::new(format!("the second look differs: {damage}")))?;

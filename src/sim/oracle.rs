@@ -1,6 +1,7 @@
 //! The oracle: what may be answered and what must be recovered. It sees what clients asked and were told, never the
 //! store. Versions and LSNs in the answers give the order in which the daemon took the writes.
 
+mod across;
 mod chain;
 mod commit;
 mod cursor;
@@ -94,6 +95,8 @@ struct ShardLog {
     version_max: u64,
     /// What the last recovery found, by LSN.
     base: BTreeMap<u64, Found>,
+    /// Parts of commits that were missing in it, and done once more.
+    redone: Vec<Found>,
     /// The highest version of earlier lives: none of them may come back.
     version_floor: u64,
 }
@@ -314,8 +317,10 @@ impl Oracle {
             ensure!(noop || !is_logged, "a write that promises something is not in the log");
             return Ok(());
         }
+        // Of several shards another may be the one that stopped.
+        let across = action.is_across(self.shards);
         // What was appended before may be said again.
-        if answer.status == Status::Ok && action.once().is_none() {
+        if answer.status == Status::Ok && action.once().is_none() && !across {
             self.still_writes(shard)?;
         }
         if !self.is_said_again(action, shard, answer)? {
@@ -329,7 +334,7 @@ impl Oracle {
             self.versions_follow_lsns(shard, answer)?;
         }
         let log = &mut self.logs[shard.index()];
-        match durability {
+        match if across { Durability::Strict } else { durability } {
             _ if answer.status != Status::Ok => {}
             Durability::Strict => log.durable_lsn = log.durable_lsn.max(answer.lsn),
             Durability::Buffered => {

@@ -29,6 +29,8 @@ counts! {
     Retries = "identical_retries",
     Commits = "commits",
     Conflicts = "conflicts",
+    CommitsAcross = "commits_across_shards",
+    PartsDoneAgain = "parts_done_again",
     PowerCuts = "power_cuts",
     Kills = "kills",
     CrashesWhileSettling = "crashes_while_settling",
@@ -85,6 +87,8 @@ impl Count {
     pub const FAULTS: &[Count] = &[
         Count::Commits,
         Count::Conflicts,
+        Count::CommitsAcross,
+        Count::PartsDoneAgain,
         Count::PowerCuts,
         Count::Kills,
         Count::CrashesWhileSettling,

@@ -129,6 +129,31 @@ fn a_version_that_a_commit_does_not_check_is_found() {
 }
 
 #[test]
+fn a_commit_decided_too_early_is_found() {
+    finds(Planted::DecideTooEarly, 1..=300, "another shard has its part");
+}
+
+#[test]
+fn a_decision_given_up_too_early_is_found() {
+    finds(Planted::ForgetDecision, 1..=600, "");
+}
+
+#[test]
+fn a_copy_behind_the_decision_that_writes_over_it_is_found() {
+    finds(Planted::CopyLocked, 1..=700, "recovered: Some(Held");
+}
+
+#[test]
+fn reads_that_are_not_locked_are_found() {
+    finds(Planted::SkipReadLocks, 1..=200, "a cycle");
+}
+
+#[test]
+fn a_part_that_is_done_again_is_found() {
+    finds(Planted::RedoAgain, 1..=100, "an old version was shown");
+}
+
+#[test]
 fn a_copy_without_its_time_to_live_is_found() {
     finds(Planted::CopyWithoutUntil, 1..=300, "nobody asked for this");
 }

@@ -23,6 +23,8 @@ pub struct Workload {
     tag: u64,
     value_bytes_max: usize,
     shards: u32,
+    /// Transactions so far.
+    commits: u64,
     expires: bool,
     /// The last appends that happen once: any of them may be tried again.
     once: VecDeque<Rc<Action>>,
@@ -35,6 +37,7 @@ impl Workload {
             tag: 0,
             value_bytes_max: profile.store.value_bytes_max,
             shards: profile.shards,
+            commits: 0,
             expires: profile.expires,
             once: VecDeque::new(),
         }
@@ -134,7 +137,7 @@ impl Workload {
         }
     }
 
-    /// A transaction over a few keys of one shard, which it read as clients know them. `None`: there is no space.
+    /// A transaction over a few keys, every other time of one shard, which it read as clients know them. `None`: there is no space.
     fn commit(&mut self, oracle: &Oracle) -> Option<Action> {
         let spaces: Vec<Object> =
             oracle.objects.iter().map(|known| known.object).filter(|object| object.kind == ObjectKind::Space).collect();
@@ -144,10 +147,12 @@ impl Workload {
         let first = (self.random.pick(&spaces), self.key());
         let shard = shard_of_key(first.0.id.0, &first.1, self.shards);
         let mut places = vec![first];
+        self.commits += 1;
+        let across = self.commits.is_multiple_of(2);
         for _ in 0..16 {
             let place = (self.random.pick(&spaces), self.key());
             let new = !places.contains(&place) && places.len() < 4;
-            if new && shard_of_key(place.0.id.0, &place.1, self.shards) == shard {
+            if new && (across || shard_of_key(place.0.id.0, &place.1, self.shards) == shard) {
                 places.push(place);
             }
         }
@@ -171,6 +176,8 @@ impl Workload {
         }
         let durabilities = [Durability::Memory, Durability::Buffered, Durability::Strict];
         let durability = self.random.chance(200).then(|| self.random.pick(&durabilities));
+        let of_steps = steps.iter().map(|step| shard_of_key(step.space.id.0, &step.key, self.shards));
+        let shard = of_steps.min().unwrap_or(shard);
         Some(Action::Commit { shard, steps, durability, relaxed: self.random.chance(300) })
     }
 

@@ -18,7 +18,9 @@ const LOOKS_MAX: usize = 1_024;
 /// What comes next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Part {
+    /// How far this shard has logged its parts of commits that others decided.
     #[default]
+    Applied,
     Keys,
     Begin,
     Cursors,
@@ -96,13 +98,19 @@ impl Store {
     /// Fills the next piece, with about so many bytes; it may say nothing. `false`: all is said.
     pub fn next_piece(&self, progress: &mut Progress, piece: &mut Piece, bytes_max: usize, planted: Planted) -> bool {
         piece.begin(bytes_max);
+        if progress.part == Part::Applied {
+            if !self.across.say_applied(&mut progress.next, piece) {
+                progress.go_on(Part::Keys);
+            }
+            return true;
+        }
         let object = ObjectId(progress.object);
         if object.index() >= self.spaces.objects().max(self.streams.objects()) {
             return false;
         }
         let forgets = planted.is(Planted::ForgetInCheckpoint);
         match progress.part {
-            Part::Keys => {
+            Part::Applied | Part::Keys => {
                 if !self.keys_piece(object, progress, piece) {
                     progress.go_on(Part::Begin);
                 }
@@ -166,6 +174,9 @@ impl Store {
     pub(super) fn replay_keys(&mut self, record: &Record<'_>) -> Result<(), Status> {
         for KeyItem { key, value_bytes, version, lsn, place, in_commit, until_ms } in keys(record.value) {
             self.next_version = self.next_version.max(version.saturating_add(1));
+            if self.across.has_deleted(record.object, key, version) {
+                continue;
+            }
             let until = until_ms.map(Until::recovered);
             let said = Said { version, lsn, place, in_commit, until };
             self.spaces.replay_place(&mut self.heap, record.object, key, value_bytes, said)?;

@@ -47,7 +47,7 @@ impl Store {
                 let Record { object, key, version, value, .. } = record.split_until().0;
                 spaces.rescue(heap, object, key, version, value);
             }
-            Kind::Commit => {
+            Kind::Commit | Kind::Decision => {
                 for (at, entry) in commit::entries(record.value).enumerate() {
                     let same = |later: &commit::Entry<'_>| later.object == entry.object && later.key == entry.key;
                     // Of several writes of one key the last one counts.

@@ -73,6 +73,7 @@ pub struct Spaces {
     free: Vec<u32>,
     ordered: Vec<Ordered>,
     hasher: foldhash::fast::RandomState,
+    /// Less those that are promised: see `expect_keys`.
     keys_max: usize,
     live_bytes: u64,
     cache: Cache,
@@ -125,7 +126,7 @@ impl Spaces {
 
     // A call of its own costs a get more than a time to live does.
     #[inline(always)]
-    fn hash(&self, object: ObjectId, key: &[u8]) -> u64 {
+    pub fn hash(&self, object: ObjectId, key: &[u8]) -> u64 {
         self.hasher.hash_one((object.0, key))
     }
 
@@ -142,6 +143,12 @@ impl Spaces {
             self.ordered.resize_with(object.index() + 1, Ordered::default);
         }
         &mut self.ordered[object.index()]
+    }
+
+    /// Whether the log says a key, also one whose time is over.
+    pub fn is_logged(&self, heap: &Heap, object: ObjectId, key: &[u8]) -> bool {
+        let found = || self.find(heap, self.hash(object, key), object, key);
+        !self.is_unlogged(object) && found().is_some_and(|slot| self.entries[slot as usize].is_logged())
     }
 
     /// Whether nothing in this space was ever logged.
@@ -289,6 +296,17 @@ impl Spaces {
         self.table.len() + keys <= self.keys_max
     }
 
+    /// Keeps room for so many keys that are to come, if there is.
+    pub fn expect_keys(&mut self, keys: usize) -> bool {
+        let fits = self.has_room_for(keys);
+        self.keys_max -= if fits { keys } else { 0 };
+        fits
+    }
+
+    pub fn expect_no_more(&mut self, keys: usize) {
+        self.keys_max += keys;
+    }
+
     /// Puts a value as the log says. Only what the flight recorder alone holds has to be in memory.
     pub fn replay(
         &mut self,
@@ -423,26 +441,21 @@ fn cell_bytes(key: &[u8], value_bytes: usize, home: Home, until: Option<Until>) 
 
 impl Store {
     /// The entry's version and LSN, or those of an absent key. One whose time is over is absent since the record that set it.
-    pub(super) fn present(&self, context: &Context<'_>, request: &Request<'_>, mode: Mode) -> (u64, Lsn) {
-        let hash = self.spaces.hash(mode.object, request.key);
-        match self.spaces.find(&self.heap, hash, mode.object, request.key) {
+    pub(super) fn present(&self, context: &Context<'_>, object: ObjectId, key: &[u8]) -> (u64, Lsn) {
+        let hash = self.spaces.hash(object, key);
+        match self.spaces.find(&self.heap, hash, object, key) {
             Some(slot) => {
                 let entry = &self.spaces.entries[slot as usize];
                 let over = entry.is_timed() && self.spaces.is_over(&self.heap, slot, context.lived_ms());
                 (if over { 0 } else { entry.version }, entry.lsn())
             }
-            None => (0, self.spaces.deleted_lsn(mode.object)),
+            None => (0, self.spaces.deleted_lsn(object)),
         }
     }
 
     /// What is logged of a key stays so: also a write that promises nothing is logged then.
     pub(super) fn logs(&self, request: &Request<'_>, mode: Mode) -> Mode {
-        let logged = mode.logged
-            || !self.spaces.is_unlogged(mode.object) && {
-                let hash = self.spaces.hash(mode.object, request.key);
-                let found = self.spaces.find(&self.heap, hash, mode.object, request.key);
-                found.is_some_and(|slot| self.spaces.entries[slot as usize].is_logged())
-            };
+        let logged = mode.logged || self.spaces.is_logged(&self.heap, mode.object, request.key);
         Mode { logged, ..mode }
     }
 
@@ -454,12 +467,15 @@ impl Store {
         if key.len() > self.limits.key_bytes_max || value.len() > self.limits.value_bytes_max {
             return Outcome::status(Status::TooLarge);
         }
+        if !self.across.locks.is_empty() && self.is_locked(context, mode.object, key, true) {
+            return Outcome::Later;
+        }
         let ttl_ms = request.ttl_ms();
         if ttl_ms.is_some_and(|ttl_ms| !(1..=TTL_MS_MAX).contains(&ttl_ms)) {
             return Outcome::status(Status::BadRequest);
         }
         if let Some(expected) = request.if_version() {
-            let (version, lsn) = self.present(context, request, mode);
+            let (version, lsn) = self.present(context, mode.object, key);
             if version != expected {
                 return Outcome::version(Status::VersionMismatch, version, mode.visible_after(context.wal, lsn));
             }
@@ -506,7 +522,10 @@ impl Store {
     }
 
     pub(super) fn delete(&mut self, context: &mut Context<'_>, request: &Request<'_>, mode: Mode) -> Outcome {
-        let (version, lsn) = self.present(context, request, mode);
+        if !self.across.locks.is_empty() && self.is_locked(context, mode.object, request.key, true) {
+            return Outcome::Later;
+        }
+        let (version, lsn) = self.present(context, mode.object, request.key);
         if request.if_version().is_some_and(|expected| expected != version) {
             return Outcome::version(Status::VersionMismatch, version, mode.visible_after(context.wal, lsn));
         }

@@ -3,7 +3,7 @@
 use super::*;
 
 fn store() -> Store {
-    Store::new(Limits {
+    let limits = Limits {
         key_bytes_max: 64,
         value_bytes_max: 64 << 10,
         memory_bytes_max: 4 << 20,
@@ -14,7 +14,8 @@ fn store() -> Store {
         cursors_max: 1,
         snapshots_max: 4,
         snapshot_bytes_max: 1 << 20,
-    })
+    };
+    Store::new(limits, ShardId(0), 1)
 }
 
 const PLACE: DeviceAddress = DeviceAddress(4_096);

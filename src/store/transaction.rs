@@ -13,6 +13,8 @@ use crate::wal::record::{Kind, Record};
 
 /// A commit whose entries make sense.
 struct Plan<'a> {
+    /// A key lies in another shard; nothing else is said then.
+    across: bool,
     /// Its entries that write, as they go into the log.
     writes: &'a [u8],
     /// The strictest of the spaces that it writes, or what the request asks for.
@@ -25,10 +27,18 @@ struct Plan<'a> {
 impl Store {
     /// Checks every version that was read, and then does all writes, or nothing.
     pub(super) fn commit(&mut self, context: &mut Context<'_>, request: &Request<'_>) -> Outcome {
-        let Plan { writes, durability, logged, writer } = match self.plan(context, request) {
+        let Plan { writes, durability, logged, writer, across } = match self.plan(context, request) {
             Ok(plan) => plan,
             Err(status) => return Outcome::status(status),
         };
+        if across {
+            return Outcome::Across;
+        }
+        if !self.across.locks.is_empty()
+            && entries(request.value).any(|entry| self.is_locked(context, entry.object, entry.key, !entry.is_read()))
+        {
+            return Outcome::Later;
+        }
         let seen = match self.check_reads(context, request) {
             Ok(seen) => seen,
             Err(conflict) => return conflict,
@@ -67,7 +77,8 @@ impl Store {
     fn plan<'a>(&self, context: &Context<'_>, request: &Request<'a>) -> Result<Plan<'a>, Status> {
         let asked = durability_of(request.submission.flags);
         let (mut rest, mut count) = (request.value, 0);
-        let mut plan = Plan { writes: &[], durability: Durability::Memory, logged: false, writer: Writer::Privileged };
+        let (durability, logged, writer) = (Durability::Memory, false, Writer::Privileged);
+        let mut plan = Plan { across: false, writes: &[], durability, logged, writer };
         while !rest.is_empty() {
             count += 1;
             if count > ENTRIES_MAX {
@@ -85,7 +96,7 @@ impl Store {
                 return Err(Status::TooLarge);
             }
             if shard_of_key(entry.object.0, entry.key, context.shards) != context.wal.shard() {
-                return Err(Status::CrossShard);
+                return Ok(Plan { across: true, ..plan });
             }
             if !entry.is_read() {
                 if plan.writes.is_empty() {
@@ -118,7 +129,7 @@ impl Store {
                 logged: false,
                 strict_reads: strict && !request.is_relaxed(),
             };
-            let (version, lsn) = self.present(context, &Request { key: entry.key, ..*request }, mode);
+            let (version, lsn) = self.present(context, entry.object, entry.key);
             if version != expected && !context.wal.planted().is(Planted::SkipReadCheck) {
                 let after = mode.visible_after(context.wal, lsn);
                 let status = Status::Conflict as u16;
@@ -162,7 +173,7 @@ impl Store {
         if fits { Ok(()) } else { Err(Full::Memory) }
     }
 
-    fn write_all(&mut self, writes: &[u8], said: Said, durable: Lsn) {
+    pub(super) fn write_all(&mut self, writes: &[u8], said: Said, durable: Lsn) {
         for Entry { object, key, what } in entries(writes) {
             match what {
                 What::Put(value) => self.spaces.put(&mut self.heap, object, key, value, said, durable),
@@ -172,10 +183,15 @@ impl Store {
         }
     }
 
-    /// Takes a commit of the recovered log, which stands at `place`.
-    pub(super) fn replay_commit(&mut self, record: &Record<'_>, place: DeviceAddress) -> Result<(), Status> {
+    /// Takes writes of the recovered log, whose record stands at `place`.
+    pub(super) fn replay_writes<'a>(
+        &mut self,
+        writes: impl Iterator<Item = Entry<'a>>,
+        record: &Record<'_>,
+        place: DeviceAddress,
+    ) -> Result<(), Status> {
         let said = Said { version: record.version, lsn: record.lsn, place, in_commit: true, until: None };
-        for Entry { object, key, what } in entries(record.value) {
+        for Entry { object, key, what } in writes {
             match what {
                 What::Put(value) => self.spaces.replay(&mut self.heap, object, key, value, said)?,
                 What::Delete => self.spaces.remove(&mut self.heap, object, key, said.lsn),
@@ -183,31 +199,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// What of a record has to be said again, before its segment is given up: see `counts`. Of a commit the puts that
-    /// keys still hold, as one record, which is put together in `room`. A copy of the others would bring back what was
-    /// written over.
-    #[must_use]
-    pub fn kept<'a>(&self, record: Record<'a>, end_lsn: Lsn, room: &'a mut Vec<u8>) -> Option<Record<'a>> {
-        if record.kind != Kind::Commit {
-            if self.counts(&record, end_lsn) {
-                return Some(record);
-            }
-            // Of an append whose events are gone, its producer's place.
-            let producer = record.kind == Kind::AppendOnce
-                && !record.is_of_checkpoint()
-                && self.streams.remembers(&record, end_lsn);
-            return producer.then_some(Record { value: &[], ..record });
-        }
-        room.clear();
-        for entry in entries(record.value) {
-            let put = matches!(entry.what, What::Put(_));
-            if put && self.holds(entry.object, entry.key, record.version, end_lsn) {
-                entry.encode(|part| room.extend_from_slice(part));
-            }
-        }
-        (!room.is_empty()).then_some(Record { value: room, ..record })
     }
 }
 

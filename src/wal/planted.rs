@@ -45,6 +45,16 @@ pub enum Planted {
     ForgetInCheckpoint,
     /// A transaction commits although a key that it read was written meanwhile.
     SkipReadCheck,
+    /// The other shards do their parts of a commit before its decision is durable.
+    DecideTooEarly,
+    /// A decision counts as needless, for reclaim and for recovery, though a part of it is not durable yet.
+    ForgetDecision,
+    /// Reclaim copies what a decision, which is durable in a moment, writes over: the copy stands behind it.
+    CopyLocked,
+    /// A commit over several shards does not lock what it read.
+    SkipReadLocks,
+    /// A start does every part of a decision that it finds, also one that was done and written over since.
+    RedoAgain,
     /// What reclaim copies of a key with a time to live has none.
     CopyWithoutUntil,
     /// A start takes keys with a time to live for ones without.

@@ -44,6 +44,9 @@ pub enum Kind {
     Reclaim = 7,
     /// The writes of a transaction, all of this `version`: puts and deletes, as `ring::protocol::commit` lays them out.
     Commit = 8,
+    /// The writes of a transaction over several shards, of all of them, in the log of the shard that decided it: from the
+    /// moment when this is durable it has taken place. Key: what other shards need no more, see docs/format.md.
+    Decision = 9,
     /// As `AppendBatch`, by a producer: key is its number and its sequence number, u64 each. Without events: they are
     /// trimmed, and only the producer's place still counts.
     AppendOnce = 11,
@@ -68,9 +71,9 @@ pub enum Kind {
 impl Kind {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Kind> {
-        use Kind::{Append, AppendBatch, AppendOnce, CheckpointBegin, CheckpointEnd, Commit, Create, Cursor, Delete};
-        use Kind::{Events, Expire, Keys, Put, PutUntil, Reclaim, Trim};
-        let of_keys = [Put, PutUntil, Delete, Expire, Commit];
+        use Kind::{Append, AppendBatch, AppendOnce, CheckpointBegin, CheckpointEnd, Commit, Create, Cursor, Decision};
+        use Kind::{Delete, Events, Expire, Keys, Put, PutUntil, Reclaim, Trim};
+        let of_keys = [Put, PutUntil, Delete, Expire, Commit, Decision];
         let of_streams = [Append, AppendBatch, AppendOnce, Trim, Cursor];
         let of_log = [Create, Reclaim, Keys, Events, CheckpointBegin, CheckpointEnd];
         let mut all = of_keys.into_iter().chain(of_streams).chain(of_log);
@@ -107,7 +110,7 @@ impl<'a> Record<'a> {
     #[must_use]
     pub fn said_again(&self) -> Option<Record<'a>> {
         let (lsn, &[]) = self.value.split_first_chunk::<8>()? else { return None };
-        let whole = matches!(self.kind, Kind::Create | Kind::Cursor | Kind::AppendOnce);
+        let whole = matches!(self.kind, Kind::Create | Kind::Cursor | Kind::AppendOnce | Kind::Commit);
         let said = Record { flags: 0, lsn: Lsn(u64::from_le_bytes(*lsn)), value: &[], ..*self };
         (whole && self.is_of_checkpoint()).then_some(said)
     }

@@ -1,6 +1,7 @@
 //! Transactions of the client library over a real appliance, with several clients at the same keys.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use forebay::appliance::Appliance;
 use forebay::device::open::{OpenOptions, open};
@@ -8,7 +9,7 @@ use forebay::ring::client::{Client, ClientError, Creation, Object, Retry, Write}
 use forebay::ring::protocol::{Status, shard_of_key, stats};
 use forebay::types::{Compression, Durability, ShardId};
 
-use crate::daemon::Place;
+use crate::daemon::{Daemon, Place};
 
 const SHARDS: u32 = 3;
 const CLIENTS: u64 = 4;
@@ -83,7 +84,8 @@ fn transfers_between_accounts_keep_their_sum() {
     let appliance = start(&place);
     let mut client = place.connect();
     let space = client.open_space("accounts", Some(Durability::Buffered)).expect("it is made");
-    let accounts = keys_of(space, ShardId(1), 6);
+    // Two in each shard, which two reactors serve.
+    let accounts = (0..SHARDS).flat_map(|shard| keys_of(space, ShardId(shard), 2)).collect::<Vec<_>>();
     let open = client.transaction(&Retry::default(), |transaction| {
         accounts.iter().for_each(|account| transaction.put(space, account, &START.to_le_bytes()));
         // What it wrote it reads; a key that it deleted is absent, and one that was never there too.
@@ -215,7 +217,8 @@ fn what_cannot_be_committed_says_why_and_changes_nothing() {
         }
     };
     let elsewhere = keys_of(space, ShardId(0), 1)[0];
-    assert_eq!(refused(&mut [own[1], elsewhere].into_iter(), b"x"), Status::CrossShard);
+    let both = [own[1], elsewhere];
+    assert_eq!(refused(&mut both.iter().copied(), &[7; 150_000]), Status::TransactionTooLarge);
     assert_eq!(refused(&mut own.iter().copied().skip(1), b"x"), Status::TransactionTooLarge);
     assert_eq!(refused(&mut own[1..4].iter().copied(), &[7; 100_000]), Status::TransactionTooLarge);
     // What `body` says ends it.
@@ -230,4 +233,75 @@ fn what_cannot_be_committed_says_why_and_changes_nothing() {
     assert_eq!(client.get(space, &own[1]).expect("it can be read"), None);
     assert_eq!(client.get(space, &elsewhere).expect("it can be read"), None);
     appliance.stop().expect("it stops");
+}
+
+/// What one client wrote to its own keys, one in each shard: the same number, in one commit after another.
+struct Rounds {
+    keys: Vec<[u8; 8]>,
+    issued: u64,
+    acknowledged: u64,
+}
+
+impl Rounds {
+    /// Writes until the daemon is gone.
+    fn live(&mut self, client: &mut Client, space: Object) {
+        loop {
+            let Rounds { keys, issued, .. } = self;
+            *issued += 1;
+            let round = client.transaction(&Retry::default(), |transaction| {
+                for key in keys.iter() {
+                    assert!(number(transaction.get(space, key)?) < *issued, "a round that comes later was there");
+                    transaction.put(space, key, &issued.to_le_bytes());
+                }
+                Ok::<_, ClientError>(())
+            });
+            match round {
+                Ok(_) => self.acknowledged = self.issued,
+                Err(ClientError::Status(_) | ClientError::TooManyConflicts { .. }) => panic!("{round:?}"),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// The daemon was killed: all keys hold one round, not before the last that was acknowledged.
+    fn check(&mut self, client: &mut Client, space: Object) -> u64 {
+        let held: Vec<u64> = self.keys.iter().map(|key| get(client, space, key)).collect();
+        let (round, expected) = (held[0], self.acknowledged..=self.issued);
+        assert!(held.iter().all(|other| *other == round) && expected.contains(&round), "{held:?} of {expected:?}");
+        self.acknowledged = round;
+        round - expected.start()
+    }
+}
+
+#[test]
+fn commits_over_several_shards_survive_kill_9_as_a_whole() {
+    const KILLS: u64 = 8;
+    let place = Place::new("transactions-kill").configured(2, "");
+    place.format(64, SHARDS);
+    let (mut all, mut beyond) = (Vec::new(), 0);
+    for kill in 0..=KILLS {
+        let mut daemon = Daemon::start(&place);
+        let mut client = daemon.connect(&place);
+        let space = client.open_space("rounds", Some(Durability::Buffered)).expect("it is there");
+        if all.is_empty() {
+            let keys = |client| (0..SHARDS).map(move |shard| keys_of(space, ShardId(shard), 3)[client]).collect();
+            all.extend((0..3).map(|client| Rounds { keys: keys(client), issued: 0, acknowledged: 0 }));
+        }
+        beyond += all.iter_mut().map(|rounds: &mut Rounds| rounds.check(&mut client, space)).sum::<u64>();
+        if kill == KILLS {
+            assert!(daemon.stop().success());
+            break;
+        }
+        let mut clients: Vec<Client> = all.iter().map(|_| daemon.connect(&place)).collect();
+        std::thread::scope(|scope| {
+            for (rounds, client) in all.iter_mut().zip(&mut clients) {
+                scope.spawn(move || rounds.live(client, space));
+            }
+            std::thread::sleep(Duration::from_millis(20 + 13 * kill));
+            daemon.kill();
+        });
+    }
+    let rounds: u64 = all.iter().map(|rounds| rounds.acknowledged).sum();
+    println!("{rounds} rounds, {beyond} beyond what was acknowledged");
+    assert!(rounds > 0, "nothing was ever acknowledged");
 }

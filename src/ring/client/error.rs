@@ -279,12 +279,9 @@ fn remedy_of(status: Status) -> Option<&'static str> {
         Status::TransactionTooLarge => {
             "split it (at most 1,024 keys), or raise limits.value_bytes_max of the daemon, which bounds all of its bytes"
         }
-        Status::CrossShard => {
-            "a transaction takes keys of one shard only: look where they are with protocol::shard_of_key, or use a \
-             namespace of one shard"
-        }
         Status::SnapshotGone => "take another one, and read it faster or raise the limit of the daemon",
         Status::TooManySnapshots => "release one, or raise the limit of the daemon",
+        Status::Locked => "try again",
         Status::Denied => "have this user added to the daemon's writers",
         _ => return None,
     })

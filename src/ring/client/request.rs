@@ -507,7 +507,7 @@ impl Answer {
                 Err(ClientError::CursorMoved { present: Some(self.version).filter(|at| *at != CURSOR_ABSENT) })
             }
             Status::OutOfSequence => Err(ClientError::OutOfSequence { next: self.version }),
-            Status::Conflict => Err(ClientError::Conflict { entry: self.aux, present: self.version }),
+            Status::Conflict | Status::Locked => Err(ClientError::Conflict { entry: self.aux, present: self.version }),
             status => Err(ClientError::Status(status)),
         }
     }

@@ -105,6 +105,12 @@ impl Transaction<'_> {
         }
     }
 
+    /// The key of an entry: of a read, or of a write that another commit held the key of.
+    fn nth(self, entry: u64) -> Option<(ObjectId, Vec<u8>)> {
+        let reads = self.reads.into_iter().map(|seen| (seen.space, seen.key));
+        reads.chain(self.writes.into_iter().map(|own| (own.space.id, own.key))).nth(usize::try_from(entry).ok()?)
+    }
+
     /// The version of all keys written.
     fn commit(&mut self, durability: Option<Durability>) -> Result<Version, ClientError> {
         let stored = self.stored()?;
@@ -149,10 +155,10 @@ impl Client {
     /// Runs a transaction: `body` reads and writes, then all of it takes place at once, as if nobody else were there, or
     /// nothing. After a conflict with another client `body` runs again from the start, with what is there then; so it
     /// changes nothing but through its argument. What it reads may be of several moments until the commit says
-    /// otherwise. All keys must lie in one shard. Gives what `body` gave, and the version of the keys written. Blocks.
+    /// otherwise. Keys of several shards cost a write of the drive more, whatever their durability. Gives what `body` gave, and the version of the keys written. Blocks.
     ///
     /// # Errors
-    /// `TooManyConflicts`; `TransactionTooLarge` and `CrossShard` as `Status`; an error of `body`, and nothing was done.
+    /// `TooManyConflicts`; `TransactionTooLarge` as `Status`; an error of `body`, and nothing was done.
     /// After any other error of the commit itself, as of `put`, it may have taken place.
     pub fn transaction<T, E: From<ClientError>>(
         &mut self,
@@ -171,9 +177,9 @@ impl Client {
             conflicts += 1;
             let waited = begun.elapsed();
             if conflicts >= retry.conflicts_max || waited >= retry.time_max {
-                let seen = usize::try_from(entry).ok().filter(|entry| *entry < attempt.reads.len());
-                let broken = || ClientError::Broken("a conflict is about no key that was read".into());
-                let Seen { space, key, .. } = attempt.reads.swap_remove(seen.ok_or_else(broken)?);
+                let (space, key) = attempt
+                    .nth(entry)
+                    .ok_or_else(|| ClientError::Broken("a conflict is about no key of the transaction".into()))?;
                 return Err(ClientError::TooManyConflicts { conflicts, waited, space, key }.into());
             }
             std::thread::sleep(wait_before(retry, conflicts));

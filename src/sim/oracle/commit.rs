@@ -66,6 +66,11 @@ impl Oracle {
                 ensure!(bytes > ALWAYS_FITS_BYTES, "a commit of {bytes} B is too large");
                 Ok(())
             }
+            Status::Locked => {
+                let at = crate::bytes::index(answer.aux);
+                ensure!(at < steps.len() && action.is_across(self.shards), "no key that another commit could hold");
+                Ok(())
+            }
             Status::NoSpace | Status::NoMemory | Status::Fenced | Status::Stopping => Ok(()),
             status => Err(format!("unexpected status {status:?}")),
         }

@@ -97,7 +97,13 @@ impl Meaning {
                         held.value = None;
                     }
                 }
-                Kind::Put | Kind::PutUntil | Kind::Delete | Kind::Commit | Kind::Create | Kind::Reclaim => {}
+                Kind::Put
+                | Kind::PutUntil
+                | Kind::Delete
+                | Kind::Commit
+                | Kind::Decision
+                | Kind::Create
+                | Kind::Reclaim => {}
                 // They say what others say.
                 Kind::Keys | Kind::Events | Kind::CheckpointBegin | Kind::CheckpointEnd => {}
             }

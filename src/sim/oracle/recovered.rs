@@ -38,6 +38,8 @@ pub struct Judgement {
     pub losses: Vec<Loss>,
     /// Writes without an answer that were not recovered. They are dead: none of them may ever appear.
     pub dead: Vec<Rc<Action>>,
+    /// Parts of commits that are missing in some shard's log, and are done once more.
+    pub redone: usize,
 }
 
 impl Oracle {
@@ -49,12 +51,22 @@ impl Oracle {
     pub fn judge_recovery(&self, recorded: &[bool], buffered_before_ns: u64, logs: &[FoundLog]) -> Verdict<Judgement> {
         let mut losses = Vec::new();
         let mut issued: Vec<Rc<Action>> = self.possible().filter(|action| action.is_write()).cloned().collect();
+        let missing = self.missing_parts(logs);
         for (number, found) in logs.iter().enumerate() {
             let shard = ShardId(crate::bytes::len_u32(number));
-            self.match_log(shard, found, &mut issued).map_err(|what| format!("shard {shard}: {what}"))?;
+            let parts = found.records.iter().filter(|record| record.part_of.is_some());
+            let new = parts.filter(|part| !self.logs[number].base.contains_key(&part.lsn.0));
+            losses.extend(new.filter_map(|part| self.match_part(shard, part, logs).err()));
+            let in_part = self.match_log(shard, found, &mut issued);
+            let unknown = in_part.map(|in_part| [issued.clone(), in_part].concat());
+            unknown
+                .and_then(|unknown| self.match_meaning(shard, logs, &missing[number], &unknown))
+                .map_err(|what| format!("shard {shard}: {what}"))?;
             let last = found.last_lsn();
             let log = &self.logs[number];
-            let shown = log.shown.iter().any(|version| found.has_lost_version(*version));
+            let shown = log.shown.iter().any(|version| {
+                found.has_lost_version(*version) && missing[number].iter().all(|part| part.version != *version)
+            });
             let (missing_lsn, promised_lsn) = (found.missing_lsn(), log.promised(recorded[number], buffered_before_ns));
             if promised_lsn > last {
                 losses.push(Loss { shard, missing_lsn, promised_lsn, promise: "acknowledged" });
@@ -63,13 +75,15 @@ impl Oracle {
                 losses.push(Loss { shard, missing_lsn, promised_lsn: missing_lsn, promise });
             }
         }
+        self.check_given_up(logs, &mut losses);
         self.check_opened(logs, &mut losses);
         self.check_shown(logs, &mut losses);
-        Ok(Judgement { losses, dead: issued })
+        Ok(Judgement { losses, dead: issued, redone: missing.iter().map(Vec::len).sum() })
     }
 
     /// Holds every record against what was asked for, and what was known of the log against the records.
-    fn match_log(&self, shard: ShardId, found: &FoundLog, issued: &mut Vec<Rc<Action>>) -> Verdict {
+    /// Gives the writes of which only a part was found.
+    fn match_log(&self, shard: ShardId, found: &FoundLog, issued: &mut Vec<Rc<Action>>) -> Verdict<Vec<Rc<Action>>> {
         let log = &self.logs[shard.index()];
         found.holds_once()?;
         found.holds_chains()?;
@@ -86,6 +100,10 @@ impl Oracle {
                 ensure!(before == record, "{record:?} stands where {before:?} was recovered before");
                 continue;
             }
+            if record.part_of.is_some() {
+                ensure!(entry.is_none(), "{record:?} stands where a write was acknowledged");
+                continue;
+            }
             let known = self.known_of(record);
             let Some(known) = known.filter(|_| record.kind != Kind::Create) else {
                 ensure!(entry.is_none(), "{record:?} stands where a write was acknowledged");
@@ -95,7 +113,7 @@ impl Oracle {
             ensure!(known.object.kind == kind_of(record.kind), "a record of the wrong kind: {record:?}");
             if record.kind == Kind::Expire {
                 ensure!(entry.is_none(), "{record:?} stands where a write was acknowledged");
-                self.was_over(log, found, record, issued)?;
+                self.was_over(shard, found, record, issued)?;
                 continue;
             }
             if record.copy {
@@ -133,34 +151,38 @@ impl Oracle {
         ensure!(still == base, "{} records that were recovered before are gone from before LSN {last}", base - still);
         let known = log.entries.keys().filter(|lsn| (first..=last).contains(lsn)).count();
         ensure!(matched == known, "{} acknowledged writes are gone from before LSN {last}", known - matched);
-        if first == 1 { Ok(()) } else { self.means_the_same(log, found, issued, &in_part) }
+        Ok(in_part)
     }
 
-    /// What was found means what all that was ever said does. `in_part`: commits of which a copy is left.
-    fn means_the_same(
-        &self,
-        log: &ShardLog,
-        found: &FoundLog,
-        issued: &[Rc<Action>],
-        in_part: &[Rc<Action>],
-    ) -> Verdict {
+    /// Holds what the records of a shard mean against all that was ever said to it. `unknown`: writes without an answer of
+    /// which no record was found, or only a part.
+    fn match_meaning(&self, shard: ShardId, logs: &[FoundLog], missing: &[Found], unknown: &[Rc<Action>]) -> Verdict {
+        let (log, found) = (&self.logs[shard.index()], &logs[shard.index()]);
         let first = found.first_lsn.0;
-        let said: Vec<Found> = log.entries.range(..first).filter_map(|(lsn, logged)| logged.record(*lsn)).collect();
+        if first == 1 && missing.is_empty() {
+            return Ok(());
+        }
+        let said = log.entries.range(..first).filter_map(|(lsn, logged)| logged.record(*lsn, shard, self.shards));
+        let said: Vec<Found> = said.chain(self.decided_elsewhere(shard, logs)).collect();
         let said = log.base.range(..first).map(|(_, record)| record).chain(&said).chain(&found.records);
         // Nobody here knows what strangers did with theirs.
-        let said = said.filter(|record| self.known_of(record).is_some());
-        let possible: Vec<&Action> = issued.iter().chain(in_part).map(Rc::as_ref).collect();
-        Meaning::in_order(found.records.iter()).is_all_of(&Meaning::highest(said), &possible, self.times.now().lived_ms)
+        let said = said.filter(|record| self.known_of(record).is_some()).chain(missing);
+        // Where a decision was found its part in this shard may be gone again.
+        let across = self.possible().filter(|action| action.is_across(self.shards));
+        let possible: Vec<&Action> = unknown.iter().chain(across).map(Rc::as_ref).collect();
+        let now_ms = self.times.now().lived_ms;
+        Meaning::in_order(found.records.iter().chain(missing)).is_all_of(&Meaning::highest(said), &possible, now_ms)
     }
 
     /// The log says that the time of a version was over: it had one, and it was. Of a put that nobody was told of the record may
     /// be gone, and its version with it.
-    fn was_over(&self, log: &ShardLog, found: &FoundLog, record: &Found, issued: &[Rc<Action>]) -> Verdict {
+    fn was_over(&self, shard: ShardId, found: &FoundLog, record: &Found, issued: &[Rc<Action>]) -> Verdict {
+        let log = &self.logs[shard.index()];
         let now_ms = self.times.now().lived_ms;
         let own =
             |put: &&Found| put.kind == Kind::PutUntil && (put.object, put.version) == (record.object, record.version);
         let ended = |put: &Found| put.until_ms().is_some_and(|until_ms| until_ms <= now_ms);
-        let logged = log.entries.iter().filter_map(|(lsn, logged)| logged.record(*lsn));
+        let logged = log.entries.iter().filter_map(|(lsn, logged)| logged.record(*lsn, shard, self.shards));
         let known: Vec<Found> = log.base.values().cloned().chain(logged).filter(|put| own(&put)).collect();
         let mut puts = known.iter().chain(found.records.iter().filter(own)).peekable();
         if puts.peek().is_none() {
@@ -177,8 +199,10 @@ impl Oracle {
 
     /// What is known of the object of a record; of a commit, of one of its spaces.
     fn known_of(&self, record: &Found) -> Option<&Known> {
+        let across = record.across.as_ref().and_then(|writes| entries(writes).next());
         let writes = record.key_writes();
-        let object = writes.first().map_or(record.object, |(object, ..)| *object);
+        let object = writes.first().map(|(object, ..)| *object).or(across.map(|entry| entry.object));
+        let object = object.unwrap_or(record.object);
         self.objects.iter().find(|known| known.object.id == object)
     }
 
@@ -208,11 +232,14 @@ impl Oracle {
             known.space = Space::default();
             known.stream = Stream::default();
         }
-        for (log, found) in self.logs.iter_mut().zip(logs) {
+        let missing = self.missing_parts(logs);
+        for ((log, found), missing) in self.logs.iter_mut().zip(logs).zip(&missing) {
             let version_floor = log.version_floor.max(log.version_max);
             let base = found.records.iter().map(|record| (record.lsn.0, record.clone())).collect();
-            *log = ShardLog { version_max: version_floor, base, recorded_lsn: found.last_lsn(), ..ShardLog::default() };
-            for record in &found.records {
+            let (redone, recorded_lsn) = (missing.clone(), found.last_lsn());
+            *log = ShardLog { version_max: version_floor, base, redone, recorded_lsn, ..ShardLog::default() };
+            for record in found.records.iter().chain(missing) {
+                log.version_max = log.version_max.max(record.space_version());
                 for (object, key, value) in record.key_writes() {
                     if let Some(known) = self.objects.iter_mut().find(|known| known.object.id == object) {
                         known.space.replay(key, record.version, value, record.until_ms());
@@ -260,6 +287,11 @@ impl Found {
         (self.kind, self.object, self.version) == (copy.kind, copy.object, copy.version)
             && (self.key == copy.key || without_events && self.once() == copy.once())
             && (self.value == copy.value || without_events || in_part)
+    }
+
+    /// The version of its keys, if it writes some.
+    fn space_version(&self) -> u64 {
+        if kind_of(self.kind) == ObjectKind::Space { self.version } else { 0 }
     }
 
     /// What it writes to keys, once more and simply.
@@ -317,7 +349,7 @@ impl Logged {
 
     /// The record that this write was, where it changed anything. A put holds until the first moment at which it may have been
     /// over in this life.
-    fn record(&self, lsn: u64) -> Option<Found> {
+    pub(super) fn record(&self, lsn: u64, shard: ShardId, shards: u32) -> Option<Found> {
         let until_ms = self.action.ttl_ms().map(|ttl_ms| self.asked.lived_ms + ttl_ms);
         let (kind, key) = match (&*self.action, until_ms) {
             (Action::Put { key, .. }, Some(until_ms)) => {
@@ -326,8 +358,11 @@ impl Logged {
             (action, _) => Logged::kind_and_key(action)?,
         };
         let object = self.action.object().map_or(ObjectId(0), |object| object.id);
-        let value = self.action.payload();
-        Some(Found { lsn: Lsn(lsn), kind, object, version: self.version, key, value, copy: false })
+        let (version, value) = (self.version, self.action.payload());
+        let (across, part_of, copy) = (None, None, false);
+        let found = Found { lsn: Lsn(lsn), kind, object, version, key, value, copy, across, part_of };
+        let decides = self.action.is_across(shards);
+        Some(if decides { Found { kind: Kind::Decision, ..found }.of_commit(shard, shards) } else { found })
     }
 
     fn kind_and_key(action: &Action) -> Option<(Kind, Vec<u8>)> {
@@ -371,7 +406,7 @@ impl FoundLog {
     }
 
     /// The first LSN that is gone.
-    fn missing_lsn(&self) -> u64 {
+    pub(super) fn missing_lsn(&self) -> u64 {
         self.next_lsn.0.max(self.last_lsn() + 1)
     }
 
@@ -383,7 +418,9 @@ impl FoundLog {
     /// Whether the record of a version should be there and is not. Before the log's beginning only what counts is kept,
     /// and `Meaning` sees to that.
     fn has_lost_version(&self, version: u64) -> bool {
-        let begin = self.of_spaces().find(|record| !record.copy).map_or(u64::MAX, |record| record.version);
+        // A part may have a lower version than what was written while its commit was decided.
+        let plain = |record: &&Found| !record.copy && record.part_of.is_none();
+        let begin = self.of_spaces().find(plain).map_or(u64::MAX, |record| record.version);
         let kept = self.first_lsn == Lsn(1) || version >= begin;
         kept && !self.of_spaces().any(|record| record.version == version)
     }
@@ -405,7 +442,7 @@ pub(super) fn is_of(logged: &Logged, record: &Found) -> bool {
 }
 
 /// Whether `part` has only entries of `whole`, in their order.
-fn is_part(whole: &[u8], part: &[u8]) -> bool {
+pub(super) fn is_part(whole: &[u8], part: &[u8]) -> bool {
     let mut whole = entries(whole);
     entries(part).all(|wanted| whole.any(|entry| entry == wanted))
 }
@@ -414,7 +451,8 @@ fn is_part(whole: &[u8], part: &[u8]) -> bool {
 fn is_torn(action: &Action, record: &Found) -> bool {
     let commits = matches!(action, Action::Commit { .. }) && record.kind == Kind::Commit && !record.copy;
     let whole = if commits { action.payload() } else { Vec::new() };
-    commits && whole != record.value && is_part(&whole, &record.value)
+    let writes = record.across.as_ref().unwrap_or(&record.value);
+    commits && whole != *writes && is_part(&whole, writes)
 }
 
 fn may_be(action: &Action, record: &Found) -> bool {
@@ -428,8 +466,9 @@ fn may_be(action: &Action, record: &Found) -> bool {
         Action::Trim { .. } => Kind::Trim,
         Action::SetCursor { .. } | Action::DropCursor { .. } => Kind::Cursor,
         Action::Commit { .. } if record.copy && record.kind == Kind::Commit => {
-            return is_part(&action.payload(), &record.value);
+            return is_part(&action.payload(), record.across.as_ref().unwrap_or(&record.value));
         }
+        Action::Commit { .. } if record.across.is_some() => return record.across == Some(action.payload()),
         Action::Commit { .. } => Kind::Commit,
         _ => return false,
     };

@@ -95,6 +95,13 @@ impl Oracle {
                 let end = answer.version + events.len() as u64;
                 self.snapshots.appends.entry(stream.id).or_default().entry(end).or_insert((answer.version, wrote));
             }
+            // It has the same version in each of its shards.
+            Action::Commit { steps, .. } => {
+                for step in steps.iter().filter(|step| step.is_write()) {
+                    let shard = shard_of_key(step.space.id.0, &step.key, self.shards);
+                    self.snapshots.writes.entry(shard).or_default().insert(answer.version, wrote);
+                }
+            }
             action if action.is_on_space() => {
                 let Some(shard) = action.shard(self.shards) else { return };
                 self.snapshots.writes.entry(shard).or_default().insert(answer.version, wrote);

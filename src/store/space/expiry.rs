@@ -7,7 +7,7 @@ use crate::store::heap::Heap;
 use crate::store::space::entry::{Entry, Until};
 use crate::store::space::wheel::{NODE_BYTES, Node, Nodes, Step};
 use crate::store::space::{Spaces, Store};
-use crate::types::Lsn;
+use crate::types::{Lsn, ObjectId};
 use crate::wal::pool::Writer;
 use crate::wal::record::{Kind, Record};
 use crate::wal::{Room, Wal};
@@ -33,7 +33,7 @@ pub enum Rest {
     Done,
     /// There is more to do.
     More,
-    /// The log has no room now.
+    /// The log has no room now, or a commit over several shards holds the key that is next.
     Blocked,
 }
 
@@ -103,6 +103,11 @@ impl Spaces {
         self.entries[slot as usize].is_timed() && self.is_over(heap, slot, lived_ms)
     }
 
+    /// Until when a key holds, where it has a time to live.
+    pub fn until_of(&self, heap: &Heap, object: ObjectId, key: &[u8]) -> Option<Until> {
+        self.until(heap, self.find(heap, self.hash(object, key), object, key))
+    }
+
     /// Until when a key holds.
     pub(super) fn until(&self, heap: &Heap, found: Option<u32>) -> Option<Until> {
         let entry = &self.entries[found? as usize];
@@ -138,10 +143,14 @@ impl Store {
         Expired { keys, rest: Rest::More }
     }
 
-    /// Removes one key, and says so in the log where the log says that it is there. `false`: the log has no room.
+    /// Removes one key, and says so in the log where the log says that it is there. `false`: the log has no room, or a commit
+    /// over several shards holds the key.
     fn expire_slot(&mut self, wal: &mut Wal, pool: &mut Pool, now_ns: u64, slot: u32) -> bool {
         let entry = &self.spaces.entries[slot as usize];
         let (object, key) = (entry.object(), entry.key(&self.heap));
+        if !self.across.locks.is_empty() && self.outlives(object, key, node_of(entry, &self.heap).at_ms) {
+            return false;
+        }
         let mut lsn = Lsn::NONE;
         if entry.is_logged() {
             // It makes room, as a delete does.
