@@ -26,6 +26,7 @@
 #define FB_ATTRIBUTE_CHAINED         65536
 #define FB_CURSOR_HEADER_BYTES       16
 #define FB_CURSOR_ABSENT             UINT64_C(0xffffffffffffffff)
+#define FB_RETENTION_AS_IS           UINT64_C(0xffffffffffffffff)
 #define FB_PLAIN_HEADER_BYTES        1
 #define FB_COMPRESSED_HEADER_BYTES   5
 #define FB_COMMIT_HEADER_BYTES       12
@@ -150,6 +151,7 @@
 #define FB_OP_GET_AT                 23
 #define FB_OP_SCAN_AT                24
 #define FB_OP_EXTENT                 25
+#define FB_OP_RETAIN                 28
 
 /* flags */
 #define FB_FLAG_DURABILITY_MASK      3

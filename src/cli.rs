@@ -22,6 +22,7 @@ mod put;
 mod read;
 mod repair;
 mod resume;
+mod retain;
 mod scan;
 mod serve;
 mod sim;
@@ -63,6 +64,7 @@ enum Command {
     Read(read::Args),
     Tail(tail::Args),
     Trim(trim::Args),
+    Retain(retain::Args),
     Cursor(cursor::Args),
     Sync(sync::Args),
     Export(export::Args),
@@ -104,6 +106,7 @@ fn run(command: Command, mut context: Context) -> Result<(), Failure> {
         Command::Read(args) => read::run(args, &mut context)?,
         Command::Tail(args) => tail::run(args, &mut context)?,
         Command::Trim(args) => trim::run(args, &mut context)?,
+        Command::Retain(args) => retain::run(args, &mut context)?,
         Command::Cursor(args) => cursor::run(args, &mut context)?,
         Command::Sync(args) => sync::run(args, &mut context)?,
         Command::Export(args) => export::run(args, &mut context)?,

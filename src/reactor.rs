@@ -34,7 +34,7 @@ use crate::bytes::index;
 use crate::device::watched::Watched;
 use crate::device::{Completion as DeviceCompletion, Device};
 use crate::metrics::{DriveGauges, Metrics};
-use crate::ring::protocol::{Completion, EndReason, Opcode, Status, Submission, stats};
+use crate::ring::protocol::{Completion, EndReason, Opcode, RETENTION_AS_IS, Status, Submission, stats};
 use crate::ring::server::{Mailbox, ReplyRoom, Rights, SessionId, SessionRing};
 use crate::store::catalog::Catalog;
 use crate::store::catalog::Object;
@@ -308,7 +308,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let appends = matches!(opcode, Opcode::Append | Opcode::AppendBatch | Opcode::AppendOnce);
         let on_cursor = matches!(opcode, Opcode::SetCursor | Opcode::DropCursor);
         let on_space = matches!(opcode, Opcode::Put | Opcode::Delete | Opcode::Commit);
-        let writes = appends || on_cursor || on_space || opcode == Opcode::Trim;
+        let bounds = opcode == Opcode::Retain && [submission.arg0, submission.arg1] != [RETENTION_AS_IS; 2];
+        let writes = appends || on_cursor || on_space || bounds || opcode == Opcode::Trim;
         if writes && self.sessions[slot].as_ref().is_some_and(|session| session.rights() == Rights::ReadOnly) {
             return status(Status::Denied);
         }

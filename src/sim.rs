@@ -104,6 +104,7 @@ fn build(seed: u64, options: &Options, counts: &Counts) -> crate::error::Result<
         profile.hang();
     }
     profile.expires = profile.plot == Plot::Mixed && seed % 3 == 1;
+    profile.retains = profile.plot == Plot::Mixed && seed % 4 == 2;
     profile.snapshots = profile.plot == Plot::Mixed && seed % 5 == 2;
     profile.store.snapshot_bytes_max = if seed % 10 == 2 { 1 << 20 } else { 1 << 10 };
     if options.verbose {

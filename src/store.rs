@@ -5,6 +5,7 @@ mod cache;
 pub mod catalog;
 pub mod checkpoint;
 pub mod decisions;
+mod figures;
 mod heap;
 mod kept;
 mod locks;
@@ -21,9 +22,7 @@ mod wall;
 
 use crate::buffer::Pool;
 use crate::bytes::put_u64;
-use crate::ring::protocol::{
-    Completion, KEY_BYTES_MAX, Opcode, Status, Submission, commit, durability_of, flag, stats,
-};
+use crate::ring::protocol::{Completion, KEY_BYTES_MAX, Opcode, Status, Submission, commit, durability_of, flag};
 use crate::types::{DeviceAddress, Durability, Lsn, ObjectId, ObjectKind, ShardId};
 use crate::wal::pool::Writer;
 use crate::wal::record::{Kind, Record, UNTIL_BYTES};
@@ -36,6 +35,7 @@ use decisions::AcrossState;
 use heap::{Cell, Heap};
 pub use space::{Expired, Rest, Said};
 use space::{Spaces, Until};
+pub use stream::Retired;
 use stream::{Head, Streams};
 pub use wall::Wall;
 
@@ -342,6 +342,7 @@ impl Store {
                 self.streams.replay_head(record);
                 Ok(())
             }
+            Kind::Retain | Kind::Mark => self.streams.replay_retention(&mut self.heap, record),
             Kind::Commit => self.replay_commit(record, place),
             Kind::Decision => self.replay_decision(record, place),
             Kind::Keys => self.replay_keys(record),
@@ -389,6 +390,7 @@ impl Store {
             Opcode::DropCursor => self.drop_cursor(context, request, mode),
             Opcode::Read => self.read(context, request, mode, reply),
             Opcode::Trim => self.trim(context, request, mode),
+            Opcode::Retain => self.retain(context, request, mode),
             Opcode::Noop
             | Opcode::Sync
             | Opcode::Open
@@ -508,57 +510,5 @@ impl Store {
             commit::What::Put(value) => Some(value),
             commit::What::Read(_) | commit::What::Delete => None,
         }
-    }
-
-    /// What the records that count take in the log when they stand close together, about.
-    #[must_use]
-    pub fn live_bytes(&self) -> u64 {
-        let bytes = self.spaces.live_bytes() + self.streams.live_bytes();
-        // Frame headers, and what is left at the end of a frame.
-        bytes + bytes / 16
-    }
-
-    /// What this shard has of one space or stream: see `stats::OBJECT_NAMES`.
-    #[must_use]
-    pub fn of_object(&self, object: ObjectId) -> [u64; stats::OBJECT_NAMES.len()] {
-        let (keys, key_bytes) = self.spaces.of_space(object);
-        let (first, next, event_bytes) = self.streams.of_stream(object);
-        let mut words = [0; stats::OBJECT_NAMES.len()];
-        words[stats::OBJECT] = u64::from(object.0);
-        words[stats::OBJECT_KEYS] = keys;
-        words[stats::OBJECT_EVENTS] = next - first;
-        words[stats::OBJECT_LIVE_BYTES] = key_bytes + event_bytes;
-        words[stats::OBJECT_NEXT_OFFSET] = next;
-        words
-    }
-
-    /// Keys in this shard.
-    #[must_use]
-    pub fn keys(&self) -> u64 {
-        self.spaces.len() as u64
-    }
-
-    /// Keys with a time to live in this shard.
-    #[must_use]
-    pub fn keys_timed(&self) -> u64 {
-        self.spaces.timed() as u64
-    }
-
-    /// Events in this shard.
-    #[must_use]
-    pub fn events(&self) -> u64 {
-        self.streams.len()
-    }
-
-    /// Memory of values that are on the drive too.
-    #[must_use]
-    pub fn cache_bytes(&self) -> u64 {
-        self.spaces.cache_bytes() + self.streams.cache_bytes()
-    }
-
-    /// Memory that keys and values take from the system.
-    #[must_use]
-    pub fn memory_bytes(&self) -> u64 {
-        self.heap.used_bytes()
     }
 }

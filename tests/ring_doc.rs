@@ -56,6 +56,7 @@ mod tests {
                 ("ATTRIBUTE_CHAINED", ATTRIBUTE_CHAINED),
                 ("CURSOR_HEADER_BYTES", CURSOR_HEADER_BYTES as u64),
                 ("CURSOR_ABSENT", CURSOR_ABSENT),
+                ("RETENTION_AS_IS", RETENTION_AS_IS),
                 ("PLAIN_HEADER_BYTES", PLAIN_HEADER_BYTES as u64),
                 ("COMPRESSED_HEADER_BYTES", COMPRESSED_HEADER_BYTES as u64),
                 ("COMMIT_HEADER_BYTES", commit::HEADER_BYTES as u64),

@@ -86,6 +86,7 @@ impl Reading {
             Kind::Append | Kind::AppendBatch | Kind::AppendOnce | Kind::Trim | Kind::Cursor | Kind::Events => {
                 _ = self.used.insert(record.object, ObjectKind::Stream);
             }
+            Kind::Retain | Kind::Mark => _ = self.used.insert(record.object, ObjectKind::Stream),
         }
         let forgotten = record.kind == Kind::AppendOnce && settings.planted.is(Planted::ForgetProducers);
         let record = &if forgotten { Record { kind: Kind::AppendBatch, ..*record } } else { *record };
@@ -93,6 +94,9 @@ impl Reading {
         let record = &swapped.as_ref().map_or(*record, |value| Record { value, ..*record });
         let forgets = settings.planted.is(Planted::ForgetUntil);
         let record = &if forgets { record.split_until().0 } else { *record };
+        if record.kind == Kind::Retain && settings.planted.is(Planted::ForgetRetention) {
+            return;
+        }
         if let Err(status) = self.store.replay(record, place) {
             self.refused.get_or_insert((record.lsn, status));
         }

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use forebay::config::{ByteSize, Nanos};
 use forebay::error::Error;
 use forebay::ring::client::{Client, Object, Once, Write};
 use forebay::ring::protocol::VALUE_BYTES_MAX;
@@ -13,6 +14,7 @@ use serde_json::json;
 use super::bytes;
 use super::context::{Context, Failure, WriteArgs, check_value};
 use super::progress::Progress;
+use super::retain::{Bound, Bounds};
 
 /// Lines that share one request.
 const BATCH_EVENTS_MAX: usize = 64;
@@ -44,6 +46,12 @@ pub struct Args {
     /// Create it as a chained stream, whose events are linked by hashes: see `forebay verify --stream`.
     #[arg(long, requires = "create")]
     chained: bool,
+    /// Keep at most so many bytes of events in the stream from now on: see `forebay retain`.
+    #[arg(long, value_name = "BYTES")]
+    retain_bytes: Option<Bound<ByteSize>>,
+    /// Keep events for so long in the stream from now on.
+    #[arg(long, value_name = "TIME")]
+    retain_age: Option<Bound<Nanos>>,
     #[command(flatten)]
     write: WriteArgs,
 }
@@ -86,6 +94,8 @@ impl Appended {
 }
 
 pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
+    let bounds = Bounds { bytes: args.retain_bytes, age: args.retain_age };
+    bounds.check()?;
     let how = Write { durability: args.write.durability, ..Write::default() };
     let events = match &args.file {
         Some(path) => vec![bytes::read_source(path)?],
@@ -96,6 +106,9 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         Some(durability) if args.chained => context.chained(&args.stream, durability)?,
         create => context.stream(&args.stream, create)?,
     };
+    if bounds.is_given() {
+        bounds.set(&mut client, stream)?;
+    }
     let mut appended = Appended::default();
     match args.producer.zip(args.sequence) {
         Some((producer, sequence)) => {

@@ -4,7 +4,7 @@ mod drive;
 mod figures;
 mod watch;
 
-use forebay::config::Nanos;
+use forebay::config::{ByteSize, Nanos};
 use forebay::error::Error;
 use forebay::ring::client::Client;
 use forebay::ring::protocol::stats::{self, NAMES, OBJECT_NAMES, SHARD_NAMES};
@@ -72,6 +72,20 @@ impl Named {
     }
 }
 
+impl Named {
+    /// What a stream keeps, and what was trimmed for it.
+    fn retention(&self) -> String {
+        let (bytes, age_ms) = (self.get(stats::OBJECT_RETAIN_BYTES), self.get(stats::OBJECT_RETAIN_AGE_MS));
+        let bytes = (bytes > 0).then(|| format!("at most {}", ByteSize(bytes)));
+        let age = (age_ms > 0).then(|| format!("for {}", Nanos::millis(age_ms)));
+        let bounds: Vec<String> = bytes.into_iter().chain(age).collect();
+        if bounds.is_empty() {
+            return String::new();
+        }
+        format!(" (kept {}, {} events trimmed)", bounds.join(", "), self.get(stats::OBJECT_RETIRED))
+    }
+}
+
 fn records_max(reactors: &[Vec<u64>]) -> u64 {
     reactors.iter().filter_map(|words| words.get(stats::FRAME_RECORDS_MAX)).max().copied().unwrap_or(0)
 }
@@ -134,7 +148,9 @@ fn print(reactors: &[Vec<u64>], shards: &[Vec<u64>], objects: &[Named], context:
             if word(stats::SHARD_FENCED) == 0 { "" } else { "  stopped writing" }
         ))?;
     }
-    context.out.line(format!("\n{:<6} {:>12} {:>10} {:>12}  name", "kind", "holds", "live MiB", "chain"))?;
+    context
+        .out
+        .line(format!("\n{:<6} {:>12} {:>10} {:>12}  name (retention)", "kind", "holds", "live MiB", "chain"))?;
     for object in objects {
         let (kind, holds) = match object.kind {
             ObjectKind::Space => ("space", format!("{} keys", object.get(stats::OBJECT_KEYS))),
@@ -143,7 +159,8 @@ fn print(reactors: &[Vec<u64>], shards: &[Vec<u64>], objects: &[Named], context:
         let chained = object.get(stats::OBJECT_CHAINED) != 0;
         let chain = if chained { object.get(stats::OBJECT_NEXT_OFFSET).to_string() } else { "-".to_owned() };
         let live = object.get(stats::OBJECT_LIVE_BYTES) >> 20;
-        context.out.line(format!("{kind:<6} {holds:>12} {live:>10} {chain:>12}  {}", object.name))?;
+        let retention = object.retention();
+        context.out.line(format!("{kind:<6} {holds:>12} {live:>10} {chain:>12}  {}{retention}", object.name))?;
     }
     Ok(())
 }

@@ -8,8 +8,15 @@ use std::time::Duration;
 use serde::de::{Deserialize, Deserializer, Visitor};
 
 const SIZE_UNITS: [(&str, u64); 5] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
-const TIME_UNITS: [(&str, u64); 5] =
-    [("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000), ("ns", 1)];
+const TIME_UNITS: [(&str, u64); 7] = [
+    ("d", 86_400_000_000_000),
+    ("h", 3_600_000_000_000),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+    ("us", 1_000),
+    ("ns", 1),
+];
 
 /// A number of bytes, written as "64MiB": a whole number and one of B, KiB, MiB, GiB, TiB.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,7 +39,7 @@ impl ByteSize {
     }
 }
 
-/// A duration in nanoseconds, written as "5ms": a whole number and one of ns, us, ms, s, m.
+/// A duration in nanoseconds, written as "5ms": a whole number and one of ns, us, ms, s, m, h, d.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nanos(pub u64);
 
@@ -77,9 +84,9 @@ impl FromStr for Nanos {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        parse_units(text, &TIME_UNITS)
-            .map(Nanos)
-            .ok_or_else(|| format!("{text:?} is not a duration; write a whole number and ns, us, ms, s or m, as 5ms"))
+        parse_units(text, &TIME_UNITS).map(Nanos).ok_or_else(|| {
+            format!("{text:?} is not a duration; write a whole number and ns, us, ms, s, m, h or d, as 5ms")
+        })
     }
 }
 
@@ -228,7 +235,9 @@ mod tests {
         }
         assert_eq!("60s".parse::<Nanos>().unwrap().to_string(), "1m");
         assert!("5".parse::<Nanos>().unwrap_err().contains("is not a duration"));
-        assert!("5h".parse::<Nanos>().is_err());
+        assert_eq!(("36h".parse(), "2h".parse()), (Ok(Nanos(129_600_000_000_000)), Ok(Nanos(7_200_000_000_000))));
+        assert_eq!("168h".parse::<Nanos>().unwrap().to_string(), "7d");
+        assert!("5w".parse::<Nanos>().is_err());
     }
 
     #[test]

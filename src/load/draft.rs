@@ -4,7 +4,7 @@ use super::fio_options;
 use super::job::{Job, Order, Sizes, Target};
 use super::units::{parse_bytes, parse_duration};
 use super::values::{self, Direction, Distribution};
-use crate::ring::protocol::{KEY_BYTES_MAX, NAME_BYTES_MAX, RING_ENTRIES_MAX};
+use crate::ring::protocol::{KEY_BYTES_MAX, NAME_BYTES_MAX, RING_ENTRIES_MAX, TTL_MS_MAX};
 use crate::types::{Compression, Durability, ObjectKind};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -66,6 +66,7 @@ pub struct Draft {
     norandommap: bool,
     verify: bool,
     durability: Option<Durability>,
+    ttl: Option<Duration>,
     compression: Option<Compression>,
     compress_percent: Option<u32>,
     group_reporting: bool,
@@ -128,6 +129,7 @@ impl Draft {
             "scan_length" => self.scan_length = Some(values::parse_scan_length(text()?)?),
             "verify" => self.verify = values::parse_verify(text()?)?,
             "durability" => self.durability = Some(text()?.parse()?),
+            "ttl" => self.ttl = Some(time_to_live(text()?)?),
             "compression" => self.compression = Some(text()?.parse()?),
             "buffer_compress_percentage" => self.compress_percent = Some(number(key, text()?, 0, 100)?),
             _ => return Ok(false),
@@ -207,6 +209,7 @@ impl Draft {
             sync_every: self.sync_every.filter(|every| *every > 0),
             verify: self.verify,
             durability: self.durability,
+            ttl: self.ttl,
             compression: self.compression,
             compress_percent: self.compress_percent.unwrap_or(0),
             group_reporting: self.group_reporting,
@@ -256,6 +259,9 @@ impl Draft {
         refuse(stream && self.compression.is_some(), "compression", &|| {
             "only the values of a space are compressed; leave out compression=, or use a space=".into()
         });
+        refuse(stream && self.ttl.is_some(), "ttl", &|| {
+            "only keys have a time to live; leave out ttl=, or use a space=".into()
+        });
         refuse(sizes_given.count() > 1, "bs", &|| "bs=, value_size= and bssplit= all set the size; keep one".into());
         refuse(whole && self.time_based && self.runtime.is_none(), "time_based", &|| {
             "time_based needs runtime=".into()
@@ -299,6 +305,9 @@ impl Draft {
         refuse(insert > 0 && key_bytes < INSERT_KEY_BYTES_MIN && !stream, "key_size", &|| {
             format!("key_size={key_bytes} leaves no room for new keys; make it {INSERT_KEY_BYTES_MIN}")
         });
+        refuse(self.ttl.is_some() && self.verify && !stream, "verify", &|| {
+            "verify looks for every key at the end, and ttl= lets them go; leave out one".into()
+        });
         refuse(insert > 0 && self.verify && !stream, "verify", &|| {
             "verify knows the keys= and no new ones; leave out verify= or insert_percent=".into()
         });
@@ -340,6 +349,12 @@ where
 {
     let number = text.parse::<T>().ok().filter(|number| *number >= min && *number <= max);
     number.ok_or_else(|| format!("{key}={text}: write a whole number from {min} to {max}"))
+}
+
+fn time_to_live(text: &str) -> Result<Duration, String> {
+    let ttl = parse_duration(text, Duration::from_secs(1)).map_err(|cause| format!("ttl: {cause}"))?;
+    let ttls = Duration::from_millis(1)..=Duration::from_millis(TTL_MS_MAX);
+    if ttls.contains(&ttl) { Ok(ttl) } else { Err(format!("ttl={text}: a time to live has 1 ms to 100 years")) }
 }
 
 fn object_name(key: &str, text: &str) -> Result<String, String> {

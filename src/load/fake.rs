@@ -1,7 +1,7 @@
 //! A daemon small enough for tests: one reactor, a store in memory, and faults on request. Answers in order.
 
 use crate::ring::client::{Client, ClientError, ConnectOptions};
-use crate::ring::protocol::{Completion, Opcode, Status, Submission, shard_of_key};
+use crate::ring::protocol::{Completion, Opcode, Status, Submission, flag, shard_of_key};
 use crate::ring::segment::Shape;
 use crate::ring::server::{ReplyRoom, Rights, SessionId, SessionRing, pair_in_process};
 use crate::types::ObjectKind;
@@ -159,7 +159,10 @@ impl Fake {
         if submission.opcode == Opcode::Put as u8 {
             store.version += 1;
             done.version = store.version;
-            if !lost {
+            if submission.flags & flag::EXPIRES != 0 {
+                // What is to go is gone at once.
+                store.pairs.remove(&(submission.object, key.to_vec()));
+            } else if !lost {
                 store.pairs.insert((submission.object, key.to_vec()), (done.version, value));
             }
         } else {

@@ -83,6 +83,8 @@ pub struct Job {
     pub verify: bool,
     /// `None`: the default of the space or stream.
     pub durability: Option<Durability>,
+    /// After so long what it puts is gone; a get that finds no key reads nothing then. `None`: it stays.
+    pub ttl: Option<Duration>,
     /// Of the space: it is made with this, and has to have it. `None`: whatever it has, a new one none.
     pub compression: Option<Compression>,
     /// Share of a value that compresses away.

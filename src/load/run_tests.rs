@@ -27,6 +27,18 @@ fn puts_then_gets_are_counted_and_verified() {
 }
 
 #[test]
+fn keys_with_a_time_to_live_may_be_gone_when_they_are_read() {
+    let fake = Fake::default();
+    // The fake lets such keys go at once.
+    let text = "[a]\nrw=randrw\nspace=s\nkeys=50\nvalue_size=100\nnumber_ios=400\nttl=1s\n";
+    let report = run_on(&fake, text);
+    assert!(!report.failed(), "{report}");
+    let (read, write) = (&report.jobs[0].stats.read, &report.jobs[0].stats.write);
+    assert_eq!(read.operations + write.operations, 400);
+    assert!(write.operations > 50 && read.bytes < 100 * read.operations, "{report}");
+}
+
+#[test]
 fn compressed_spaces_are_driven_verified_and_reported() {
     for codec in ["lz4", "zstd"] {
         let fake = Fake::default();

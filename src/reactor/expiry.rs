@@ -1,9 +1,10 @@
-//! Keys with a time to live: the wall clock is looked at once a millisecond, and what is over is removed a part a turn.
+//! Keys with a time to live, and streams with a retention: the wall clock is looked at once a millisecond, and what is
+//! over is removed a part a turn.
 
 use crate::device::Device;
-use crate::reactor::{Clock, Phase, Reactor};
+use crate::reactor::{Clock, Phase, Reactor, Shard};
 use crate::ring::protocol::stats;
-use crate::store::Rest;
+use crate::store::{Context, Rest};
 
 /// From one look at the wall clock to the next.
 const LOOK_INTERVAL_NS: u64 = 1_000_000;
@@ -11,7 +12,8 @@ const LOOK_INTERVAL_NS: u64 = 1_000_000;
 const BLOCKED_INTERVAL_NS: u64 = 100_000_000;
 
 impl<D: Device, C: Clock> Reactor<D, C> {
-    /// Looks at the wall clock, and removes keys whose time is over. Where there are more the next turn looks again.
+    /// Looks at the wall clock, and removes keys whose time is over, and events that are not to be kept. Where there are
+    /// more the next turn looks again.
     #[cold]
     pub(super) fn expire(&mut self, now_ns: u64) {
         self.wall.look(now_ns, self.clock.wall_ms());
@@ -20,23 +22,30 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             return;
         }
         let lived_ms = self.wall.lived_ms(now_ns);
-        let (mut keys, mut more) = (0, false);
+        let (mut keys, mut events, mut more) = (0, 0, false);
         for shard in &mut self.shards {
             let expired = shard.store.expire(&mut shard.wal, &mut self.pool, now_ns, lived_ms);
-            shard.expiry_blocked = expired.rest == Rest::Blocked;
-            keys += expired.keys;
-            more |= expired.rest == Rest::More;
+            let Shard { store, wal, .. } = shard;
+            let (catalog, shards, pool) = (&self.catalog, self.place.shards, &mut self.pool);
+            let (wall, fetched, ahead) = (&self.wall, None, &mut self.fetches.wanted);
+            let retired = store.retire(&mut Context { catalog, shards, wal, pool, now_ns, wall, fetched, ahead });
+            shard.expiry_blocked = [expired.rest, retired.rest].contains(&Rest::Blocked);
+            (keys, events) = (keys + expired.keys, events + retired.events);
+            more |= [expired.rest, retired.rest].contains(&Rest::More);
         }
         if more {
             self.look_at_wall_ns = now_ns;
         }
+        self.progressed |= events > 0;
         self.metrics.add(stats::KEYS_EXPIRED, keys);
+        self.metrics.add(stats::EVENTS_RETIRED, events);
     }
 
-    /// When keys may be over, for a reactor that sleeps. A shard that stopped writing removes none.
+    /// When keys may be over, or streams may keep too much, for a reactor that sleeps. A shard that stopped writing removes none.
     pub(super) fn expires_ns(&self) -> Option<u64> {
         let of_shards = self.shards.iter().filter(|shard| shard.wal.fenced().is_none()).filter_map(|shard| {
-            let due_ns = self.wall.ns_of(shard.store.expires_ms()?);
+            let expires_ns = shard.store.expires_ms().map(|ms| self.wall.ns_of(ms));
+            let due_ns = expires_ns.into_iter().chain(shard.store.retires_ns(&self.wall, self.turned_ns)).min()?;
             let blocked_ns = if shard.expiry_blocked { self.turned_ns + BLOCKED_INTERVAL_NS } else { 0 };
             Some(due_ns.max(blocked_ns).max(self.look_at_wall_ns))
         });

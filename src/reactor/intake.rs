@@ -47,6 +47,7 @@ fn cut_payload(opcode: Opcode, submission: &mut Submission) {
         | Opcode::Read
         | Opcode::ReadChain
         | Opcode::Trim
+        | Opcode::Retain
         | Opcode::Sync
         | Opcode::Catalog
         | Opcode::Snapshot

@@ -5,7 +5,7 @@ use crate::buffer::Pool;
 use crate::device::{Completion, Device, OperationKind};
 use crate::store::Store;
 use crate::types::{Lsn, SegmentIndex};
-use crate::wal::planted::Planted;
+use crate::wal::planted::{self, Planted};
 use crate::wal::pool::Writer;
 use crate::wal::reread::{Next, Reread};
 use crate::wal::{Fence, Link, Room, Wal};
@@ -234,11 +234,11 @@ impl Reclaim {
                     }
                     store.rescue(&record, wal.planted());
                     let drops = wal.is_planted(Planted::FreeNamedSegment) && wal.counters.checkpoints > 0;
-                    if let Some(kept) = store.kept(record, end_lsn, &mut room, wal.planted()).filter(|_| !drops) {
+                    let kept = store.kept(record, end_lsn, &mut room, wal.planted()).filter(|_| !drops);
+                    if let Some(kept) = kept.and_then(|kept| planted::copied(kept, wal.planted())) {
                         if !self.has_room(wal, pool, kept.key.len(), kept.value.len()) {
                             break;
                         }
-                        let kept = if wal.is_planted(Planted::CopyWithoutUntil) { kept.split_until().0 } else { kept };
                         wal.append_copy(pool, now_ns, &kept);
                         store.moved(&kept, wal.last_place(), wal.last_lsn(), wal.readable_lsn());
                     }

@@ -127,6 +127,12 @@ impl Shard {
         self.attached && self.wal.is_stated()
     }
 
+    /// Whether it writes, has room for what falls due, and all that it took is durable.
+    #[must_use]
+    pub fn is_calm(&self) -> bool {
+        self.wal.fenced().is_none() && self.wal.is_durable() && !self.expiry_blocked
+    }
+
     /// The record that was appended again, the last `taken` bytes of those, stands in the log now.
     fn tell_place(&mut self, taken: usize) {
         let encoded = &self.replay[self.replayed_bytes - taken..self.replayed_bytes];

@@ -47,7 +47,7 @@ pub use compression::CompressionStats;
 pub use connect::{ConnectOptions, resume};
 pub use error::{ClientError, SubmitError};
 pub use reply::{chain_events, cursors, events, pairs};
-pub use request::{Answer, Creation, CursorMove, Object, Once, Request, Snapshot, Version, Write};
+pub use request::{Answer, Creation, CursorMove, Object, Once, Request, Retention, Snapshot, Version, Write};
 pub use scan::{Pair, ScanPage, ScanRange};
 pub use transaction::{Retry, Transaction};
 

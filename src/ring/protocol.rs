@@ -147,17 +147,21 @@ pub enum Opcode {
     ScanAt = 24,
     /// A stream as snapshot arg0 sees it: the answer's `version` is its first offset, `aux` its next one.
     Extent = 25,
+    /// Bounds what a stream keeps. arg0: bytes, arg1: age in ms; 0: no bound, `RETENTION_AS_IS`: as it is. The answer's
+    /// `version` and `aux` are the bounds that hold.
+    Retain = 28,
 }
 
 /// One past the highest opcode.
-pub const OPCODES_END: u8 = 26;
+pub const OPCODES_END: u8 = 29;
 
 impl Opcode {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Opcode> {
         use Opcode::{
             Append, AppendBatch, AppendOnce, Catalog, Commit, Cursors, Delete, DropCursor, Extent, Get, GetAt,
-            GetCursor, Noop, Open, Put, Read, ReadChain, Release, Scan, ScanAt, SetCursor, Snapshot, Stats, Sync, Trim,
+            GetCursor, Noop, Open, Put, Read, ReadChain, Release, Retain, Scan, ScanAt, SetCursor, Snapshot, Stats,
+            Sync, Trim,
         };
         const ALL: [Option<Opcode>; OPCODES_END as usize] = {
             let all = [
@@ -186,6 +190,7 @@ impl Opcode {
                 GetAt,
                 ScanAt,
                 Extent,
+                Retain,
             ];
             let mut table = [None; OPCODES_END as usize];
             let mut at = 0;
@@ -214,6 +219,7 @@ impl Opcode {
                 | Opcode::Cursors
                 | Opcode::DropCursor
                 | Opcode::ReadChain
+                | Opcode::Retain
                 | Opcode::Extent
         )
     }
@@ -530,6 +536,8 @@ pub const ATTRIBUTE_CHAINED: u64 = 1 << 16;
 pub const CURSOR_HEADER_BYTES: usize = 16;
 /// Where a cursor stands that is not there.
 pub const CURSOR_ABSENT: u64 = u64::MAX;
+/// A bound of a stream's retention that is not to be changed.
+pub const RETENTION_AS_IS: u64 = u64::MAX;
 /// Set in a completion's `aux` when a scan, read or catalog has more.
 pub const AUX_MORE: u64 = 1 << 32;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ring::client::{CursorMove, Entry, Object, Once, Request, Snapshot, What, Write};
+use crate::ring::client::{CursorMove, Entry, Object, Once, Request, Retention, Snapshot, What, Write};
 use crate::ring::protocol::{CURSOR_ABSENT, HEAD_BYTES, shard_of_key, shard_of_stream};
 use crate::types::{Durability, ObjectId, ShardId};
 use crate::wal::record::{LINKS_BYTES, UNTIL_BYTES};
@@ -40,6 +40,11 @@ pub enum Action {
     DropCursor {
         stream: Object,
         name: &'static str,
+    },
+    /// `None`: what holds is to be told.
+    Retain {
+        stream: Object,
+        set: Option<Retention>,
     },
     /// Of a chained stream.
     ReadChain {
@@ -215,6 +220,7 @@ impl Action {
             | Action::Trim { stream, .. }
             | Action::SetCursor { stream, .. }
             | Action::DropCursor { stream, .. }
+            | Action::Retain { stream, .. }
             | Action::GetCursor { stream, .. }
             | Action::ReadChain { stream, .. }
             | Action::Extent { stream, .. }
@@ -233,6 +239,7 @@ impl Action {
     pub fn is_write(&self) -> bool {
         match self {
             Action::Commit { steps, .. } => steps.iter().any(Step::is_write),
+            Action::Retain { set, .. } => set.is_some(),
             Action::Put { .. }
             | Action::Delete { .. }
             | Action::Append { .. }
@@ -241,6 +248,13 @@ impl Action {
             | Action::DropCursor { .. } => true,
             _ => false,
         }
+    }
+
+    /// The bounds that it sets, in bytes and ms; 0: none.
+    pub fn bounds(&self) -> Option<(u64, u64)> {
+        let Action::Retain { set: Some(Retention { bytes, age }), .. } = self else { return None };
+        let age_ms = age.map_or(0, |age| u64::try_from(age.as_millis()).expect("an age of a few years"));
+        Some((bytes.unwrap_or(0), age_ms))
     }
 
     /// The snapshot that it names.
@@ -293,6 +307,7 @@ impl Action {
             | Action::Trim { stream, .. }
             | Action::SetCursor { stream, .. }
             | Action::DropCursor { stream, .. }
+            | Action::Retain { stream, .. }
             | Action::GetCursor { stream, .. }
             | Action::ReadChain { stream, .. }
             | Action::Extent { stream, .. }
@@ -316,6 +331,9 @@ impl Action {
                     without_links(key) == once_key(*once) && (value.is_empty() || self.payload() == value)
                 }
                 Action::SetCursor { name, .. } | Action::DropCursor { name, .. } => key == name.as_bytes(),
+                Action::Retain { .. } => {
+                    value.is_empty() && self.bounds().is_some_and(|(_, age_ms)| key == age_ms.to_le_bytes())
+                }
                 Action::Trim { .. } => key.is_empty() && (value.is_empty() || value.len() == HEAD_BYTES),
                 Action::Append { .. } => without_links(key).is_empty() && self.payload() == value,
                 Action::Commit { .. } => key.is_empty() && self.payload() == value,
@@ -386,6 +404,7 @@ impl Action {
                 submit(&Request::SetCursor { stream: *stream, name, offset: *offset, how: *how })
             }
             Action::DropCursor { stream, name } => submit(&Request::DropCursor { stream: *stream, name }),
+            Action::Retain { stream, set } => submit(&Request::Retain { stream: *stream, set: *set }),
             Action::GetCursor { stream, name, relaxed } => {
                 submit(&Request::GetCursor { stream: *stream, name, relaxed: *relaxed })
             }

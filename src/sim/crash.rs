@@ -40,6 +40,7 @@ impl History {
             // As a machine that boots with another clock, or was off for a while.
             let ms = self.random.pick(&[3, 50, 6_000, 4_000_000, -2, -60, -6_000, -4_000_000]);
             self.machine.clock.set_wall(ms);
+            self.oracle.times.note_set();
         }
         for _ in 0..u64::from(self.random.chance(self.profile.rot)) * self.random.between(1, 3) {
             self.machine.drive.borrow_mut().disk.rot(&mut self.random);

@@ -302,6 +302,7 @@ impl History {
                 // Idle long enough for a watermark, at times.
                 let idle_ns = self.random.between(0, 2 * self.profile.wal.watermark_interval_ns);
                 self.idle(idle_ns)?;
+                self.look_at_bounds()?;
                 self.set_wall()?;
             }
         }
@@ -361,6 +362,24 @@ impl History {
         self.machine.clock.advance(1_000_000);
         let idle_ns = self.random.pick(&[0, 0, 2_000_000, 30_000_000]);
         self.idle(idle_ns)
+    }
+
+    /// Streams that are left alone keep no more than they are to.
+    fn look_at_bounds(&mut self) -> Verdict {
+        if !self.profile.retains {
+            return Ok(());
+        }
+        self.idle(10_000_000)?;
+        let bounded = self.oracle.bounded(|shard| self.machine.is_calm(shard));
+        // What was durable only now is still to be trimmed.
+        self.idle(8_000_000)?;
+        for stream in bounded {
+            let (wait, reply_bytes_max) = (std::time::Duration::ZERO, 60_000);
+            self.ask(0, &Rc::new(Action::Read { stream, from: 0, wait, reply_bytes_max, relaxed: true }))?;
+            self.settle_all()?;
+            self.oracle.keeps_no_more(stream)?;
+        }
+        Ok(())
     }
 
     /// Nobody asks for anything, but the reactors do what falls due.

@@ -410,6 +410,12 @@ impl Machine {
             .min()
     }
 
+    /// Whether a shard writes, and all that it was told is on the drive.
+    pub fn is_calm(&self, shard: u32) -> bool {
+        let shards = self.reactors.iter().flat_map(|reactor| reactor.shards());
+        shards.filter(|own| own.wal.shard().0 == shard).all(reactor::Shard::is_calm)
+    }
+
     pub fn now_ns(&self) -> u64 {
         self.clock.now_ns()
     }
@@ -434,6 +440,7 @@ impl Machine {
         self.counts.add_many(Count::FetchesAhead, fetches(stats::FETCHES_AHEAD));
         self.counts.add_many(Count::FetchesFailed, fetches(stats::FETCHES_FAILED));
         self.counts.add_many(Count::Expired, fetches(stats::KEYS_EXPIRED));
+        self.counts.add_many(Count::EventsRetired, fetches(stats::EVENTS_RETIRED));
         let shards = self.reactors.iter().flat_map(|reactor| reactor.shards());
         let given_up = shards.map(|shard| shard.store.kept_for_snapshots()[2]).sum();
         self.counts.add_many(Count::SnapshotsGivenUp, given_up);

@@ -10,6 +10,7 @@ mod evidence;
 mod meaning;
 mod producer;
 mod recovered;
+mod retention;
 mod snapshot;
 mod space;
 mod stream;
@@ -42,6 +43,8 @@ pub struct Known {
     pub object: Object,
     space: Space,
     stream: Stream,
+    /// When the append of an event was asked for, by offset, in this life or one before.
+    appended: BTreeMap<u64, Moment>,
 }
 
 /// What an answer may not fall behind, as of the moment the request was made.
@@ -56,6 +59,9 @@ enum Floor {
         sequence: u64,
     },
     Cursor {
+        lsn: u64,
+    },
+    Retention {
         lsn: u64,
     },
     Logs(Vec<(ShardId, u64)>),
@@ -158,7 +164,8 @@ impl Oracle {
         }
         let taken = self.objects.iter().find(|known| known.object.id == object.id);
         ensure!(taken.is_none(), "{name} has the number of another: {object:?}");
-        self.objects.push(Known { name: name.to_owned(), object, space: Space::default(), stream: Stream::default() });
+        let (space, stream, appended) = (Space::default(), Stream::default(), BTreeMap::new());
+        self.objects.push(Known { name: name.to_owned(), object, space, stream, appended });
         Ok(())
     }
 
@@ -166,10 +173,11 @@ impl Oracle {
         self.objects.iter_mut().find(|known| known.object.id == object.id).expect("clients use what was opened")
     }
 
-    /// The next offset of a stream and its first one, as far as clients know: where to read.
+    /// The first offset of a stream and its next one, as far as clients know: where to read.
     pub fn extent(&self, object: Object) -> (u64, u64) {
         let known = self.objects.iter().find(|known| known.object.id == object.id);
-        known.map_or((0, 0), |known| (known.stream.first, known.stream.next))
+        // A stream may begin behind what anybody was told of.
+        known.map_or((0, 0), |known| (known.stream.first, known.stream.next.max(known.stream.first)))
     }
 
     /// The last version that clients know of a key; 0: absent, or never heard of.
@@ -215,6 +223,7 @@ impl Oracle {
                 };
                 Floor::Keys(known.space.floors(own))
             }
+            Action::Retain { .. } => Floor::Retention { lsn: known.stream.retention.floor },
             _ if action.cursor().is_some() => {
                 Floor::Cursor { lsn: action.cursor().map_or(0, |name| known.stream.cursor_floor(name)) }
             }
@@ -287,6 +296,7 @@ impl Oracle {
                 self.out_of_sequence(action, *sequence, answer)
             }
             (action, Floor::Cursor { lsn }) => self.cursor_answer(action, *lsn, answer),
+            (action, Floor::Retention { lsn }) => self.retention_answer(action, *lsn, answer),
             (_, Floor::Key(floor)) => self.key_answer(&pending.action, *floor, answer, reply),
             (_, Floor::Keys(floors)) => self.scan_answer(&pending.action, floors, answer, reply),
             (_, Floor::Commit(floors)) => self.commit_answer(&pending.action, floors, answer),
@@ -302,6 +312,7 @@ impl Oracle {
         match &pending.floor {
             Floor::Key(floor) => self.key_written(&pending.action, *floor, answer),
             Floor::Cursor { .. } => self.cursor_written(&pending.action, answer),
+            Floor::Retention { .. } => self.retention_written(&pending.action, answer),
             Floor::Stream { next, first, .. } => self.stream_written(&pending.action, (*next, *first), answer),
             Floor::Commit(floors) => self.commit_written(&pending.action, floors, answer),
             _ => Ok(()),

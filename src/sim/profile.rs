@@ -41,6 +41,8 @@ pub struct Profile {
     pub hostile: bool,
     /// Keys get times to live, and somebody sets the wall clock.
     pub expires: bool,
+    /// Streams get a retention.
+    pub retains: bool,
     /// Clients take snapshots, and reactors turn at different speeds.
     pub snapshots: bool,
     /// Of a thousand recoveries.
@@ -174,6 +176,7 @@ impl Profile {
             client_death: random.pick(&[0, 0, 5]),
             hostile: random.chance(250),
             expires: false,
+            retains: false,
             snapshots: false,
             read_errors: random.pick(&[0, 0, 200]),
             interrupted: random.pick(&[0, 100]),

@@ -169,6 +169,32 @@ fn a_put_that_keeps_the_time_to_live_before_it_is_found() {
 }
 
 #[test]
+fn retention_that_trims_too_much_is_found() {
+    finds(Planted::RetireTooMuch, 1..=200, "nobody");
+}
+
+#[test]
+fn events_that_seem_older_than_they_are_are_found() {
+    finds(Planted::MarkTooEarly, 1..=200, "nobody");
+}
+
+#[test]
+fn retention_that_does_not_wait_for_the_drive_is_found() {
+    finds(Planted::RetireUndurable, 1..=400, "their writers were not told");
+}
+
+#[test]
+fn retention_that_a_start_forgets_is_found() {
+    finds(Planted::ForgetRetention, 1..=100, "old bounds were told");
+    finds(Planted::ForgetRetention, 1..=400, "may keep");
+}
+
+#[test]
+fn retention_that_reclaim_forgets_is_found() {
+    finds(Planted::DropRetention, 1..=800, "it is kept by");
+}
+
+#[test]
 fn a_snapshot_that_sees_later_writes_is_found() {
     finds(Planted::SeeLaterWrites, 1..=60, "the snapshot had shown");
     finds(Planted::SeeLaterWrites, 1..=100, "has no place in time");

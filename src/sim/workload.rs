@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::ring::client::{CursorMove, Object, Once, Write};
+use crate::ring::client::{CursorMove, Object, Once, Retention, Write};
 use crate::ring::protocol::shard_of_key;
 use crate::sim::action::{Action, Does, Step};
 use crate::sim::oracle::Oracle;
@@ -26,6 +26,7 @@ pub struct Workload {
     /// Transactions so far.
     commits: u64,
     expires: bool,
+    retains: bool,
     /// The last appends that happen once: any of them may be tried again.
     once: VecDeque<Rc<Action>>,
 }
@@ -39,6 +40,7 @@ impl Workload {
             shards: profile.shards,
             commits: 0,
             expires: profile.expires,
+            retains: profile.retains,
             once: VecDeque::new(),
         }
     }
@@ -62,6 +64,9 @@ impl Workload {
         if object.kind == ObjectKind::Stream && object.durability != Durability::Memory && self.random.chance(200) {
             return Rc::new(self.on_cursor(oracle, object));
         }
+        if self.retains && object.kind == ObjectKind::Stream && self.random.chance(150) {
+            return Rc::new(self.on_retention(object));
+        }
         Rc::new(match object.kind {
             ObjectKind::Space => self.on_space(oracle, object),
             ObjectKind::Stream => self.on_stream(oracle, object),
@@ -81,6 +86,14 @@ impl Workload {
             55..65 => Action::DropCursor { stream, name },
             _ => Action::GetCursor { stream, name, relaxed: self.random.chance(300) },
         }
+    }
+
+    /// Bounds from next to nothing to more than is ever there.
+    fn on_retention(&mut self, stream: Object) -> Action {
+        let bytes = self.random.pick(&[None, Some(1), Some(300), Some(3_000), Some(30_000), Some(1 << 40)]);
+        let age_ms = self.random.pick(&[None, None, Some(1), Some(4), Some(30), Some(5_000), Some(3_600_000)]);
+        let set = Retention { bytes, age: age_ms.map(Duration::from_millis) };
+        Action::Retain { stream, set: self.random.chance(600).then_some(set) }
     }
 
     /// An append that happens once: the next of a producer, at times one beyond it, or one of the last again.

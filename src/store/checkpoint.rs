@@ -22,6 +22,7 @@ enum Part {
     #[default]
     Applied,
     Keys,
+    Retention,
     Begin,
     Cursors,
     Producers,
@@ -35,9 +36,9 @@ pub struct Progress {
     part: Part,
     /// The last key or cursor said; empty at the beginning.
     after: Vec<u8>,
-    /// The next producer, or event.
+    /// The next producer, event or mark.
     next: u64,
-    /// The last sequence number said of that producer.
+    /// The last sequence number said of that producer; whether a retention was.
     said: u64,
 }
 
@@ -112,6 +113,11 @@ impl Store {
         match progress.part {
             Part::Applied | Part::Keys => {
                 if !self.keys_piece(object, progress, piece) {
+                    progress.go_on(Part::Retention);
+                }
+            }
+            Part::Retention => {
+                if forgets || !self.streams.say_retention(object, (&mut progress.next, &mut progress.said), piece) {
                     progress.go_on(Part::Begin);
                 }
             }

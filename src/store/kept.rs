@@ -61,6 +61,7 @@ impl Store {
             }
             Kind::Cursor => self.streams.has_cursor(record, end_lsn),
             Kind::Trim => self.streams.begins_at(record.object, record.version, end_lsn),
+            Kind::Retain | Kind::Mark => self.streams.says_retention(record, end_lsn),
             Kind::Create => true,
             // No put of the key stands before the oldest segment, and those in it do not count.
             Kind::Delete | Kind::Expire | Kind::Reclaim => false,

@@ -7,6 +7,7 @@ mod event;
 mod fetch;
 mod producers;
 mod replay;
+mod retention;
 
 use std::collections::VecDeque;
 
@@ -31,6 +32,8 @@ use event::Event;
 use fetch::events_of;
 pub use fetch::find_event;
 use producers::Producers;
+use retention::Retention;
+pub use retention::Retired;
 
 const CHUNK_EVENTS: usize = 4_096;
 /// Memory of a chunk. It counts against the budget while the stream holds it, spare or not.
@@ -61,8 +64,12 @@ struct Stream {
     producers: Option<Box<Producers>>,
     cursors: Option<Box<Cursors>>,
     chain: Option<Chain>,
-    /// During a replay: events before this offset do not count; and there may be holes.
+    retention: Option<Box<Retention>>,
+    /// Of the events that hold memory.
+    held_bytes: u64,
+    /// Events before this offset do not count.
     trimmed: u64,
+    /// During a replay: there may be holes.
     sparse: bool,
 }
 
@@ -98,6 +105,7 @@ impl Stream {
 
     /// Appends one event. `make_room` said yes.
     fn push(&mut self, event: Event) {
+        self.held_bytes += event.bytes() as u64;
         self.chunks.back_mut().expect("there is room").push(event);
         self.next += 1;
     }
@@ -115,6 +123,7 @@ impl Stream {
         while self.freed < self.first && *budget_bytes > 0 {
             let event = self.get(self.freed);
             heap.give(event.cell());
+            self.held_bytes -= event.bytes() as u64;
             *budget_bytes = budget_bytes.saturating_sub(event.bytes() + RECLAIM_EVENT_BYTES);
             self.freed += 1;
             if self.freed.is_multiple_of(CHUNK_EVENTS as u64) {
@@ -178,6 +187,9 @@ pub struct Streams {
     logged_bytes: u64,
     /// Streams with trimmed events that still hold memory.
     reclaiming: Vec<ObjectId>,
+    /// Streams whose retention has bounds, and which of them is looked at next.
+    retained: Vec<ObjectId>,
+    next_retained: usize,
     cache: Cache,
     /// During a replay: the last record that came from the drive.
     recovered_lsn: Lsn,
@@ -185,8 +197,9 @@ pub struct Streams {
 
 impl Streams {
     pub fn new(cache: Cache) -> Streams {
-        let (streams, reclaiming) = (Vec::new(), Vec::new());
-        Streams { streams, events: 0, logged_bytes: 0, reclaiming, cache, recovered_lsn: Lsn::NONE }
+        let (streams, reclaiming, retained) = (Vec::new(), Vec::new(), Vec::new());
+        let (events, logged_bytes, next_retained, recovered_lsn) = (0, 0, 0, Lsn::NONE);
+        Streams { streams, events, logged_bytes, reclaiming, retained, next_retained, cache, recovered_lsn }
     }
 
     fn stream(&mut self, object: ObjectId) -> &mut Stream {
@@ -286,7 +299,9 @@ impl Streams {
         let (kept, before) = (stream.first, before.min(stream.next));
         let waits = stream.freed < kept;
         stream.first = kept.max(before);
+        stream.trimmed = stream.trimmed.max(before);
         stream.trimmed_lsn = stream.trimmed_lsn.max(lsn);
+        stream.prune_marks();
         let dropped = stream.first - kept;
         // As if all of its events were alike: close enough, and right once it is empty.
         let gone = u128::from(stream.logged_bytes) * u128::from(dropped) / u128::from((stream.next - kept).max(1));
@@ -366,6 +381,7 @@ impl Streams {
             if !logged {
                 heap.give(event.cell());
             }
+            stream.held_bytes -= event.bytes() as u64;
             stream.next -= 1;
             if chunk.is_empty() {
                 let chunk = stream.chunks.pop_back().expect("seen above");
@@ -519,19 +535,29 @@ impl Store {
             let (first, lsn) = (stream.first, stream.trimmed_lsn);
             return Outcome::version(Status::Ok, first, mode.visible_after(context.wal, lsn));
         }
-        let mode = Mode { logged: mode.logged || stream.logged, ..mode };
+        match self.trim_to(context, before, mode) {
+            Ok((lsn, after)) => {
+                let completion = Completion { version: before, lsn: lsn.0, ..Completion::default() };
+                Outcome::Answer { completion, after }
+            }
+            Err(refused) => refused,
+        }
+    }
+
+    /// Trims to an offset behind the first one. Gives the record's LSN, and the one that an answer waits for.
+    fn trim_to(&mut self, context: &mut Context<'_>, before: u64, mode: Mode) -> Result<(Lsn, Lsn), Outcome> {
+        let mode = Mode { logged: mode.logged || self.streams.stream(mode.object).logged, ..mode };
         // A trim waits for no read: where the head is not at hand, the record of the event says it.
         let head = self.streams.head_before(&self.heap, mode.object, before, None).ok().flatten();
         let value: &[u8] = head.as_ref().map_or(&[], |head| head);
         if let Some(refused) = mode.refused(context, 0, value.len(), Writer::Privileged) {
-            return refused;
+            return Err(refused);
         }
         let (lsn, after) = mode.log(context, Kind::Trim, before, &[], value);
         // As it will be found in the log.
         self.streams.stream(mode.object).logged |= mode.logged;
         self.streams.trim(mode.object, before, lsn);
-        let completion = Completion { version: before, lsn: lsn.0, ..Completion::default() };
-        Outcome::Answer { completion, after }
+        Ok((lsn, after))
     }
 }
 

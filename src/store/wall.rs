@@ -43,6 +43,12 @@ impl Wall {
     pub fn ns_of(&self, lived_ms: u64) -> u64 {
         lived_ms.checked_add_signed(-self.lived_ms).unwrap_or(0).saturating_mul(NS_A_MS)
     }
+
+    /// When `wall_ms` will be this, by the reactor's own clock, if nobody sets the wall clock.
+    #[must_use]
+    pub fn ns_of_wall(&self, wall_ms: u64) -> u64 {
+        wall_ms.checked_add_signed(-self.ahead_ms).unwrap_or(0).saturating_mul(NS_A_MS)
+    }
 }
 
 fn ahead_ms(now_ns: u64, wall_ms: u64) -> i64 {

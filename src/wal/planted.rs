@@ -1,7 +1,7 @@
 //! Bugs planted on purpose, so that a test can show that the simulator finds them. None exists outside tests.
 
 use crate::bytes::get_u32;
-use crate::wal::record::Record;
+use crate::wal::record::{Kind, Record};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Planted {
@@ -61,6 +61,16 @@ pub enum Planted {
     ForgetUntil,
     /// A put without a time to live keeps the one that its key has.
     KeepUntil,
+    /// Retention by bytes trims down to half of what it may keep.
+    RetireTooMuch,
+    /// It trims what is not durable yet.
+    RetireUndurable,
+    /// A mark says that events are as old as can be.
+    MarkTooEarly,
+    /// A start does not know what streams are to keep.
+    ForgetRetention,
+    /// Reclaim does not copy it.
+    DropRetention,
     /// A snapshot sees what was written after it.
     SeeLaterWrites,
     /// A segment is given up with values that only a snapshot sees.
@@ -75,6 +85,14 @@ impl Planted {
     pub fn is(self, bug: Planted) -> bool {
         cfg!(test) && self == bug
     }
+}
+
+/// What reclaim copies of a record that counts: all of it.
+#[must_use]
+pub fn copied(record: Record<'_>, planted: Planted) -> Option<Record<'_>> {
+    let dropped = planted.is(Planted::DropRetention) && record.kind == Kind::Retain;
+    let timeless = planted.is(Planted::CopyWithoutUntil);
+    (!dropped).then(|| if timeless { record.split_until().0 } else { record })
 }
 
 /// The events of a linked batch with the first two exchanged; `None`: there are not two.

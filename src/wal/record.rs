@@ -66,15 +66,19 @@ pub enum Kind {
     /// A checkpoint is whole: value is u64 the LSN of its `CheckpointBegin` and u64 the epoch of all of it, `version` the segment
     /// in which it begins.
     CheckpointEnd = 27,
+    /// How much of a stream is kept: `version` is the most bytes, key the greatest age, u64 ms; 0: no bound.
+    Retain = 28,
+    /// The events below offset `version` were appended by a moment: key is that, u64 ms since 1970.
+    Mark = 29,
 }
 
 impl Kind {
     #[must_use]
     pub fn from_wire(value: u8) -> Option<Kind> {
         use Kind::{Append, AppendBatch, AppendOnce, CheckpointBegin, CheckpointEnd, Commit, Create, Cursor, Decision};
-        use Kind::{Delete, Events, Expire, Keys, Put, PutUntil, Reclaim, Trim};
+        use Kind::{Delete, Events, Expire, Keys, Mark, Put, PutUntil, Reclaim, Retain, Trim};
         let of_keys = [Put, PutUntil, Delete, Expire, Commit, Decision];
-        let of_streams = [Append, AppendBatch, AppendOnce, Trim, Cursor];
+        let of_streams = [Append, AppendBatch, AppendOnce, Trim, Cursor, Retain, Mark];
         let of_log = [Create, Reclaim, Keys, Events, CheckpointBegin, CheckpointEnd];
         let mut all = of_keys.into_iter().chain(of_streams).chain(of_log);
         all.find(|kind| *kind as u8 == value)
@@ -110,7 +114,8 @@ impl<'a> Record<'a> {
     #[must_use]
     pub fn said_again(&self) -> Option<Record<'a>> {
         let (lsn, &[]) = self.value.split_first_chunk::<8>()? else { return None };
-        let whole = matches!(self.kind, Kind::Create | Kind::Cursor | Kind::AppendOnce | Kind::Commit);
+        use Kind::{AppendOnce, Commit, Create, Cursor, Mark, Retain};
+        let whole = matches!(self.kind, Create | Cursor | AppendOnce | Commit | Retain | Mark);
         let said = Record { flags: 0, lsn: Lsn(u64::from_le_bytes(*lsn)), value: &[], ..*self };
         (whole && self.is_of_checkpoint()).then_some(said)
     }

@@ -57,6 +57,54 @@ fn a_retry_never_doubles() {
 }
 
 #[test]
+fn a_stream_keeps_what_it_is_to_keep() {
+    let (place, mut daemon) = started("streams-retention");
+    // Each counts 100 B: 68 of its own and 32.
+    let events: Vec<String> = (0..50).map(|number| format!("{number:068}")).collect();
+    let append = |options: &[&str], events: &[String]| {
+        let events: Vec<&str> = events.iter().map(String::as_str).collect();
+        run(&place, &[&["append", "s"], options, &events].concat())
+    };
+    // The first offset that is kept, once that is what is asked for.
+    let first = |wanted: u64| {
+        let begun = Instant::now();
+        loop {
+            let output = place.forebay(&["read", "s", "--from", "0"]).output().expect("the program starts");
+            let error = String::from_utf8_lossy(&output.stderr);
+            let said = error.contains(&wanted.to_string());
+            if said || begun.elapsed() > PATIENCE {
+                return assert!(said, "{wanted}: {error}");
+            }
+        }
+    };
+    append(&["--create=strict", "--retain-bytes", "1KiB"], &events[..10]);
+    assert_eq!(run(&place, &["retain", "s"]), "bytes 1KiB, age none");
+    append(&[], &events[10..20]);
+    // 1,008 B and less are kept: ten events.
+    first(10);
+    daemon.kill();
+    let _daemon = restarted(&place);
+    assert_eq!(run(&place, &["retain", "s", "--age", "7d"]), "bytes 1KiB, age 7d");
+    append(&[], &events[20..]);
+    first(40);
+    let stats = run(&place, &["stats"]);
+    assert!(stats.contains("s (kept at most 1KiB, for 7d, 30 events trimmed)"), "{stats}");
+    let read = run(&place, &["read", "s", "--from", "40"]);
+    assert_eq!(read.lines().collect::<Vec<_>>(), events[40..]);
+    // All that is there is older than that in a moment.
+    assert_eq!(run(&place, &["retain", "s", "--bytes", "none", "--age", "5ms"]), "bytes none, age 5ms");
+    first(50);
+    assert_eq!(run(&place, &["retain", "s", "--age", "none"]), "bytes none, age none");
+    assert_eq!(append(&[], &events), "50");
+    assert_eq!(run(&place, &["read", "s", "--from", "50"]).lines().count(), 50);
+    for (bound, text) in [(["--bytes", "0"], "forebay trim"), (["--age", "0s"], "1 ms to 100 years")] {
+        let output = place.forebay(&[&["retain", "s"], &bound[..]].concat()).output().expect("the program starts");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && error.contains(text), "{error}");
+    }
+}
+
+#[test]
 fn a_cursor_stays_where_it_was_put() {
     let (place, mut daemon) = started("streams-cursors");
     let events: Vec<String> = (0..10).map(|number| format!("event{number}")).collect();

@@ -88,16 +88,9 @@ impl Store {
             | Opcode::GetCursor
             | Opcode::Cursors
             | Opcode::ReadChain
-            | Opcode::DropCursor => Status::BadRequest,
-            Opcode::AppendBatch => {
-                let mut events = Vec::new();
-                let mut rest = value;
-                while let Some(header) = rest.split_off(..4) {
-                    let bytes = u32::from_le_bytes(header.try_into().unwrap()) as usize;
-                    events.push(rest.split_off(..bytes).unwrap());
-                }
-                self.append(submission.object, &events, &mut answer)
-            }
+            | Opcode::DropCursor
+            | Opcode::Retain => Status::BadRequest,
+            Opcode::AppendBatch => self.append(submission.object, &batch(value), &mut answer),
             Opcode::Read => self.read(submission, &mut answer, &mut reply),
             Opcode::Trim => {
                 self.first.insert(submission.object, submission.arg0);
@@ -368,4 +361,14 @@ pub fn pair_with_threads(shape: Shape) -> (Client, Arc<AtomicBool>, Vec<JoinHand
         })
         .collect();
     (client, stop, threads)
+}
+
+/// The events of a batch.
+fn batch(mut rest: &[u8]) -> Vec<&[u8]> {
+    let mut events = Vec::new();
+    while let Some(header) = rest.split_off(..4) {
+        let bytes = u32::from_le_bytes(header.try_into().unwrap()) as usize;
+        events.push(rest.split_off(..bytes).unwrap());
+    }
+    events
 }

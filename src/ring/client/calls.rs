@@ -8,7 +8,7 @@ use crate::types::{Compression, Durability, ObjectId, ObjectKind};
 
 use super::reply::{events, objects};
 use super::slots::Owner;
-use super::{Answer, Client, ClientError, Creation, Object, Once, Request, SubmitError, Version, Write};
+use super::{Answer, Client, ClientError, Creation, Object, Once, Request, Retention, SubmitError, Version, Write};
 
 /// Room asked for where the size of the reply is anyone's guess. A larger one is asked for again.
 pub(super) const REPLY_BYTES: usize = 64 << 10;
@@ -194,6 +194,24 @@ impl Client {
     /// As `wait`.
     pub fn trim(&mut self, stream: Object, before: u64) -> Result<(), ClientError> {
         self.call(&Request::Trim { stream, before })?.0.ok().map(|_| ())
+    }
+
+    /// Bounds what a stream keeps, from now on and after any restart. Both bounds are as given.
+    ///
+    /// # Errors
+    /// `BadRequest` for a bound of 0 or an age beyond `TTL_MS_MAX`; else as `wait`.
+    pub fn set_retention(&mut self, stream: Object, retention: Retention) -> Result<(), ClientError> {
+        self.call(&Request::Retain { stream, set: Some(retention) })?.0.ok().map(|_| ())
+    }
+
+    /// What a stream keeps.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub fn retention(&mut self, stream: Object) -> Result<Retention, ClientError> {
+        let answer = self.call(&Request::Retain { stream, set: None })?.0.ok()?;
+        let bound = |word: u64| (word > 0).then_some(word);
+        Ok(Retention { bytes: bound(answer.version), age: bound(answer.aux).map(Duration::from_millis) })
     }
 
     /// Waits until all that any reactor took before is durable on the drive.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::ring::protocol::commit::{self, Entry};
 use crate::ring::protocol::stats::About;
 use crate::ring::protocol::{
-    BATCH_HEADER_BYTES, CURSOR_ABSENT, HEAD_BYTES, KEY_BYTES_MAX, Opcode, PLAIN_HEADER_BYTES, Status, Submission,
-    TTL_MS_MAX, VALUE_BYTES_MAX, flag, shard_of_key, shard_of_stream,
+    BATCH_HEADER_BYTES, CURSOR_ABSENT, HEAD_BYTES, KEY_BYTES_MAX, Opcode, PLAIN_HEADER_BYTES, RETENTION_AS_IS, Status,
+    Submission, TTL_MS_MAX, VALUE_BYTES_MAX, flag, shard_of_key, shard_of_stream,
 };
 use crate::types::{Compression, Durability, ObjectId, ObjectKind, ShardId};
 
@@ -80,6 +80,27 @@ pub struct CursorMove {
     pub if_at: Option<u64>,
     /// Also back.
     pub rewind: bool,
+}
+
+/// What a stream keeps: what is beyond a bound is trimmed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// At most so many bytes, where each event counts its own and 32 B; the newest one stays. `None`: no bound.
+    pub bytes: Option<u64>,
+    /// Events are kept for at least so long, and up to a 64th of it longer; in ms, rounded up, at most `TTL_MS_MAX`.
+    /// `None`: no bound.
+    pub age: Option<Duration>,
+}
+
+impl Retention {
+    /// As the wire has it.
+    fn words(self) -> Result<(u64, u64), ClientError> {
+        let bytes = self.bytes.filter(|bytes| (1..RETENTION_AS_IS).contains(bytes));
+        if bytes != self.bytes {
+            return Err(BAD_REQUEST);
+        }
+        Ok((bytes.unwrap_or(0), self.age.map_or(Ok(0), ttl_ms)?))
+    }
 }
 
 /// The number of a snapshot: never that of another one.
@@ -160,6 +181,8 @@ pub enum Request<'a> {
     Cursors { stream: Object, after: &'a str, reply_bytes_max: usize },
     /// `NotFound` when there was no such cursor.
     DropCursor { stream: Object, name: &'a str },
+    /// Bounds what a stream keeps; `None` tells the bounds that hold, as the answer's `version` (bytes) and `aux` (ms).
+    Retain { stream: Object, set: Option<Retention> },
     /// Finds a space or stream by name; creates it as `create` says.
     Open { name: &'a str, kind: ObjectKind, create: Option<Creation> },
     /// The objects beyond a number.
@@ -372,6 +395,7 @@ impl<'a> Plan<'a> {
                 (submission.reply_bytes_max, self.key) = (wire_bytes(reply_bytes_max)?, after.as_bytes());
                 Ok(Some(self.streamed(Opcode::Cursors, stream, Write::default(), shards)))
             }
+            Request::Retain { stream, set } => self.retain(stream, set, shards),
             Request::DropCursor { stream, name } => {
                 self.key = name.as_bytes();
                 Ok(Some(self.streamed(Opcode::DropCursor, stream, Write::default(), shards)))
@@ -426,6 +450,12 @@ impl<'a> Plan<'a> {
         self.submission.arg1 = u64::from(shard.0);
         self.payload = Payload::Entries(entries);
         Ok(Some(shard))
+    }
+
+    fn retain(&mut self, stream: Object, set: Option<Retention>, shards: u32) -> Result<Option<ShardId>, ClientError> {
+        let words = set.map_or(Ok((RETENTION_AS_IS, RETENTION_AS_IS)), Retention::words)?;
+        (self.submission.arg0, self.submission.arg1) = words;
+        Ok(Some(self.streamed(Opcode::Retain, stream, Write::default(), shards)))
     }
 
     fn keyed(&mut self, opcode: Opcode, space: Object, key: &'a [u8], how: Write, shards: u32) -> ShardId {

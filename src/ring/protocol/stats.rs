@@ -87,6 +87,8 @@ pub const SNAPSHOT_VERSIONS: usize = 65;
 pub const SNAPSHOT_BYTES: usize = 66;
 /// How often a shard gave a snapshot up, for want of memory.
 pub const SNAPSHOTS_GIVEN_UP: usize = 67;
+/// Events that retention trimmed.
+pub const EVENTS_RETIRED: usize = 68;
 /// The words that tell of the drive, and not of a reactor.
 pub const DRIVE: [usize; 6] = [
     DRIVE_HEALTH_KNOWN,
@@ -98,7 +100,7 @@ pub const DRIVE: [usize; 6] = [
 ];
 
 /// Name and unit of every word.
-pub const NAMES: [&str; 68] = [
+pub const NAMES: [&str; 69] = [
     "turns",
     "requests",
     "writes",
@@ -167,6 +169,7 @@ pub const NAMES: [&str; 68] = [
     "snapshot_versions",
     "snapshot_bytes",
     "snapshots_given_up",
+    "events_retired",
 ];
 
 /// What a `Stats` request asks for, in its arg0.
@@ -229,5 +232,19 @@ pub const OBJECT_LIVE_BYTES: usize = 3;
 pub const OBJECT_NEXT_OFFSET: usize = 4;
 /// 1: its events are linked by hashes.
 pub const OBJECT_CHAINED: usize = 5;
+/// Of a stream: its retention, 0 for no bound, and what that trimmed since the start.
+pub const OBJECT_RETAIN_BYTES: usize = 6;
+pub const OBJECT_RETAIN_AGE_MS: usize = 7;
+pub const OBJECT_RETIRED: usize = 8;
 
-pub const OBJECT_NAMES: [&str; 6] = ["object", "keys", "events", "live_bytes", "next_offset", "chained"];
+pub const OBJECT_NAMES: [&str; 9] = [
+    "object",
+    "keys",
+    "events",
+    "live_bytes",
+    "next_offset",
+    "chained",
+    "retain_bytes",
+    "retain_age_ms",
+    "events_retired",
+];

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::bytes::get_u64;
 use crate::sim::action::Action;
 use crate::sim::machine::Found;
 use crate::sim::oracle::recovered::batch;
@@ -35,6 +36,8 @@ pub struct StreamMeaning {
     pub producers: BTreeMap<u64, BTreeMap<u64, u64>>,
     /// By name, the LSN of the last record and the offset that it says.
     pub cursors: BTreeMap<Vec<u8>, (u64, u64)>,
+    /// The LSN of the last record, and the bounds that it says.
+    pub bounds: (u64, (u64, u64)),
 }
 
 impl StreamMeaning {
@@ -87,6 +90,10 @@ impl Meaning {
                     let held = stream.cursors.entry(record.key.clone()).or_default();
                     *held = (*held).max((record.lsn.0, version));
                 }
+                Kind::Retain => {
+                    let stream = meaning.streams.entry(record.object).or_default();
+                    stream.bounds = stream.bounds.max((record.lsn.0, (version, get_u64(&record.key, 0))));
+                }
                 Kind::Trim => {
                     let stream = meaning.streams.entry(record.object).or_default();
                     stream.trimmed = stream.trimmed.max(version);
@@ -103,6 +110,7 @@ impl Meaning {
                 | Kind::Commit
                 | Kind::Decision
                 | Kind::Create
+                | Kind::Mark
                 | Kind::Reclaim => {}
                 // They say what others say.
                 Kind::Keys | Kind::Events | Kind::CheckpointBegin | Kind::CheckpointEnd => {}
@@ -140,6 +148,7 @@ impl Meaning {
                 ensure!(same, "event {offset} of {object} is gone; trimmed before {}", stream.trimmed);
             }
             found.keeps_cursors(stream, *object, possible).map_err(|what| format!("{object}: {what}"))?;
+            found.is_bounded_as(stream, *object, possible).map_err(|what| format!("{object}: {what}"))?;
             found.remembers(stream).map_err(|what| format!("{object}: {what}"))?;
             let ends = (found.next(), stream.next());
             ensure!(ends.0 == ends.1, "{object} ended at {}; recovered: {}", ends.1, ends.0);

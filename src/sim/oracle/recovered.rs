@@ -111,9 +111,7 @@ impl Oracle {
                 continue;
             };
             ensure!(known.object.kind == kind_of(record.kind), "a record of the wrong kind: {record:?}");
-            if record.kind == Kind::Expire {
-                ensure!(entry.is_none(), "{record:?} stands where a write was acknowledged");
-                self.was_over(shard, found, record, issued)?;
+            if entry.is_none() && self.is_own_doing(shard, found, record, issued)? {
                 continue;
             }
             if record.copy {
@@ -140,7 +138,8 @@ impl Oracle {
                     best.is_some() || !torn.into_iter().any(|action| is_torn(action, record)),
                     "a commit is torn: {record:?}"
                 );
-                ensure!(best.is_some(), "nobody asked for this, or it was dead: {record:?}");
+                let why = self.was_retired(log, found, record).err().unwrap_or_default();
+                ensure!(best.is_some(), "nobody asked for this, or it was dead: {record:?}; {why}");
                 let action = best.map(|at| issued.remove(at));
                 in_part.extend(action.filter(|_| record.copy));
             }
@@ -172,6 +171,16 @@ impl Oracle {
         let possible: Vec<&Action> = unknown.iter().chain(across).map(Rc::as_ref).collect();
         let now_ms = self.times.now().lived_ms;
         Meaning::in_order(found.records.iter().chain(missing)).is_all_of(&Meaning::highest(said), &possible, now_ms)
+    }
+
+    /// Whether the daemon wrote this by itself, as it had to.
+    fn is_own_doing(&self, shard: ShardId, found: &FoundLog, record: &Found, issued: &[Rc<Action>]) -> Verdict<bool> {
+        let log = &self.logs[shard.index()];
+        match record.kind {
+            Kind::Mark => Ok(true),
+            Kind::Expire => self.was_over(shard, found, record, issued).map(|()| true),
+            _ => Ok(self.was_retired(log, found, record).is_ok_and(|retired| retired)),
+        }
     }
 
     /// The log says that the time of a version was over: it had one, and it was. Of a put that nobody was told of the record may
@@ -318,7 +327,7 @@ impl Found {
     }
 
     /// The offset after the last event that there was.
-    fn events_end(&self) -> u64 {
+    pub fn events_end(&self) -> u64 {
         match self.kind {
             Kind::Trim => self.version,
             Kind::Append => self.version + 1,
@@ -349,7 +358,7 @@ impl Logged {
 
     /// The record that this write was, where it changed anything. A put holds until the first moment at which it may have been
     /// over in this life.
-    pub(super) fn record(&self, lsn: u64, shard: ShardId, shards: u32) -> Option<Found> {
+    pub fn record(&self, lsn: u64, shard: ShardId, shards: u32) -> Option<Found> {
         let until_ms = self.action.ttl_ms().map(|ttl_ms| self.asked.lived_ms + ttl_ms);
         let (kind, key) = match (&*self.action, until_ms) {
             (Action::Put { key, .. }, Some(until_ms)) => {
@@ -373,6 +382,7 @@ impl Logged {
             Action::Append { batch: false, .. } => (Kind::Append, Vec::new()),
             Action::Append { .. } => (Kind::AppendBatch, Vec::new()),
             Action::Trim { .. } => (Kind::Trim, Vec::new()),
+            Action::Retain { .. } => (Kind::Retain, action.bounds()?.1.to_le_bytes().to_vec()),
             Action::SetCursor { name, .. } | Action::DropCursor { name, .. } => {
                 (Kind::Cursor, name.as_bytes().to_vec())
             }
@@ -464,6 +474,7 @@ fn may_be(action: &Action, record: &Found) -> bool {
         Action::Append { batch: false, .. } => Kind::Append,
         Action::Append { .. } => Kind::AppendBatch,
         Action::Trim { .. } => Kind::Trim,
+        Action::Retain { set: Some(_), .. } => Kind::Retain,
         Action::SetCursor { .. } | Action::DropCursor { .. } => Kind::Cursor,
         Action::Commit { .. } if record.copy && record.kind == Kind::Commit => {
             return is_part(&action.payload(), record.across.as_ref().unwrap_or(&record.value));
@@ -475,6 +486,7 @@ fn may_be(action: &Action, record: &Found) -> bool {
     let trimmed = |before: u64| record.version <= before;
     kind == record.kind
         && action.cursor_to().is_none_or(|offset| offset == record.version)
+        && action.bounds().is_none_or(|(bytes, _)| bytes == record.version)
         && action.wrote(record.object, &record.key, &record.value)
         && !matches!(action, Action::Trim { before, .. } if !trimmed(*before))
 }

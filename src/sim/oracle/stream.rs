@@ -8,18 +8,21 @@ use crate::sim::action::Action;
 use crate::sim::oracle::chain::Shown;
 use crate::sim::oracle::cursor::Cursor;
 use crate::sim::oracle::meaning::StreamMeaning;
-use crate::sim::oracle::{Oracle, Verdict, ensure, is_strict};
+use crate::sim::oracle::retention::Retention;
+use crate::sim::oracle::{Known, Moment, Oracle, Verdict, ensure, is_strict};
 use crate::types::{Durability, ObjectId};
 
 #[derive(Default)]
 pub struct Stream {
-    events: BTreeMap<u64, Vec<u8>>,
+    pub events: BTreeMap<u64, Vec<u8>>,
     /// Below this everything was trimmed, and somebody was told so.
     pub first: u64,
     /// The highest trim that took place, whether or not its shard stopped before it was durable.
     trimmed_max: u64,
     /// The offset after the last event that somebody was told of.
     pub next: u64,
+    /// The offset after the last event whose writer was answered in this life, be it that the shard had stopped writing.
+    pub answered_next: u64,
     /// The offset after the last event that was promised to be durable.
     pub promised_next: u64,
     /// The offset after the last event that a strict read showed.
@@ -27,6 +30,11 @@ pub struct Stream {
     /// By producer and sequence number, the offsets that are known.
     pub producers: BTreeMap<u64, BTreeMap<u64, u64>>,
     pub cursors: BTreeMap<Vec<u8>, Cursor>,
+    pub retention: Retention,
+    /// Where a read said that it begins.
+    pub told_first: u64,
+    /// When the append of an event was answered, by offset, in this life.
+    pub answered: BTreeMap<u64, Moment>,
     /// Of a chained stream, the heads that were stated before offsets.
     pub heads: BTreeMap<u64, Head>,
 }
@@ -46,7 +54,8 @@ impl Stream {
             ensure!(inside, "cursor {name:?} stands at {offset}, and the stream ends at {next}");
         }
         let cursors = meaning.cursors.into_iter().map(|(name, held)| (name, Cursor::recovered(held))).collect();
-        Ok(Stream { events: events.split_off(&first), first, next, producers, cursors, ..Stream::default() })
+        let retention = Retention::recovered(meaning.bounds);
+        Ok(Stream { events: events.split_off(&first), first, next, producers, cursors, retention, ..Stream::default() })
     }
 }
 
@@ -54,7 +63,8 @@ impl Oracle {
     pub(super) fn stream_written(&mut self, action: &Action, (next, first): (u64, u64), answer: &Answer) -> Verdict {
         let Some(object) = action.object() else { return Ok(()) };
         let durability = action.how().durability.unwrap_or(object.durability);
-        let stream = &mut self.known(object).stream;
+        let (asked, now) = (self.times.asked, self.times.now());
+        let Known { stream, appended, .. } = self.known(object);
         match action {
             Action::Append { events, .. } => {
                 let offset = answer.version;
@@ -67,9 +77,17 @@ impl Oracle {
                 for (number, event) in events.iter().enumerate() {
                     let at = offset + number as u64;
                     let seen = stream.events.insert(at, event.clone());
+                    // Of what happens once, an earlier try may have been the one, long ago.
+                    if once.is_none() {
+                        appended.insert(at, asked);
+                        stream.answered.insert(at, now);
+                    } else {
+                        appended.remove(&at);
+                    }
                     ensure!(seen.is_none_or(|seen| seen == *event), "another event was seen at offset {at}");
                 }
                 let end = offset + events.len() as u64;
+                stream.answered_next = stream.answered_next.max(end);
                 if answer.status == Status::Ok {
                     stream.next = stream.next.max(end);
                     if durability == Durability::Strict {
@@ -130,7 +148,13 @@ impl Oracle {
                 let stream = &self.known(*object).stream;
                 let known = stream.first.max(stream.trimmed_max);
                 ensure!(*from < told && told >= first, "{from} is not below the first offset {told}");
-                ensure!(told <= known || self.may_be_trimmed(object.id, told), "nobody trimmed up to {told}");
+                let trimmed = told <= known || self.may_be_trimmed(object.id, told);
+                if !trimmed {
+                    self.may_be_retired(*object, told, u64::MAX)?;
+                    self.was_told(*object, told)?;
+                }
+                let stream = &mut self.known(*object).stream;
+                stream.told_first = stream.told_first.max(told);
                 Ok(())
             }
             Status::TimedOut => {

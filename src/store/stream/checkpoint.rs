@@ -90,6 +90,7 @@ impl Streams {
                 self.logged_bytes += logged_bytes;
                 let stream = self.stream(object);
                 stream.logged_bytes += logged_bytes;
+                stream.held_bytes += u64::from(bytes);
                 let event = stream.get_mut(offset);
                 *event = Event::in_cache(index(u64::from(bytes)), Position::NONE);
                 event.set_logged(lsn, place);

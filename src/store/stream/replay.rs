@@ -17,6 +17,7 @@ impl Stream {
         self.chunks.clear();
         self.spare = None;
         (self.first, self.freed, self.next) = (offset, offset, offset);
+        self.held_bytes = 0;
     }
 
     /// Makes `offset` one of its places, a hole unless it was one before. `false`: the memory budget is used up.
@@ -92,7 +93,9 @@ impl Streams {
         }
         let missing = self.reach(heap, object, offset)?;
         if missing {
-            *self.stream(object).get_mut(offset) = Event::in_cache(value.len(), Position::NONE);
+            let stream = self.stream(object);
+            *stream.get_mut(offset) = Event::in_cache(value.len(), Position::NONE);
+            stream.held_bytes += value.len() as u64;
         }
         let on_drive = place != DeviceAddress::NONE;
         // A copy that the flight recorder alone holds changes nothing until it is written.
@@ -167,6 +170,7 @@ impl Streams {
             if let Some(producers) = &mut stream.producers {
                 producers.keep_last(heap, producers_max);
             }
+            stream.forget_marks();
             if !std::mem::take(&mut stream.sparse) {
                 continue;
             }
