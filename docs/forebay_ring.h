@@ -16,6 +16,10 @@
 #define FB_KEY_BYTES_MAX             1024
 #define FB_VALUE_BYTES_MAX           16777216
 #define FB_NAME_BYTES_MAX            255
+#define FB_PAGES_MAX                 64
+#define FB_PAGE_NUMBER_BYTES         8
+#define FB_PAGE_ENTRY_BYTES          20
+#define FB_PAGE_HEADER_BYTES         16
 #define FB_TTL_MS_MAX                UINT64_C(0x2de41353000)
 #define FB_PRODUCER_WINDOW           8
 #define FB_BATCH_HEADER_BYTES        4
@@ -151,6 +155,8 @@
 #define FB_OP_GET_AT                 23
 #define FB_OP_SCAN_AT                24
 #define FB_OP_EXTENT                 25
+#define FB_OP_WRITE_PAGES            26
+#define FB_OP_READ_PAGES             27
 #define FB_OP_RETAIN                 28
 
 /* flags */
@@ -169,6 +175,7 @@
 /* kinds */
 #define FB_KIND_SPACE                1
 #define FB_KIND_STREAM               2
+#define FB_KIND_PAGES                3
 
 /* compressions */
 #define FB_COMPRESSION_NONE          0

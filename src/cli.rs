@@ -17,6 +17,7 @@ mod get;
 mod import;
 mod inspect;
 mod load;
+mod page;
 mod progress;
 mod put;
 mod read;
@@ -66,6 +67,7 @@ enum Command {
     Trim(trim::Args),
     Retain(retain::Args),
     Cursor(cursor::Args),
+    Page(page::Args),
     Sync(sync::Args),
     Export(export::Args),
     Import(import::Args),
@@ -108,6 +110,7 @@ fn run(command: Command, mut context: Context) -> Result<(), Failure> {
         Command::Trim(args) => trim::run(args, &mut context)?,
         Command::Retain(args) => retain::run(args, &mut context)?,
         Command::Cursor(args) => cursor::run(args, &mut context)?,
+        Command::Page(args) => page::run(args, &mut context)?,
         Command::Sync(args) => sync::run(args, &mut context)?,
         Command::Export(args) => export::run(args, &mut context)?,
         Command::Import(args) => import::run(args, &mut context)?,

@@ -24,6 +24,7 @@ use crate::bytes::index;
 use crate::error::Error;
 use crate::wal::planted::Planted;
 
+use action::PAGE;
 use device::{Drive, Kind};
 use history::History;
 use machine::Machine;
@@ -107,6 +108,9 @@ fn build(seed: u64, options: &Options, counts: &Counts) -> crate::error::Result<
     profile.retains = profile.plot == Plot::Mixed && seed % 4 == 2;
     profile.snapshots = profile.plot == Plot::Mixed && seed % 5 == 2;
     profile.store.snapshot_bytes_max = if seed % 10 == 2 { 1 << 20 } else { 1 << 10 };
+    // Where a commit of two pages fits; with snapshots and without.
+    let fits = profile.store.value_bytes_max > 2 * PAGE.bytes();
+    profile.pages = profile.plot == Plot::Mixed && fits && (seed % 5 == 3 || matches!(seed % 20, 2 | 7));
     if options.verbose {
         eprintln!("{profile:#?}");
     }

@@ -19,11 +19,12 @@ mod table;
 mod tests;
 mod transaction;
 mod wall;
+mod want;
 
 use crate::buffer::Pool;
 use crate::bytes::put_u64;
 use crate::ring::protocol::{Completion, KEY_BYTES_MAX, Opcode, Status, Submission, commit, durability_of, flag};
-use crate::types::{DeviceAddress, Durability, Lsn, ObjectId, ObjectKind, ShardId};
+use crate::types::{DeviceAddress, Durability, Lsn, ObjectId, ShardId};
 use crate::wal::pool::Writer;
 use crate::wal::record::{Kind, Record, UNTIL_BYTES};
 use crate::wal::{Room, Wal};
@@ -33,11 +34,12 @@ use cache::{Cache, Full};
 use catalog::Catalog;
 use decisions::AcrossState;
 use heap::{Cell, Heap};
-pub use space::{Expired, Rest, Said};
+pub use space::{Expired, PagesRead, Rest, Said};
 use space::{Spaces, Until};
 pub use stream::Retired;
-use stream::{Head, Streams};
+use stream::Streams;
 pub use wall::Wall;
+pub use want::{Fetched, Want, Whose};
 
 /// Bounds of one shard's store; from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +71,8 @@ pub trait Reply {
     fn bytes(&self) -> usize;
     /// Whether so many more bytes fit.
     fn fits(&self, bytes: usize) -> bool;
+    /// Writes bytes at a place of the room, which `fits` said is there, instead of appending them.
+    fn write(&mut self, at: usize, bytes: &[u8]);
 }
 
 /// What came of a request.
@@ -86,36 +90,6 @@ pub enum Outcome {
     Fetch(Want),
     /// A commit whose keys lie in several shards: nothing was looked at.
     Across,
-}
-
-/// Whose value it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose {
-    /// Of a key, by its slot in the index. `in_commit`: the record is a commit.
-    Key { slot: u32, version: u64, in_commit: bool },
-    /// Of the event with this offset. The record may hold others.
-    Event(u64),
-}
-
-/// A value that is on the drive and not in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Want {
-    pub whose: Whose,
-    pub object: ObjectId,
-    /// Where its record begins.
-    pub place: DeviceAddress,
-    pub key_bytes: u16,
-    pub value_bytes: u32,
-}
-
-/// A value that was read from the drive.
-#[derive(Clone, Copy)]
-pub struct Fetched<'a> {
-    pub whose: Whose,
-    pub object: ObjectId,
-    pub value: &'a [u8],
-    /// Of an event that is linked: the head before it.
-    pub head: Option<Head>,
 }
 
 impl Outcome {
@@ -168,6 +142,8 @@ pub struct Context<'a> {
     pub fetched: Option<Fetched<'a>>,
     /// What a scan wants next, beside what it waits for: as much as there is room for.
     pub ahead: &'a mut Vec<Want>,
+    /// What a read of pages has in its reply already.
+    pub pages: &'a mut PagesRead,
 }
 
 impl Context<'_> {
@@ -359,7 +335,7 @@ impl Store {
         }
         let id = ObjectId(request.submission.object);
         let Some(object) = context.catalog.get(id) else { return Outcome::status(Status::UnknownObject) };
-        if request.opcode.is_on_stream() != (object.kind == ObjectKind::Stream) {
+        if !request.opcode.suits(object.kind) {
             return Outcome::status(Status::WrongKind);
         }
         let durability = durability_of(request.submission.flags).unwrap_or(object.durability);
@@ -391,6 +367,7 @@ impl Store {
             Opcode::Read => self.read(context, request, mode, reply),
             Opcode::Trim => self.trim(context, request, mode),
             Opcode::Retain => self.retain(context, request, mode),
+            Opcode::WritePages | Opcode::ReadPages => self.on_pages(context, request, mode, object.page, reply),
             Opcode::Noop
             | Opcode::Sync
             | Opcode::Open

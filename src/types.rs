@@ -155,6 +155,77 @@ impl std::str::FromStr for Compression {
     }
 }
 
+/// Bytes of each page of a page space: a power of two, 4 KiB to 2 MiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PageSize {
+    shift: u8,
+}
+
+impl PageSize {
+    pub const BYTES_MIN: usize = 4 << 10;
+    pub const BYTES_MAX: usize = 2 << 20;
+
+    /// `None` when no page may have so many bytes.
+    #[must_use]
+    pub fn new(bytes: usize) -> Option<PageSize> {
+        let valid = bytes.is_power_of_two() && (Self::BYTES_MIN..=Self::BYTES_MAX).contains(&bytes);
+        valid.then(|| PageSize { shift: bytes.trailing_zeros().to_le_bytes()[0] })
+    }
+
+    /// From what `to_wire` gave.
+    #[must_use]
+    pub fn from_wire(shift: u8) -> Option<PageSize> {
+        PageSize::new(1_usize.checked_shl(u32::from(shift))?)
+    }
+
+    /// The power of two.
+    #[must_use]
+    pub fn to_wire(self) -> u8 {
+        self.shift
+    }
+
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        1 << self.shift
+    }
+}
+
+/// How the pages of a page space will be used: it chooses their size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageHint {
+    /// One at a time, of small records: 4 KiB, the block that a drive writes anyway.
+    Point,
+    /// Scattered, as the nodes of a tree: 16 KiB, what most engines have there.
+    Random,
+    /// One after another: 128 KiB, the largest that shares a frame of `wal.frame_bytes_max` with its header.
+    Sequential,
+}
+
+impl PageHint {
+    #[must_use]
+    pub const fn page_size(self) -> PageSize {
+        let shift = match self {
+            PageHint::Point => 12,
+            PageHint::Random => 14,
+            PageHint::Sequential => 17,
+        };
+        PageSize { shift }
+    }
+}
+
+impl std::str::FromStr for PageHint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "point" => Ok(PageHint::Point),
+            "random" => Ok(PageHint::Random),
+            "sequential" => Ok(PageHint::Sequential),
+            _ => Err(format!("unknown hint {text:?}; use point, random or sequential")),
+        }
+    }
+}
+
 /// What an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -163,6 +234,8 @@ pub enum ObjectKind {
     Space = 1,
     /// An append-only sequence of events.
     Stream = 2,
+    /// Pages of one size, by number.
+    Pages = 3,
 }
 
 impl ObjectKind {
@@ -171,6 +244,7 @@ impl ObjectKind {
         match value {
             1 => Some(ObjectKind::Space),
             2 => Some(ObjectKind::Stream),
+            3 => Some(ObjectKind::Pages),
             _ => None,
         }
     }
@@ -180,6 +254,7 @@ impl ObjectKind {
         match self {
             ObjectKind::Space => "space",
             ObjectKind::Stream => "stream",
+            ObjectKind::Pages => "page space",
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod record;
 pub mod recovery;
 pub mod repair;
 pub mod reread;
+mod rewrite;
 pub mod segment;
 pub mod superblock;
 pub mod survey;
@@ -35,6 +36,7 @@ use flight::Flight;
 use layout::Layout;
 use planted::Planted;
 use pool::{SegmentPool, Writer};
+pub use rewrite::Rewrite;
 
 /// Bounds and timing of one shard's log; from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -206,6 +208,9 @@ pub struct Counters {
     /// Of `record_bytes`: parts of checkpoints.
     pub checkpoint_bytes: u64,
     pub checkpoints: u64,
+    /// Records that were written over in the open frame, and so never on the drive.
+    pub coalesced_writes: u64,
+    pub coalesced_bytes: u64,
     /// What the drive was told that it carries nothing, and how often it would not hear of it.
     pub deallocated_bytes: u64,
     pub deallocate_failures: u64,

@@ -67,7 +67,7 @@ fn an_interrupted_load_leaves_nothing_behind() {
 /// What the operations of a job file are.
 fn kinds_of(name: &str) -> &'static [&'static str] {
     match name {
-        "ycsb-a.fio" | "ycsb-b.fio" | "mixed-zipf.fio" => &["read", "write"],
+        "ycsb-a.fio" | "ycsb-b.fio" | "mixed-zipf.fio" | "pages.fio" => &["read", "write"],
         "ycsb-c.fio" => &["read"],
         "ycsb-d.fio" => &["read", "insert"],
         "ycsb-e.fio" | "time-series.fio" => &["scan", "insert"],

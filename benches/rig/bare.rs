@@ -4,7 +4,7 @@ use forebay::buffer::Pool;
 use forebay::reactor::Shard;
 use forebay::ring::protocol::{Opcode, Submission};
 use forebay::store::catalog::{Catalog, Object};
-use forebay::store::{Context, Outcome, Reply, Request, Wall, Want};
+use forebay::store::{Context, Outcome, PagesRead, Reply, Request, Wall, Want};
 use forebay::types::{Compression, Durability, Lsn, ObjectId, ObjectKind};
 
 use super::{Failure, KEYS, VALUE, key, parts};
@@ -23,6 +23,8 @@ impl Reply for NoReply {
     fn fits(&self, _: usize) -> bool {
         false
     }
+
+    fn write(&mut self, _: usize, _: &[u8]) {}
 }
 
 /// A store with a space of durability `memory`, whose puts are not logged.
@@ -31,6 +33,7 @@ pub struct Bare {
     pool: Pool,
     catalog: Catalog,
     ahead: Vec<Want>,
+    pages: PagesRead,
 }
 
 impl Bare {
@@ -44,10 +47,17 @@ impl Bare {
             durability,
             compression: Compression::None,
             chained: false,
+            page: None,
             name,
             lsn: Lsn::NONE,
         });
-        let mut bare = Bare { shard: shards.pop().ok_or("no shard")?, pool, catalog, ahead: Vec::new() };
+        let mut bare = Bare {
+            shard: shards.pop().ok_or("no shard")?,
+            pool,
+            catalog,
+            ahead: Vec::new(),
+            pages: PagesRead::default(),
+        };
         for number in 0..KEYS {
             bare.put(number)?;
         }
@@ -68,6 +78,7 @@ impl Bare {
             wall: &Wall::new(0, 0),
             fetched: None,
             ahead: &mut self.ahead,
+            pages: &mut self.pages,
         };
         match self.shard.store.apply(&mut context, &request, &mut NoReply) {
             Outcome::Answer { completion, .. } if completion.status == 0 => Ok(()),

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::reactor::{Log, Shard};
 use crate::ring::protocol::Status;
 use crate::ring::protocol::commit::entries;
-use crate::store::catalog::{Catalog, Object, attributes, is_chained};
+use crate::store::catalog::{Catalog, Object, attributes, is_chained, page_size};
 use crate::store::redo::{Redo, redo};
 use crate::store::{self, Store};
 use crate::types::{DeviceAddress, Lsn, ObjectId, ObjectKind, ShardId};
@@ -73,7 +73,8 @@ impl Reading {
         {
             let (id, name, lsn) = (record.object, record.key.into(), record.lsn);
             let chained = is_chained(record.version);
-            self.objects.push(Object { id, kind, durability, compression, chained, name, lsn });
+            let page = page_size(record.version);
+            self.objects.push(Object { id, kind, durability, compression, chained, page, name, lsn });
         }
         match record.kind {
             Kind::Create | Kind::Reclaim | Kind::CheckpointBegin | Kind::CheckpointEnd => {}

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use forebay::config::{self, Config};
 use forebay::error::Error;
-use forebay::ring::client::{Client, ClientError, ConnectOptions, Creation, Object};
+use forebay::ring::client::{Client, ClientError, ConnectOptions, Creation, Object, Pages};
 use forebay::ring::protocol::Status;
-use forebay::types::Durability;
+use forebay::types::{Durability, PageSize};
 
 /// Options of every subcommand.
 #[derive(Debug, clap::Args)]
@@ -127,6 +127,13 @@ impl Context {
         };
         let space = opened.map_err(|error| missing("space", name, error))?;
         Ok((client, space))
+    }
+
+    /// Connects and finds a page space.
+    pub fn pages(&self, name: &str, create: Option<(PageSize, Durability)>) -> Result<(Client, Pages), Failure> {
+        let mut client = self.connect()?;
+        let pages = client.open_pages(name, create).map_err(|error| missing("page space", name, error))?;
+        Ok((client, pages))
     }
 
     /// Connects and finds a chained stream, or makes it.

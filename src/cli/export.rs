@@ -20,7 +20,8 @@ const PAGE_PAIRS_FIRST: usize = 16;
 /// Print spaces and streams as JSON, an object a line, for `import`.
 ///
 /// All of them, or those that are named. Each pair is as it was at some moment of the export, unless --consistent says
-/// otherwise. The last line counts what came before, so that `import` sees a file that was cut short.
+/// otherwise. The last line counts what came before, so that `import` sees a file that was cut short. Page spaces are left
+/// out: where there are some, and no names are given, it ends with exit code 1 and says which.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Names of spaces and streams. Default: all.
@@ -39,20 +40,37 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
             .remedy("leave out the names to export everything there is")
             .into());
     }
+    if let Some((name, _)) =
+        all.iter().find(|(name, object)| object.kind == ObjectKind::Pages && args.objects.contains(name))
+    {
+        return Err(Error::new(format!("{name:?} is a page space, and pages are not exported"))
+            .remedy("copy them page by page (`forebay page get`)")
+            .into());
+    }
     let snapshot = if args.consistent { Some(client.snapshot()?) } else { None };
     let mut export = Export { client, snapshot, context, counts: Counts::default(), progress: Progress::new() };
+    let mut left_out = Vec::new();
     for (name, object) in all.iter().filter(|(name, _)| args.objects.is_empty() || args.objects.contains(name)) {
-        export.counts.objects += 1;
+        export.counts.objects += u64::from(object.kind != ObjectKind::Pages);
         match object.kind {
             ObjectKind::Space => export.space(name, *object)?,
             ObjectKind::Stream => export.stream(name, *object)?,
+            ObjectKind::Pages => left_out.push(name.as_str()),
         }
     }
     let Counts { objects, pairs, events } = export.counts;
     if let Some(snapshot) = snapshot {
         export.client.release(snapshot)?;
     }
-    context.out.json(&json!({ "kind": "end", "objects": objects, "pairs": pairs, "events": events }))
+    context.out.json(&json!({ "kind": "end", "objects": objects, "pairs": pairs, "events": events }))?;
+    if left_out.is_empty() {
+        return Ok(());
+    }
+    context.out.flush()?;
+    let names = left_out.join(", ");
+    Err(Error::new(format!("page spaces are not exported, and were left out: {names}; all else is"))
+        .remedy("copy their pages (docs/operations.md, section 12), and name what to export to leave them out")
+        .into())
 }
 
 struct Export<'a> {

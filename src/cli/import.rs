@@ -208,10 +208,8 @@ impl Check<'_> {
     }
 
     fn object(&mut self, name: String, kind: ObjectKind, creation: Creation) -> Result<(), Failure> {
-        let opened = match kind {
-            ObjectKind::Space => self.client.open_space(&name, None),
-            ObjectKind::Stream => self.client.open_stream(&name, None),
-        };
+        let is_space = kind == ObjectKind::Space;
+        let opened = if is_space { self.client.open_space(&name, None) } else { self.client.open_stream(&name, None) };
         let object = match opened {
             Err(ClientError::Status(Status::UnknownObject)) => None,
             Err(ClientError::Status(Status::WrongKind)) => {
@@ -315,9 +313,11 @@ impl Apply {
             return Err(Error::new("the file changed while it was read").remedy("import it again").into());
         };
         if target.object.is_none() {
-            target.object = Some(match target.kind {
-                ObjectKind::Space => self.client.create_space(&target.name, target.creation)?,
-                ObjectKind::Stream => self.client.open_stream(&target.name, Some(target.creation.durability))?,
+            let Target { name, creation, .. } = target;
+            target.object = Some(if kind == ObjectKind::Space {
+                self.client.create_space(name, *creation)?
+            } else {
+                self.client.open_stream(name, Some(creation.durability))?
             });
         }
         Ok(())

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use forebay::appliance::offline::Offline;
 use forebay::error::Error;
-use forebay::store::catalog::attributes;
-use forebay::types::{Compression, Durability, ObjectKind, ShardId};
+use forebay::store::catalog::{attributes, page_size};
+use forebay::types::{Compression, Durability, ObjectKind, PageSize, ShardId};
 use forebay::wal::frame;
 use forebay::wal::inspect::{self, Found, Summary};
 use forebay::wal::record::{self, Kind, Record};
@@ -171,15 +171,17 @@ fn object(
 ) -> Result<(), Failure> {
     let name = String::from_utf8_lossy(record.key);
     let (kind, durability) = (kind.name(), durability.name());
+    let page_bytes = page_size(record.version).map(PageSize::bytes);
     if context.json {
         let id = record.object.0;
         let object = json!({ "what": "object", "id": id, "kind": kind, "name": name,
-            "durability": durability, "compression": compression.name() });
+            "durability": durability, "compression": compression.name(), "page_bytes": page_bytes });
         return context.out.json(&object);
     }
+    let pages = page_bytes.map_or_else(String::new, |bytes| format!(", pages of {bytes} B"));
     let compressed = if compression == Compression::None { "" } else { ", values compressed: " };
     let codec = if compressed.is_empty() { "" } else { compression.name() };
-    context.out.line(format!("{kind} {name:?}: number {}, {durability}{compressed}{codec}", record.object))
+    context.out.line(format!("{kind} {name:?}: number {}, {durability}{pages}{compressed}{codec}", record.object))
 }
 
 fn one_record(found: &Found<'_>, record: &Record<'_>, context: &mut Context) -> Result<(), Failure> {

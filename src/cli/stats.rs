@@ -155,6 +155,7 @@ fn print(reactors: &[Vec<u64>], shards: &[Vec<u64>], objects: &[Named], context:
         let (kind, holds) = match object.kind {
             ObjectKind::Space => ("space", format!("{} keys", object.get(stats::OBJECT_KEYS))),
             ObjectKind::Stream => ("stream", format!("{} events", object.get(stats::OBJECT_EVENTS))),
+            ObjectKind::Pages => ("pages", format!("{} pages", object.get(stats::OBJECT_KEYS))),
         };
         let chained = object.get(stats::OBJECT_CHAINED) != 0;
         let chain = if chained { object.get(stats::OBJECT_NEXT_OFFSET).to_string() } else { "-".to_owned() };
@@ -188,6 +189,7 @@ fn print_json(
         object["kind"] = match kind {
             ObjectKind::Space => "space",
             ObjectKind::Stream => "stream",
+            ObjectKind::Pages => "pages",
         }
         .into();
         object["name"] = name.as_str().into();

@@ -4,8 +4,9 @@ use super::fio_options;
 use super::job::{Job, Order, Sizes, Target};
 use super::units::{parse_bytes, parse_duration};
 use super::values::{self, Direction, Distribution};
+use crate::bytes::len_u32;
 use crate::ring::protocol::{KEY_BYTES_MAX, NAME_BYTES_MAX, RING_ENTRIES_MAX, TTL_MS_MAX};
-use crate::types::{Compression, Durability, ObjectKind};
+use crate::types::{Compression, Durability, ObjectKind, PageHint, PageSize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -42,6 +43,7 @@ pub struct Draft {
     lines: BTreeMap<String, usize>,
     space: Option<String>,
     stream: Option<String>,
+    pages: Option<String>,
     direction: Option<Direction>,
     read_percent: Option<u32>,
     bs: Option<Sizes>,
@@ -123,6 +125,7 @@ impl Draft {
             "keys" => self.keys = Some(bytes(key, text()?)?),
             "space" => self.space = Some(object_name(key, text()?)?),
             "stream" => self.stream = Some(object_name(key, text()?)?),
+            "pages" => self.pages = Some(object_name(key, text()?)?),
             "random_distribution" => self.distribution = values::parse_distribution(text()?)?,
             "modify_percent" => self.modify_percent = Some(number(key, text()?, 0, 100)?),
             "insert_percent" => self.insert_percent = Some(number(key, text()?, 0, 100)?),
@@ -172,14 +175,14 @@ impl Draft {
         let direction = self.direction.unwrap_or(Direction { random: false, read_percent: Some(100) });
         let target = self.target(direction);
         let sizes = [&self.bssplit, &self.value_size, &self.bs].into_iter().flatten().next().cloned();
-        let sizes = sizes.unwrap_or_else(|| Sizes(vec![(VALUE_BYTES_DEFAULT, 100)]));
+        let sizes = sizes.unwrap_or_else(|| Sizes(vec![(self.bytes_default(direction), 100)]));
         let per_value = sizes.bytes_mean().max(1);
         let keys = self.keys.or_else(|| self.size.map(|size| size / per_value)).unwrap_or(KEYS_DEFAULT);
         let errors = self.contradictions(direction, &target, &sizes, keys);
         if !errors.is_empty() {
             return Err(errors);
         }
-        let whole = (target.kind == ObjectKind::Space && self.runtime.is_none()).then_some(keys);
+        let whole = (target.kind != ObjectKind::Stream && self.runtime.is_none()).then_some(keys);
         let order = match (direction.random, self.distribution) {
             (false, _) => Order::Sequential,
             (true, Distribution::Zipf(theta)) => Order::Zipf(theta),
@@ -222,11 +225,39 @@ impl Draft {
 
     /// As in fio, a job without a target has its own, named as the job.
     fn target(&self, direction: Direction) -> Target {
+        if let Some(name) = &self.pages {
+            return Target { kind: ObjectKind::Pages, name: name.clone() };
+        }
         match (&self.space, &self.stream) {
             (Some(name), _) => Target { kind: ObjectKind::Space, name: name.clone() },
             (None, Some(name)) => Target { kind: ObjectKind::Stream, name: name.clone() },
             (None, None) if direction.random => Target { kind: ObjectKind::Space, name: self.name.clone() },
             (None, None) => Target { kind: ObjectKind::Stream, name: self.name.clone() },
+        }
+    }
+
+    fn bytes_default(&self, direction: Direction) -> u32 {
+        let hint = if direction.random { PageHint::Random } else { PageHint::Sequential };
+        if self.pages.is_some() { len_u32(hint.page_size().bytes()) } else { VALUE_BYTES_DEFAULT }
+    }
+
+    /// Of a job on pages.
+    fn contradictions_of_pages(&self, sizes: &Sizes, refuse: &mut Refuse<'_>) {
+        if self.pages.is_none() {
+            return;
+        }
+        refuse(self.space.is_some() || self.stream.is_some(), "pages", &|| {
+            "pages= is set beside space= or stream=; keep one".into()
+        });
+        let page = sizes.bytes_min() == sizes.bytes_max() && PageSize::new(sizes.bytes_max() as usize).is_some();
+        refuse(!page, "bs", &|| "a page has 4KiB to 2MiB, a power of two, and all have one size; as in bs=16k".into());
+        for (key, set) in [
+            ("key_size", self.key_size.is_some()),
+            ("compression", self.compression.is_some()),
+            ("insert_percent", self.insert_percent.is_some()),
+            ("scan_length", self.scan_length.is_some()),
+        ] {
+            refuse(set, key, &|| format!("pages have numbers and one size; {key}= needs a space="));
         }
     }
 
@@ -278,6 +309,7 @@ impl Draft {
             format!("key_size={key_bytes} cannot hold {keys} different keys; make it {digits}")
         });
         self.contradictions_of_mixes(direction, stream, key_bytes, &mut refuse);
+        self.contradictions_of_pages(sizes, &mut refuse);
         refuse(self.verify && writes && sizes.bytes_min() < VERIFY_BYTES_MIN, "verify", &|| {
             format!("verify needs values of at least {VERIFY_BYTES_MIN} B; raise bs= or value_size=")
         });

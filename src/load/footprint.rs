@@ -59,7 +59,7 @@ impl Job {
     /// Keys or events that may have to be written before a job can read.
     fn filled_max(&self) -> u64 {
         match self.target.kind {
-            ObjectKind::Space => self.keys,
+            ObjectKind::Space | ObjectKind::Pages => self.keys,
             ObjectKind::Stream => self.operations_max.unwrap_or(0),
         }
     }

@@ -32,7 +32,7 @@ pub struct Ledger {
 impl Ledger {
     #[must_use]
     pub fn new(job: &Job, writer: u64, durability: Durability) -> Ledger {
-        let keys = if job.target.kind == ObjectKind::Space { job.keys } else { 0 };
+        let keys = if job.target.kind == ObjectKind::Stream { 0 } else { job.keys };
         Ledger {
             target: job.target.clone(),
             writer,

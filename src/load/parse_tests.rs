@@ -43,6 +43,19 @@ fn compression_belongs_to_spaces_and_its_data_to_all_of_a_space() {
 }
 
 #[test]
+fn pages_have_numbers_and_one_size() {
+    let job = one("[p]\nrw=randwrite\npages=heap\nkeys=50\n");
+    assert_eq!(job.target, Target { kind: ObjectKind::Pages, name: "heap".into() });
+    assert_eq!((job.sizes, job.keys, job.operations_max), (Sizes(vec![(16 << 10, 100)]), 50, Some(50)));
+    assert_eq!(one("[p]\nrw=read\npages=heap\nkeys=9\n").sizes, Sizes(vec![(128 << 10, 100)]));
+    assert_eq!(one("[p]\nrw=read\npages=heap\nsize=1m\nbs=64k\n").keys, 16);
+    assert!(errors("[p]\nrw=write\npages=p\nbs=5k\nkeys=1\n").contains("a power of two"));
+    assert!(errors("[p]\nrw=write\npages=p\nbssplit=4k/50:8k/50\nkeys=1\n").contains("all have one size"));
+    assert!(errors("[p]\nrw=write\npages=p\nspace=s\nkeys=1\n").contains("keep one"));
+    assert!(errors("[p]\nrw=write\npages=p\nkeys=1\ncompression=lz4\n").contains("compression= needs a space="));
+}
+
+#[test]
 fn a_mix_as_ycsb_has_it_is_read() {
     let job = one("[e]\nrw=randrw\nrwmixread=95\nkeys=1k\ninsert_percent=100\nscan_length=1-100\n\
                    random_distribution=latest\nruntime=1");

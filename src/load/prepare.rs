@@ -6,8 +6,8 @@ use super::payload::{Payload, Stamp, write_key};
 use super::pipeline::pipeline;
 use crate::error::{Error, Result};
 use crate::ring::client::{Client, ClientError, Creation, Object, Request, Write, events};
-use crate::ring::protocol::{EVENT_HEADER_BYTES, KEY_BYTES_MAX, Status};
-use crate::types::{Durability, ObjectKind};
+use crate::ring::protocol::{EVENT_HEADER_BYTES, KEY_BYTES_MAX, PAGE_HEADER_BYTES, Status};
+use crate::types::{Durability, ObjectKind, PageSize};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -52,6 +52,7 @@ pub fn prepare(client: &mut Client, job: &Job, writer: u64, read_bytes_max: usiz
             client.create_space(&job.target.name, creation)?
         }
         ObjectKind::Stream => client.open_stream(&job.target.name, Some(durability))?,
+        ObjectKind::Pages => open_pages(client, job, durability)?,
     };
     if let Some(wanted) = job.compression.filter(|wanted| *wanted != object.compression) {
         let (name, has) = (&job.target.name, object.compression.name());
@@ -65,12 +66,25 @@ pub fn prepare(client: &mut Client, job: &Job, writer: u64, read_bytes_max: usiz
         match job.target.kind {
             ObjectKind::Space => fill_space(client, job, writer, &mut prepared)?,
             ObjectKind::Stream => fill_stream(client, job, writer, &mut prepared)?,
+            ObjectKind::Pages => fill_pages(client, job, writer, &mut prepared)?,
         }
         if prepared.filled > 0 {
             client.sync()?;
         }
     }
     Ok(prepared)
+}
+
+fn open_pages(client: &mut Client, job: &Job, durability: Durability) -> Result<Object> {
+    let bytes = job.sizes.bytes_max() as usize;
+    let size = PageSize::new(bytes).ok_or_else(|| Error::new(format!("no page has {bytes} B")))?;
+    let pages = client.open_pages(&job.target.name, Some((size, durability)))?;
+    if pages.size != size {
+        let (name, has) = (&job.target.name, pages.size.bytes());
+        return Err(Error::new(format!("the page space {name:?} is there with pages of {has} B, not {bytes} B"))
+            .remedy("name another pages=, or make bs= that size"));
+    }
+    Ok(pages.object)
 }
 
 /// What is filled in need not be durable one by one: a sync at the end covers it.
@@ -123,6 +137,42 @@ fn fill_space(client: &mut Client, job: &Job, writer: u64, prepared: &mut Prepar
         )?;
         prepared.filled += missing.len() as u64;
     }
+    Ok(())
+}
+
+/// Reads every page, and writes those that are missing.
+fn fill_pages(client: &mut Client, job: &Job, writer: u64, prepared: &mut Prepared) -> Result<()> {
+    let (space, durability) = (prepared.object, fill_how(prepared.object).durability);
+    let page_bytes = job.sizes.bytes_max() as usize;
+    let reply_bytes_max = PAGE_HEADER_BYTES + page_bytes;
+    let mut payload = Payload::new(page_bytes, job.compress_percent);
+    let mut missing = Vec::new();
+    pipeline(
+        client,
+        job.keys,
+        |client, number| {
+            client.submit(
+                number,
+                &Request::ReadPages { space, numbers: &[number], snapshot: None, relaxed: true, reply_bytes_max },
+            )
+        },
+        |answer, _| {
+            let answer = answer.ok()?;
+            missing.extend((answer.aux == 0).then_some(answer.user_data));
+            Ok(())
+        },
+    )?;
+    pipeline(
+        client,
+        missing.len() as u64,
+        |client, place| {
+            let number = missing[usize::try_from(place).expect("64-bit machines only")];
+            let page = payload.fill(Stamp { writer, key: number, write: number }, page_bytes);
+            client.submit(place, &Request::WritePage { space, number, page, durability })
+        },
+        |answer, _| Ok(answer.ok().map(drop)?),
+    )?;
+    prepared.filled = missing.len() as u64;
     Ok(())
 }
 

@@ -143,7 +143,11 @@ fn write_job(f: &mut fmt::Formatter<'_>, report: &JobReport) -> fmt::Result {
         writeln!(f, "  error: {failure}")?;
     }
     if report.filled > 0 {
-        let what = if job.target.kind == crate::types::ObjectKind::Space { "keys" } else { "events" };
+        let what = match job.target.kind {
+            crate::types::ObjectKind::Space => "keys",
+            crate::types::ObjectKind::Stream => "events",
+            crate::types::ObjectKind::Pages => "pages",
+        };
         writeln!(f, "  {} {what} were missing and were written first (not counted)", report.filled)?;
     }
     for (name, direction) in [("read", &stats.read), ("write", &stats.write)] {

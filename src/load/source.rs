@@ -8,7 +8,9 @@ use super::payload::{Payload, Stamp, key_number, write_key};
 use super::prepare::Prepared;
 use super::stats::Failure;
 use crate::ring::client::{Answer, Object, Request, Write, events, pairs};
-use crate::ring::protocol::{AUX_MORE, EVENT_HEADER_BYTES, KEY_BYTES_MAX, PAIR_HEADER_BYTES, Status};
+use crate::ring::protocol::{
+    AUX_MORE, EVENT_HEADER_BYTES, KEY_BYTES_MAX, PAGE_HEADER_BYTES, PAIR_HEADER_BYTES, Status,
+};
 use crate::types::{ObjectKind, ShardId};
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ pub struct Source {
     events: std::ops::Range<u64>,
     key: [u8; KEY_BYTES_MAX],
     key_bytes: usize,
+    /// The number of the page that is read.
+    page: [u64; 1],
     read_bytes_max: usize,
     scan_pairs_max: usize,
     shards: u32,
@@ -45,6 +49,7 @@ impl Source {
             events: prepared.events.clone(),
             key: [0; KEY_BYTES_MAX],
             key_bytes: job.key_bytes,
+            page: [0],
             read_bytes_max: prepared.read_bytes_max,
             scan_pairs_max: job.scan_length.map_or(0, |(_, most)| most as usize),
             shards: prepared.shards,
@@ -90,7 +95,7 @@ impl Source {
         let draw = self.operations.draw();
         let key = draw.key;
         let (action, kind) = match (self.object.kind, draw.what) {
-            (ObjectKind::Space, What::Read) => (Action::Get { key }, Kind::Read),
+            (ObjectKind::Space | ObjectKind::Pages, What::Read) => (Action::Get { key }, Kind::Read),
             (_, What::Scan(pairs)) => (Action::Scan { key, pairs }, Kind::Scan),
             (ObjectKind::Stream, What::Read) => {
                 let offset = self.next_offset;
@@ -99,7 +104,9 @@ impl Source {
             }
             (_, What::Modify) => (Action::Get { key }, Kind::Modify),
             (_, What::Insert) => (Action::Put { key, write: self.next_write() }, Kind::Insert),
-            (ObjectKind::Space, What::Write) => (Action::Put { key, write: self.next_write() }, Kind::Write),
+            (ObjectKind::Space | ObjectKind::Pages, What::Write) => {
+                (Action::Put { key, write: self.next_write() }, Kind::Write)
+            }
             (ObjectKind::Stream, What::Write) => (Action::Append { write: self.next_write() }, Kind::Write),
         };
         Operation { action, bytes: draw.bytes, kind }
@@ -140,6 +147,9 @@ impl Source {
         let scan_bytes_max = |pairs: u32| self.scan_bytes_max(pairs as usize);
         let scan_bytes_max = if let Action::Scan { pairs, .. } = action { scan_bytes_max(pairs) } else { 0 };
         let (object, how, writer, bytes) = (self.object, self.how, self.writer, bytes as usize);
+        if object.kind == ObjectKind::Pages {
+            return self.page_request(action, bytes);
+        }
         let key = &mut self.key[..self.key_bytes];
         match action {
             Action::Put { key: number, write } => {
@@ -180,6 +190,27 @@ impl Source {
         }
     }
 
+    /// The same on pages.
+    fn page_request(&mut self, action: Action, bytes: usize) -> Request<'_> {
+        let (space, durability) = (self.object, self.how.durability);
+        match action {
+            Action::Put { key: number, write } => {
+                let stamp = Stamp { writer: self.writer, key: number, write };
+                let page = self.payload.fill(stamp, bytes);
+                Request::WritePage { space, number, page, durability }
+            }
+            Action::Get { key } => {
+                self.page = [key];
+                let reply_bytes_max = PAGE_HEADER_BYTES + bytes;
+                Request::ReadPages { space, numbers: &self.page, snapshot: None, relaxed: false, reply_bytes_max }
+            }
+            Action::Sync { reactor } => Request::Sync { reactor },
+            Action::Scan { .. } | Action::Append { .. } | Action::Read { .. } => {
+                unreachable!("a job on pages reads and writes them")
+            }
+        }
+    }
+
     /// Whether an operation did what it should; the bytes it moved.
     pub fn judge(&mut self, operation: Operation, answer: &Answer, reply: &[u8]) -> Result<u64, Failure> {
         let action = operation.action;
@@ -200,8 +231,13 @@ impl Source {
         }
         match action {
             Action::Get { key } => {
-                self.check(reply, Some(key)).map_err(|cause| wrong(action, &cause))?;
-                Ok(reply.len() as u64)
+                let value = match self.object.kind {
+                    ObjectKind::Pages if answer.aux == 0 => return Err(wrong(action, "it was never written")),
+                    ObjectKind::Pages => reply.get(PAGE_HEADER_BYTES..).unwrap_or(&[]),
+                    ObjectKind::Space | ObjectKind::Stream => reply,
+                };
+                self.check(value, Some(key)).map_err(|cause| wrong(action, &cause))?;
+                Ok(value.len() as u64)
             }
             Action::Scan { pairs, .. } => self.judge_scan(action, pairs, answer, reply),
             Action::Read { offset } => match events(reply).next() {

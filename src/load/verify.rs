@@ -6,8 +6,8 @@ use super::payload::{HEADER_BYTES, Payload, write_key};
 use super::pipeline::pipeline;
 use super::prepare::walk;
 use crate::error::Result;
-use crate::ring::client::{Answer, Client, Object, Request};
-use crate::ring::protocol::{KEY_BYTES_MAX, Status};
+use crate::ring::client::{Answer, Client, Object, Request, pages};
+use crate::ring::protocol::{KEY_BYTES_MAX, PAGE_HEADER_BYTES, Status};
 use crate::types::{Durability, ObjectKind};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -63,6 +63,7 @@ pub fn verify(client: &mut Client, target: &Target, ledgers: &[Ledger], restarte
             let object = client.open_stream(&target.name, None)?;
             verify_stream(client, object, &ledgers, &mut verdict)?;
         }
+        ObjectKind::Pages => verify_pages(client, &ledgers, &mut verdict)?,
     }
     verdict.elapsed = begin.elapsed();
     Ok(verdict)
@@ -119,6 +120,44 @@ fn verify_space(client: &mut Client, space: Object, ledgers: &[&Ledger], verdict
                 verdict.checked += 1;
                 if let Err(cause) = compare(&payload, &marks[index(answer.user_data)], answer, value) {
                     verdict.find(|| format!("key {}: {cause}", answer.user_data));
+                }
+                Ok(())
+            },
+        )?;
+    }
+    Ok(())
+}
+
+fn verify_pages(client: &mut Client, ledgers: &[&Ledger], verdict: &mut Verdict) -> Result<()> {
+    let pages = client.open_pages(&verdict.target.name, None)?;
+    let payload = payload_of(ledgers);
+    let reply_bytes_max = PAGE_HEADER_BYTES + pages.size.bytes();
+    for (_, marks) in expectations(ledgers, verdict.restarted) {
+        let written: Vec<u64> = (0..).zip(&marks).filter(|(_, mark)| mark.version > 0).map(|(page, _)| page).collect();
+        let index = |number: u64| usize::try_from(number).expect("64-bit machines only");
+        pipeline(
+            client,
+            written.len() as u64,
+            |client, place| {
+                let number = written[index(place)];
+                let (space, numbers) = (pages.object, [number]);
+                client.submit(
+                    number,
+                    &Request::ReadPages { space, numbers: &numbers, snapshot: None, relaxed: false, reply_bytes_max },
+                )
+            },
+            |answer, reply| {
+                verdict.checked += 1;
+                let found = match answer.status {
+                    Status::Ok => self::pages(reply, 1, pages.size)?.next().flatten(),
+                    _ => None,
+                };
+                let status =
+                    if answer.status == Status::Ok && found.is_none() { Status::NotFound } else { answer.status };
+                let (version, page) = found.unwrap_or((0, &[]));
+                let answer = Answer { status, version, ..*answer };
+                if let Err(cause) = compare(&payload, &marks[index(answer.user_data)], &answer, page) {
+                    verdict.find(|| format!("page {}: {cause}", answer.user_data));
                 }
                 Ok(())
             },

@@ -160,8 +160,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     ) -> T {
         let shard = &mut self.shards[at];
         let (catalog, wall, wal, pool) = (&self.catalog, &self.wall, &mut shard.wal, &mut self.pool);
-        let (shards, ahead) = (self.place.shards, &mut self.fetches.wanted);
-        f(&mut shard.store, &mut Context { catalog, shards, wal, pool, now_ns, wall, fetched: None, ahead })
+        let (shards, fetched) = (self.place.shards, None);
+        let (ahead, pages) = (&mut self.fetches.wanted, &mut self.fetches.pages);
+        f(&mut shard.store, &mut Context { catalog, shards, wal, pool, now_ns, wall, fetched, ahead, pages })
     }
 
     /// Sends it to the other reactors that have shards in it. `false`: one of them is too far behind.

@@ -5,9 +5,9 @@ use crate::device::Device;
 use crate::reactor::{Clock, Order, Phase, Reactor, SessionReply, slot_of};
 use crate::ring::protocol::{AUX_MORE, Completion, EndReason, Status, Submission, stats};
 use crate::ring::server::{Control, Rights, SessionId, SessionRing};
-use crate::store::catalog::{Object, name_is_valid};
+use crate::store::catalog::{Object, attributes, name_is_valid, page_size};
 use crate::store::{Outcome, Reply};
-use crate::types::{Compression, Durability, Lsn, ObjectId, ObjectKind, ShardId};
+use crate::types::{Compression, Lsn, ObjectId, ObjectKind, PageSize, ShardId};
 use crate::wal::pool::Writer;
 use crate::wal::record::Kind;
 use crate::wal::{Fence, Room, Wal};
@@ -158,7 +158,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             return Outcome::status(Status::WrongReactor);
         }
         let name = &self.payload[..usize::from(submission.key_bytes)];
-        let [kind, durability, create, compression, ..] = submission.arg0.to_le_bytes();
+        let [kind, _, create, ..] = submission.arg0.to_le_bytes();
         let Some(kind) = ObjectKind::from_wire(kind) else { return Outcome::status(Status::BadRequest) };
         let found = |object: &Object, after: Lsn| {
             let status = if object.kind == kind { Status::Ok } else { Status::WrongKind } as u16;
@@ -172,13 +172,17 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if !create {
             return Outcome::status(Status::UnknownObject);
         }
-        let (Some(durability), Some(compression), true) =
-            (Durability::from_wire(durability), Compression::from_wire(compression), name_is_valid(name))
-        else {
+        let (Some((kind, durability, compression)), true) = (attributes(submission.arg0), name_is_valid(name)) else {
             return Outcome::status(Status::BadRequest);
         };
-        if chained && kind == ObjectKind::Space || compression != Compression::None && kind == ObjectKind::Stream {
+        if chained && kind != ObjectKind::Stream || compression != Compression::None && kind != ObjectKind::Space {
             return Outcome::status(Status::BadRequest);
+        }
+        let page = page_size(submission.arg0);
+        if page.is_some_and(|page| page.bytes() > self.limits.value_bytes_max) {
+            let (status, aux) = (Status::TooLarge as u16, self.limits.value_bytes_max as u64);
+            let completion = Completion { status, aux, ..Completion::default() };
+            return Outcome::Answer { completion, after: Lsn::NONE };
         }
         if self.sessions[slot].as_ref().is_some_and(|session| session.rights() == Rights::ReadOnly) {
             return Outcome::status(Status::Denied);
@@ -197,7 +201,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             Room::Fenced => return Outcome::status(Status::Fenced),
         }
         let (id, lsn, name) = (self.catalog.next_id(), Lsn::NONE, name.into());
-        let mut object = Object { id, kind, durability, compression, chained, name, lsn };
+        let mut object = Object { id, kind, durability, compression, chained, page, name, lsn };
         let attributes = object.attributes();
         object.lsn = wal.append(&mut self.pool, now_ns, Kind::Create, id, attributes, &object.name, &[]);
         let after = told_after(wal, &object);
@@ -226,7 +230,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             }
             let ObjectId(id) = object.id;
             let [name_bytes, ..] = object.name.len().to_le_bytes();
-            let attributes = [object.kind as u8, object.durability as u8, name_bytes, object.compression as u8];
+            let form = object.page.map_or(object.compression as u8, PageSize::to_wire);
+            let attributes = [object.kind as u8, object.durability as u8, name_bytes, form];
             let full = reply.bytes() >= CATALOG_BYTES_MAX;
             if full || !reply.push(&[&id.to_le_bytes(), &attributes, &object.name]) {
                 more = AUX_MORE;
@@ -272,6 +277,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             (stats::CACHE_BYTES, sum(|shard| shard.store.cache_bytes())),
             (stats::DEALLOCATED_BYTES, sum(|shard| shard.wal.counters.deallocated_bytes)),
             (stats::DEALLOCATE_FAILURES, sum(|shard| shard.wal.counters.deallocate_failures)),
+            (stats::COALESCED_WRITES, sum(|shard| shard.wal.counters.coalesced_writes)),
+            (stats::COALESCED_BYTES, sum(|shard| shard.wal.counters.coalesced_bytes)),
             (stats::DEVICE_READS, traffic.reads),
             (stats::DEVICE_READ_BYTES, traffic.read_bytes),
             (stats::DEVICE_WRITES, traffic.writes),

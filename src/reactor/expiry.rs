@@ -27,8 +27,10 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             let expired = shard.store.expire(&mut shard.wal, &mut self.pool, now_ns, lived_ms);
             let Shard { store, wal, .. } = shard;
             let (catalog, shards, pool) = (&self.catalog, self.place.shards, &mut self.pool);
-            let (wall, fetched, ahead) = (&self.wall, None, &mut self.fetches.wanted);
-            let retired = store.retire(&mut Context { catalog, shards, wal, pool, now_ns, wall, fetched, ahead });
+            let (wall, fetched) = (&self.wall, None);
+            let (ahead, pages) = (&mut self.fetches.wanted, &mut self.fetches.pages);
+            let retired =
+                store.retire(&mut Context { catalog, shards, wal, pool, now_ns, wall, fetched, ahead, pages });
             shard.expiry_blocked = [expired.rest, retired.rest].contains(&Rest::Blocked);
             (keys, events) = (keys + expired.keys, events + retired.events);
             more |= [expired.rest, retired.rest].contains(&Rest::More);
@@ -42,7 +44,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     }
 
     /// When keys may be over, or streams may keep too much, for a reactor that sleeps. A shard that stopped writing removes none.
-    pub(super) fn expires_ns(&self) -> Option<u64> {
+    pub fn expires_ns(&self) -> Option<u64> {
         let of_shards = self.shards.iter().filter(|shard| shard.wal.fenced().is_none()).filter_map(|shard| {
             let expires_ns = shard.store.expires_ms().map(|ms| self.wall.ns_of(ms));
             let due_ns = expires_ns.into_iter().chain(shard.store.retires_ns(&self.wall, self.turned_ns)).min()?;

@@ -4,12 +4,16 @@
 //! through the store once more with the value in hand. What was read counts only if its checksum is right and it is the
 //! version that the index names: a segment that was given up and written anew meanwhile is no harm.
 
+mod pages;
+
 use crate::buffer::{Buffer, Pool, SMALL_BYTES, SMALL_COUNT};
 use crate::bytes::{index, len_u32};
 use crate::device::{BLOCK_BYTES, Completion, Device, Operation, OperationKind};
 use crate::reactor::{Clock, Phase, Reactor, Shard};
-use crate::ring::protocol::{KEY_BYTES_MAX, Opcode, Status, Submission, VALUE_BYTES_MAX, stats};
-use crate::store::{Fetched, Outcome, Want, Whose};
+use crate::ring::protocol::{
+    self, KEY_BYTES_MAX, Opcode, Status, Submission, VALUE_BYTES_MAX, page_request_bytes_max, stats,
+};
+use crate::store::{Fetched, Outcome, PagesRead, Want, Whose};
 use crate::types::{DeviceAddress, Lsn, ObjectId};
 use crate::wal::planted::Planted;
 use crate::wal::record::{self, FLAG_CONTINUED, FLAG_MORE, Kind, Record};
@@ -64,6 +68,8 @@ struct Fetch {
     /// A scan's reads ahead that are under way.
     ahead: usize,
     payload: Vec<u8>,
+    /// What a read of pages has in its reply.
+    pages: PagesRead,
 }
 
 /// The reads of values of one reactor. Never grows, but for a value over the limits that are configured now.
@@ -81,6 +87,8 @@ pub(super) struct Fetches {
     unreadable: u64,
     /// What a scan just asked for besides.
     pub(super) wanted: Vec<Want>,
+    /// What the read of pages at hand has in its reply.
+    pub(super) pages: PagesRead,
 }
 
 impl Fetches {
@@ -105,18 +113,20 @@ impl Fetches {
             skipped: false,
             ahead: 0,
             payload: Vec::with_capacity(2 * KEY_BYTES_MAX),
+            pages: PagesRead::default(),
         };
         Fetches {
             all: (0..FETCHES_MAX).map(|_| free()).collect(),
             used: 0,
             waiting: 0,
             reading: 0,
-            large: Vec::with_capacity(value_bytes_max),
+            large: Vec::with_capacity(page_request_bytes_max(value_bytes_max)),
             large_key: Vec::with_capacity(KEY_BYTES_MAX),
             large_version: 0,
             large_of: None,
             unreadable: 0,
             wanted: Vec::with_capacity(AHEAD_MAX),
+            pages: PagesRead::default(),
         }
     }
 
@@ -181,7 +191,8 @@ impl Fetches {
         }
         let want = self.all[id].want;
         // What is shared may be of a time with higher limits; then the room grows.
-        let bytes_max = if is_shared(&want) { VALUE_BYTES_MAX } else { want.value_bytes as usize };
+        let bytes_max =
+            if is_shared(&want) { page_request_bytes_max(VALUE_BYTES_MAX) } else { want.value_bytes as usize };
         let fits = self.large.len() + part.value.len() <= bytes_max;
         if fits {
             self.large.extend_from_slice(part.value);
@@ -263,8 +274,12 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let wanted_by = For::Request { slot, submission };
         let Some(id) = self.fetches.begin(at, want, wanted_by, &self.payload) else {
             self.fetches.wanted.clear();
+            self.fetches.pages = PagesRead::default();
             return false;
         };
+        if submission.opcode == Opcode::ReadPages as u8 {
+            self.fetches.all[id].pages = std::mem::take(&mut self.fetches.pages);
+        }
         self.metrics.add(stats::FETCHES, 1);
         self.read_ahead(at, Some(id));
         true
@@ -473,7 +488,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     fn hand_over(&mut self, id: usize, record: &Record<'_>, small: bool, now_ns: u64) {
         let Fetch { at, want: Want { whose, object, .. }, .. } = self.fetches.all[id];
         let shard = &mut self.shards[at];
-        let of_key = |value| Fetched { whose, object, value, head: None };
+        let of_key = |value| Fetched { whose, object, value, commit: record.value, head: None };
         let found = match whose {
             Whose::Key { in_commit: true, .. } => {
                 shard.store.find_in_commit(&self.fetches.all[id].want, record.value).map(of_key)
@@ -523,12 +538,19 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         self.payload.clear();
         self.payload.extend_from_slice(&fetch.payload);
         let opcode = Opcode::from_wire(submission.opcode).expect("`peek` validated the opcode");
+        if opcode == Opcode::ReadPages {
+            self.fetches.pages = self.fetches.all[id].pages;
+        }
         let (outcome, at) = self.dispatch(slot, opcode, &submission, fetched, now_ns);
+        if opcode == Opcode::ReadPages && !matches!(outcome, Outcome::Fetch(_)) {
+            self.fetches.pages = PagesRead::default();
+        }
         match outcome {
             Outcome::Answer { completion, after } => {
                 self.fetches.end(id);
                 self.answer(slot, submission.user_data, at, completion, after);
             }
+            Outcome::Fetch(want) if opcode == Opcode::ReadPages => self.read_pages_on(id, at, want),
             Outcome::Fetch(want) => {
                 // What is read for it now it gets in hand: it does not wait for more.
                 self.fetches.wanted.clear();
@@ -561,12 +583,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     fn refuse(&mut self, slot: usize, submission: &Submission) {
         self.metrics.add(stats::FETCHES_FAILED, 1);
         let status = if self.phase == Phase::Stopping { Status::Stopping } else { Status::Unreadable };
-        let completion = crate::ring::protocol::Completion {
-            user_data: submission.user_data,
-            status: status as u16,
-            ..Default::default()
-        };
-        self.reply(slot, completion);
+        let (user_data, status) = (submission.user_data, status as u16);
+        self.reply(slot, protocol::Completion { user_data, status, ..Default::default() });
     }
 
     fn give_fetch_up(&mut self, id: usize, now_ns: u64) {

@@ -5,7 +5,10 @@ use crate::bytes::index;
 use crate::device::Device;
 use crate::reactor::shared::refused;
 use crate::reactor::{Clock, Limits, Phase, Reactor};
-use crate::ring::protocol::{KEY_BYTES_MAX, Opcode, Status, Submission, low_u32, shard_of_key, shard_of_stream, stats};
+use crate::ring::protocol::{
+    Completion, KEY_BYTES_MAX, Opcode, PAGE_NUMBER_BYTES, Status, Submission, commit, low_u32, page_request_bytes_max,
+    shard_of_key, shard_of_stream, stats,
+};
 use crate::store::Outcome;
 use crate::timing;
 use crate::types::{Lsn, ShardId};
@@ -19,9 +22,9 @@ const COPIED_IN_VAIN_BYTES_MAX: usize = 4 << 10;
 /// that goes over it is still served.
 pub(super) const TURN_BYTES_MAX: usize = 4 << 20;
 
-/// The largest payload that is ever copied: any key, with the largest value or the end of a scan.
+/// The largest payload that is ever copied: any key, with the most pages of a request or the end of a scan.
 pub(super) fn payload_bytes_max(limits: &Limits) -> usize {
-    KEY_BYTES_MAX + limits.value_bytes_max.max(KEY_BYTES_MAX)
+    KEY_BYTES_MAX + page_request_bytes_max(limits.value_bytes_max).max(KEY_BYTES_MAX)
 }
 
 /// Leaves of a payload what its opcode uses. What an entry says beyond it counts as nothing.
@@ -43,6 +46,7 @@ fn cut_payload(opcode: Opcode, submission: &mut Submission) {
         | Opcode::GetCursor
         | Opcode::Cursors
         | Opcode::DropCursor => submission.value_bytes = 0,
+        Opcode::WritePages | Opcode::ReadPages => submission.key_bytes = 0,
         Opcode::Noop
         | Opcode::Read
         | Opcode::ReadChain
@@ -110,8 +114,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         timing::taken(submission.user_data, looked);
         cut_payload(opcode, &mut submission);
         let (outcome, at) = if submission.value_bytes as usize > self.value_bytes_max(opcode) {
-            let commits = opcode == Opcode::Commit;
-            (Outcome::status(if commits { Status::TransactionTooLarge } else { Status::TooLarge }), 0)
+            (self.too_large(opcode), 0)
         } else if self.copy_payload(slot, opcode, &submission) {
             self.dispatch(slot, opcode, &submission, None, now_ns)
         } else {
@@ -159,8 +162,18 @@ impl<D: Device, C: Clock> Reactor<D, C> {
 
     /// Bytes of the value of such a request. The end of a scan is a key.
     fn value_bytes_max(&self, opcode: Opcode) -> usize {
-        let scans = matches!(opcode, Opcode::Scan | Opcode::ScanAt);
-        if scans { KEY_BYTES_MAX } else { self.limits.value_bytes_max }
+        match opcode {
+            Opcode::Scan | Opcode::ScanAt => KEY_BYTES_MAX,
+            opcode if opcode.is_on_pages() => page_request_bytes_max(self.limits.value_bytes_max),
+            _ => self.limits.value_bytes_max,
+        }
+    }
+
+    #[cold]
+    fn too_large(&self, opcode: Opcode) -> Outcome {
+        let status = if opcode == Opcode::Commit { Status::TransactionTooLarge } else { Status::TooLarge } as u16;
+        let aux = if opcode.is_on_pages() { self.value_bytes_max(opcode) as u64 } else { 0 };
+        Outcome::Answer { completion: Completion { status, aux, ..Completion::default() }, after: Lsn::NONE }
     }
 
     /// Copies the payload of a request out of the client's memory. `false`: it is large, and its log has no room yet.
@@ -187,11 +200,33 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         self.route(opcode, submission).map(room) == Some(Room::Later)
     }
 
+    /// The request at hand, of several keys or pages, was answered.
+    #[inline(never)]
+    pub(super) fn count_several(&mut self, opcode: Opcode, completion: &Completion) {
+        let done = completion.status == Status::Ok as u16;
+        match opcode {
+            Opcode::ReadPages if done => {
+                self.metrics.add(stats::PAGES_READ, (self.payload.len() / PAGE_NUMBER_BYTES) as u64);
+            }
+            Opcode::WritePages if done => {
+                let written = commit::entries(&self.payload).filter(|entry| !entry.is_read()).count();
+                self.metrics.add(stats::PAGES_WRITTEN, written as u64);
+            }
+            Opcode::Commit => {
+                self.metrics.add(stats::COMMITS, u64::from(done));
+                self.metrics.add(stats::CONFLICTS, u64::from(completion.status == Status::Conflict as u16));
+            }
+            _ => {}
+        }
+    }
+
     /// The shard of a request, as its place in `self.shards`; `None` when another reactor serves it.
     #[inline]
     pub(super) fn route(&self, opcode: Opcode, submission: &Submission) -> Option<usize> {
         let shard = match opcode {
-            opcode if opcode.is_on_stream() => shard_of_stream(submission.object, self.place.shards),
+            opcode if opcode.is_on_stream() || opcode.is_on_pages() => {
+                shard_of_stream(submission.object, self.place.shards)
+            }
             Opcode::ScanAt => ShardId(Some(low_u32(submission.arg1)).filter(|shard| *shard < self.place.shards)?),
             Opcode::Scan | Opcode::Commit => {
                 ShardId(u32::try_from(submission.arg1).ok().filter(|shard| *shard < self.place.shards)?)

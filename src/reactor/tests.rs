@@ -8,6 +8,7 @@ mod expiry;
 mod fetch;
 mod full;
 mod hostile;
+mod pages;
 mod reclaim;
 mod sessions;
 mod slow;

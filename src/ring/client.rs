@@ -3,6 +3,7 @@
 //! `submit` and `poll` pipeline; the blocking calls stand on top of them. Both may be mixed: answers to pipelined
 //! requests that come during a blocking call are kept for the next `poll`.
 
+mod answer;
 mod arena;
 mod calls;
 mod chain;
@@ -12,6 +13,7 @@ mod connect;
 mod cursors;
 mod error;
 mod link;
+mod pages;
 mod reply;
 mod request;
 mod scan;
@@ -34,7 +36,7 @@ use forebay_sys::shm::SharedMap;
 use super::protocol::{self, AUX_MORE, BATCH_HEADER_BYTES, Completion, PLAIN_HEADER_BYTES, Status, notice, to_usize};
 use super::segment::{self, Layout};
 use crate::timing;
-use crate::types::Compression;
+use crate::types::{Compression, ObjectId};
 use arena::Arena;
 use compression::Compressor;
 use link::Link;
@@ -42,12 +44,14 @@ use request::{Form, Payload, Plan};
 use slots::{Flight, Owner, Slots};
 
 pub use super::protocol::commit::{Entry, What};
+pub use answer::Answer;
 pub use chain::{ChainCheck, Head, Verified};
 pub use compression::CompressionStats;
 pub use connect::{ConnectOptions, resume};
 pub use error::{ClientError, SubmitError};
+pub use pages::{FoundPage, Pages, pages};
 pub use reply::{chain_events, cursors, events, pairs};
-pub use request::{Answer, Creation, CursorMove, Object, Once, Request, Retention, Snapshot, Version, Write};
+pub use request::{Creation, CursorMove, Object, Once, Request, Retention, Snapshot, Version, Write};
 pub use scan::{Pair, ScanPage, ScanRange};
 pub use transaction::{Retry, Transaction};
 
@@ -250,6 +254,11 @@ impl Client {
         match plan.payload {
             Payload::Bytes(bytes) => put(bytes),
             Payload::Entries(entries) => entries.iter().for_each(|entry| entry.encode(&mut put)),
+            Payload::Page(page) => {
+                let (object, key) = (ObjectId(plan.submission.object), plan.submission.arg0.to_be_bytes());
+                Entry { object, key: &key, what: What::Put(page) }.encode(&mut put);
+            }
+            Payload::Numbers(numbers) => numbers.iter().for_each(|number| put(&number.to_le_bytes())),
             Payload::Batch(events) => {
                 for event in events {
                     let bytes: [u8; BATCH_HEADER_BYTES] = protocol::low_u32(event.len() as u64).to_le_bytes();

@@ -7,9 +7,11 @@
 
 pub mod commit;
 mod handshake;
+mod pages;
 pub mod stats;
 
 pub use handshake::{hello, notice, order, welcome};
+pub use pages::{PAGE_ENTRY_BYTES, PAGE_HEADER_BYTES, PAGE_NUMBER_BYTES, PAGES_MAX, page_request_bytes_max};
 
 use crate::types::{Durability, ShardId};
 
@@ -107,9 +109,9 @@ pub enum Opcode {
     Trim = 8,
     /// Answered when all that this reactor took before it is durable on the drive.
     Sync = 9,
-    /// Create a space or stream, or find it. Key: its name. arg0: kind | durability << 8 | create << 16 |
+    /// Create a space, stream or page space, or find it. Key: its name. arg0: kind | durability << 8 | create << 16 |
     /// compression << 24. Reactor 0 only. The reply's `version` is the object's number, `aux` is kind | durability << 8 |
-    /// compression << 24.
+    /// compression << 24. Of a page space the power of two of its page size stands in the place of the compression.
     Open = 10,
     /// List the catalog. Reactor 0 only. arg0: begin after this object number. The reply holds objects as u32
     /// number, u8 kind, u8 durability, u8 name bytes, u8 compression, name.
@@ -147,6 +149,15 @@ pub enum Opcode {
     ScanAt = 24,
     /// A stream as snapshot arg0 sees it: the answer's `version` is its first offset, `aux` its next one.
     Extent = 25,
+    /// Writes pages of a page space, or forgets them: all or none. Value: entries as those of a commit, puts and deletes of
+    /// this space alone, at most `PAGES_MAX`, each key a page number, u64 big-endian, each value a whole page. Versions
+    /// that were read may stand first, as in a commit. The answer's `version` is that of every page written.
+    WritePages = 26,
+    /// Reads pages of a page space as they are at one moment, or as snapshot arg0 sees them (0: now). Value: at most
+    /// `PAGES_MAX` page numbers, u64 little-endian.
+    /// The reply holds for each u64 version (0: never written), u32 bytes of it (0, or the page size), u32 zero; behind
+    /// these headers a place of the page size for each, which stays as it is where there is no page.
+    ReadPages = 27,
     /// Bounds what a stream keeps. arg0: bytes, arg1: age in ms; 0: no bound, `RETENTION_AS_IS`: as it is. The answer's
     /// `version` and `aux` are the bounds that hold.
     Retain = 28,
@@ -160,8 +171,8 @@ impl Opcode {
     pub fn from_wire(value: u8) -> Option<Opcode> {
         use Opcode::{
             Append, AppendBatch, AppendOnce, Catalog, Commit, Cursors, Delete, DropCursor, Extent, Get, GetAt,
-            GetCursor, Noop, Open, Put, Read, ReadChain, Release, Retain, Scan, ScanAt, SetCursor, Snapshot, Stats,
-            Sync, Trim,
+            GetCursor, Noop, Open, Put, Read, ReadChain, ReadPages, Release, Retain, Scan, ScanAt, SetCursor, Snapshot,
+            Stats, Sync, Trim, WritePages,
         };
         const ALL: [Option<Opcode>; OPCODES_END as usize] = {
             let all = [
@@ -190,6 +201,8 @@ impl Opcode {
                 GetAt,
                 ScanAt,
                 Extent,
+                WritePages,
+                ReadPages,
                 Retain,
             ];
             let mut table = [None; OPCODES_END as usize];
@@ -345,13 +358,14 @@ pub enum Status {
     NoSpace = 3,
     /// The memory budget is used up. Reads, deletes and trims go on.
     NoMemory = 4,
-    /// A key, value or batch over the daemon's limits.
+    /// A key, value, batch or request for pages over the daemon's limits. Of pages: `aux` holds the bytes that may be.
     TooLarge = 5,
     /// Fields that make no sense together.
     BadRequest = 6,
     /// No object of that number or name.
     UnknownObject = 7,
-    /// A space's operation on a stream, or the reverse; or a name that is taken by the other kind.
+    /// An operation on an object of another kind (space, stream, page space), or a name that such a one has. Nothing was
+    /// done.
     WrongKind = 8,
     /// The shard stopped writing after a device error. What was not acknowledged is in doubt; reads go on.
     Fenced = 9,
@@ -453,7 +467,7 @@ impl Status {
             Status::TooLarge => "a key, value or batch is over the daemon's limits",
             Status::BadRequest => "the request's fields make no sense together",
             Status::UnknownObject => "no such space or stream",
-            Status::WrongKind => "the object is of the other kind (space or stream)",
+            Status::WrongKind => "the object is of another kind (space, stream or page space)",
             Status::Fenced => "the shard stopped writing after a device error",
             Status::Trimmed => "the offset lies below the stream's first event",
             Status::TimedOut => "no event came in time",
@@ -548,7 +562,7 @@ pub fn shard_of_key(object: u32, key: &[u8], shards: u32) -> ShardId {
     scale(crc32c::crc32c_append(object, key), shards)
 }
 
-/// The shard of a stream: the same over the object number alone.
+/// The shard of a stream or page space: the same over the object number alone.
 #[must_use]
 pub fn shard_of_stream(object: u32, shards: u32) -> ShardId {
     scale(crc32c::crc32c(&object.to_le_bytes()), shards)

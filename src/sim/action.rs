@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use crate::ring::client::{CursorMove, Entry, Object, Once, Request, Retention, Snapshot, What, Write};
-use crate::ring::protocol::{CURSOR_ABSENT, HEAD_BYTES, shard_of_key, shard_of_stream};
-use crate::types::{Durability, ObjectId, ShardId};
+use crate::ring::protocol::{CURSOR_ABSENT, HEAD_BYTES, PAGE_HEADER_BYTES, shard_of_key, shard_of_stream};
+use crate::types::{Durability, ObjectId, PageHint, PageSize, ShardId};
 use crate::wal::record::{LINKS_BYTES, UNTIL_BYTES};
+
+/// Of all pages: the smallest, so that they share frames.
+pub const PAGE: PageSize = PageHint::Point.page_size();
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
@@ -84,6 +87,19 @@ pub enum Action {
         shard: ShardId,
         steps: Vec<Step>,
         durability: Option<Durability>,
+        relaxed: bool,
+    },
+    /// Puts and deletes of pages of one space.
+    WritePages {
+        space: Object,
+        steps: Vec<Step>,
+        durability: Option<Durability>,
+    },
+    ReadPages {
+        space: Object,
+        numbers: Vec<u64>,
+        /// As it sees them; `None`: as they are.
+        snapshot: Option<u64>,
         relaxed: bool,
     },
     Sync {
@@ -174,7 +190,7 @@ impl Action {
         match self {
             Action::Put { space, key, value, .. } => vec![(space.id, key, Some(value))],
             Action::Delete { space, key, .. } => vec![(space.id, key, None)],
-            Action::Commit { steps, .. } => {
+            Action::Commit { steps, .. } | Action::WritePages { steps, .. } => {
                 let writes = steps.iter().filter(|step| step.is_write()).map(|step| {
                     let value = if let Does::Put(value) = &step.does { Some(value.as_slice()) } else { None };
                     (step.space.id, step.key.as_slice(), value)
@@ -183,6 +199,23 @@ impl Action {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// The one page that it writes, and nothing else. Its record is that of a put.
+    pub fn one_page(&self) -> Option<(&[u8], &[u8])> {
+        match self {
+            Action::WritePages { steps, .. } => match steps.as_slice() {
+                [Step { key, does: Does::Put(page), .. }] => Some((key, page)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether its record is a commit.
+    pub fn commits(&self) -> bool {
+        let pages = matches!(self, Action::WritePages { .. }) && self.one_page().is_none();
+        pages || matches!(self, Action::Commit { .. })
     }
 
     /// The versions that a commit says it read.
@@ -215,6 +248,8 @@ impl Action {
             | Action::Get { space, .. }
             | Action::GetAt { space, .. }
             | Action::ScanAt { space, .. }
+            | Action::WritePages { space, .. }
+            | Action::ReadPages { space, .. }
             | Action::Scan { space, .. } => Some(*space),
             Action::Append { stream, .. }
             | Action::Trim { stream, .. }
@@ -245,6 +280,7 @@ impl Action {
             | Action::Append { .. }
             | Action::Trim { .. }
             | Action::SetCursor { .. }
+            | Action::WritePages { .. }
             | Action::DropCursor { .. } => true,
             _ => false,
         }
@@ -264,6 +300,7 @@ impl Action {
             | Action::GetAt { snapshot, .. }
             | Action::ScanAt { snapshot, .. }
             | Action::Extent { snapshot, .. } => Some(*snapshot),
+            Action::ReadPages { snapshot, .. } => *snapshot,
             _ => None,
         }
     }
@@ -291,7 +328,9 @@ impl Action {
         match self {
             Action::Put { how, .. } | Action::Delete { how, .. } | Action::Append { how, .. } => *how,
             Action::SetCursor { how, .. } => Write { durability: how.durability, ..Write::default() },
-            Action::Commit { durability, .. } => Write { durability: *durability, ..Write::default() },
+            Action::Commit { durability, .. } | Action::WritePages { durability, .. } => {
+                Write { durability: *durability, ..Write::default() }
+            }
             _ => Write::default(),
         }
     }
@@ -313,13 +352,21 @@ impl Action {
             | Action::Extent { stream, .. }
             | Action::Read { stream, .. } => Some(shard_of_stream(stream.id.0, shards)),
             Action::Scan { shard, .. } | Action::ScanAt { shard, .. } | Action::Commit { shard, .. } => Some(*shard),
+            Action::WritePages { space, .. } | Action::ReadPages { space, .. } => {
+                Some(shard_of_stream(space.id.0, shards))
+            }
             Action::Sync { .. } | Action::Snapshot | Action::Release { .. } => None,
         }
     }
 
+    /// The object of the record that this makes.
+    pub fn record_object(&self) -> ObjectId {
+        self.object().filter(|_| !self.commits()).map_or(ObjectId(0), |own| own.id)
+    }
+
     /// Whether a recovered record of this object, key and value is this write.
     pub fn wrote(&self, object: ObjectId, key: &[u8], value: &[u8]) -> bool {
-        self.object().map_or(ObjectId(0), |own| own.id) == object
+        self.record_object() == object
             && match self {
                 Action::Put { key: own, value: bytes, how, .. } => {
                     let until_bytes = if how.expires.is_some() { UNTIL_BYTES } else { 0 };
@@ -337,6 +384,9 @@ impl Action {
                 Action::Trim { .. } => key.is_empty() && (value.is_empty() || value.len() == HEAD_BYTES),
                 Action::Append { .. } => without_links(key).is_empty() && self.payload() == value,
                 Action::Commit { .. } => key.is_empty() && self.payload() == value,
+                Action::WritePages { .. } => {
+                    self.one_page().map_or(&[][..], |(own, _)| own) == key && self.payload() == value
+                }
                 _ => key.is_empty() && value.is_empty(),
             }
     }
@@ -350,7 +400,10 @@ impl Action {
                 let framed = |event: &Vec<u8>| [&crate::bytes::len_u32(event.len()).to_le_bytes()[..], event].concat();
                 events.iter().flat_map(framed).collect()
             }
-            Action::Commit { steps, .. } => {
+            Action::WritePages { steps, .. } if steps.len() == 1 && self.one_page().is_some() => {
+                self.one_page().map_or_else(Vec::new, |(_, page)| page.to_vec())
+            }
+            Action::Commit { steps, .. } | Action::WritePages { steps, .. } => {
                 let mut bytes = Vec::new();
                 let writes = steps.iter().filter(|step| step.is_write());
                 writes.for_each(|step| step.entry().encode(|part| bytes.extend_from_slice(part)));
@@ -411,6 +464,20 @@ impl Action {
             Action::Commit { steps, durability, relaxed, .. } => {
                 let entries: Vec<Entry<'_>> = steps.iter().map(Step::entry).collect();
                 submit(&Request::Commit { entries: &entries, durability: *durability, relaxed: *relaxed })
+            }
+            Action::WritePages { space, steps, durability } => {
+                let (space, durability) = (*space, *durability);
+                if let Some((key, page)) = self.one_page() {
+                    let number = u64::from_be_bytes(*key.first_chunk().expect("a page number has 8 bytes"));
+                    return submit(&Request::WritePage { space, number, page, durability });
+                }
+                let entries: Vec<Entry<'_>> = steps.iter().map(Step::entry).collect();
+                submit(&Request::WritePages { space, entries: &entries, durability })
+            }
+            Action::ReadPages { space, numbers, snapshot, relaxed } => {
+                let (snapshot, relaxed) = (snapshot.map(Snapshot), *relaxed);
+                let reply_bytes_max = numbers.len() * (PAGE_HEADER_BYTES + PAGE.bytes());
+                submit(&Request::ReadPages { space: *space, numbers, snapshot, relaxed, reply_bytes_max })
             }
             Action::Sync { reactor } => submit(&Request::Sync { reactor: *reactor }),
             _ => self.with_snapshot_request(submit),

@@ -11,7 +11,7 @@ use crate::ring::client::{Client, ClientError, ClientParts, Creation, Object, Re
 use crate::ring::protocol::{ENTRY_BYTES, ENTRY_WORDS, EndReason, Status, Submission};
 use crate::ring::segment::Layout;
 use crate::ring::server::SessionId;
-use crate::sim::action::Action;
+use crate::sim::action::{Action, PAGE};
 use crate::sim::oracle::{Oracle, Verdict, ensure};
 use crate::sim::random::Random;
 use crate::sim::report::{Count, Counts};
@@ -132,7 +132,10 @@ impl Modelled {
         self.opening = Some(Object { id: ObjectId(0), kind, durability, compression: Compression::None });
         self.submitted[0] += 1;
         let create = Creation { chained: is_chained(name), ..Creation::from(durability) };
-        let request = Request::Open { name, kind, create: Some(create) };
+        let request = match kind {
+            ObjectKind::Pages => Request::OpenPages { name, create: Some((PAGE, durability)) },
+            ObjectKind::Space | ObjectKind::Stream => Request::Open { name, kind, create: Some(create) },
+        };
         self.client.submit(OPENING, &request).map_err(|error| error.to_string())
     }
 

@@ -21,6 +21,13 @@ const PATIENCE_NS: u64 = 600_000_000_000;
 /// Turns that must suffice for it.
 const TURNS_MAX: u64 = 100_000;
 
+/// Those of histories with pages.
+const PAGES: [(&str, ObjectKind, Durability); 3] = [
+    ("pages in memory", ObjectKind::Pages, Durability::Memory),
+    ("buffered pages", ObjectKind::Pages, Durability::Buffered),
+    ("strict pages", ObjectKind::Pages, Durability::Strict),
+];
+
 /// The objects of every history; a seed uses some of them.
 const OBJECTS: [(&str, ObjectKind, Durability); 8] = [
     ("space in memory", ObjectKind::Space, Durability::Memory),
@@ -57,6 +64,9 @@ impl History {
         }
         while objects.len() > 2 && random.chance(300) {
             objects.remove(random.index(objects.len()));
+        }
+        if profile.pages {
+            objects.extend(PAGES);
         }
         let mut oracle = Oracle::new(profile.shards, Times::new(machine.clock.clone()));
         oracle.strangers = profile.hostile;
@@ -481,7 +491,9 @@ impl History {
         let (object, how) = (known.object, crate::ring::client::Write::default());
         let value = self.workload.value_of(30);
         let action = match object.kind {
-            ObjectKind::Space => Action::Put { space: object, key: value[..8].to_vec(), value, how },
+            ObjectKind::Space | ObjectKind::Pages => {
+                Action::Put { space: object, key: value[..8].to_vec(), value, how }
+            }
             ObjectKind::Stream => Action::Append { stream: object, events: vec![value], batch: false, once: None, how },
         };
         self.ask(0, &Rc::new(action))

@@ -402,9 +402,12 @@ impl Machine {
     pub fn next_ns(&self) -> Option<u64> {
         let now_ns = self.now_ns();
         let deadlines = self.reactors.iter().filter_map(Reactor::deadline_ns);
+        // Each by itself: what is past hides none of the others.
         let looks = self.reactors.iter().filter_map(Reactor::look_ns);
+        let ends = self.reactors.iter().filter_map(Reactor::expires_ns);
         deadlines
             .chain(looks)
+            .chain(ends)
             .chain(self.drive.borrow().next_due_ns())
             .filter(|at_ns| *at_ns > now_ns && *at_ns < NEVER_NS)
             .min()
@@ -435,6 +438,8 @@ impl Machine {
         self.counts.add_many(Count::SegmentsReclaimed, reclaimed);
         let shards = self.reactors.iter().flat_map(|reactor| reactor.shards());
         self.counts.add_many(Count::Checkpoints, shards.map(|shard| shard.wal.counters.checkpoints).sum());
+        let shards = self.reactors.iter().flat_map(|reactor| reactor.shards());
+        self.counts.add_many(Count::Coalesced, shards.map(|shard| shard.wal.counters.coalesced_writes).sum());
         let fetches = |at| self.reactors.iter().map(|reactor| reactor.metrics.get(at)).sum();
         self.counts.add_many(Count::Fetches, fetches(stats::FETCHES));
         self.counts.add_many(Count::FetchesAhead, fetches(stats::FETCHES_AHEAD));

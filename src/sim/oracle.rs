@@ -8,6 +8,7 @@ mod cursor;
 mod cycles;
 mod evidence;
 mod meaning;
+mod pages;
 mod producer;
 mod recovered;
 mod retention;
@@ -24,10 +25,11 @@ use crate::ring::protocol::{Status, shard_of_stream};
 use crate::ring::server::SessionId;
 use crate::sim::action::{Action, Step};
 use crate::sim::machine::Found;
-use crate::types::{Durability, ShardId};
+use crate::types::{Durability, ObjectId, ShardId};
 
 use cycles::Graph;
 pub use evidence::evidence;
+use pages::coalesce;
 pub use recovered::{End, Judgement, Loss};
 use snapshot::Snapshots;
 use space::Space;
@@ -98,6 +100,8 @@ struct ShardLog {
     windows: VecDeque<(u64, u64)>,
     /// Versions that a strict read showed.
     shown: Vec<u64>,
+    /// The same of pages, each with its space and number.
+    shown_pages: Vec<(ObjectId, Vec<u8>, u64)>,
     version_max: u64,
     /// What the last recovery found, by LSN.
     base: BTreeMap<u64, Found>,
@@ -215,12 +219,12 @@ impl Oracle {
         }
         let Some(object) = action.object().filter(|_| action.snapshot().is_none()) else { return Floor::None };
         let known = self.known(object);
+        if let Some(keys) = pages::keys(action) {
+            return Floor::Commit(keys.iter().map(|key| known.space.floor(key)).collect());
+        }
         match action {
             Action::Scan { space, shard, prefix, .. } => {
-                let id = space.id.0;
-                let own = |key: &[u8]| {
-                    key.starts_with(prefix) && crate::ring::protocol::shard_of_key(id, key, shards) == *shard
-                };
+                let own = |key: &[u8]| key.starts_with(prefix) && pages::shard_of(*space, key, shards) == *shard;
                 Floor::Keys(known.space.floors(own))
             }
             Action::Retain { .. } => Floor::Retention { lsn: known.stream.retention.floor },
@@ -299,6 +303,9 @@ impl Oracle {
             (action, Floor::Retention { lsn }) => self.retention_answer(action, *lsn, answer),
             (_, Floor::Key(floor)) => self.key_answer(&pending.action, *floor, answer, reply),
             (_, Floor::Keys(floors)) => self.scan_answer(&pending.action, floors, answer, reply),
+            (Action::WritePages { .. } | Action::ReadPages { .. }, Floor::Commit(floors)) => {
+                self.pages_answer(&pending.action, floors, answer, reply)
+            }
             (_, Floor::Commit(floors)) => self.commit_answer(&pending.action, floors, answer),
             (_, Floor::Stream { next, promised_next, first, .. }) => {
                 self.stream_answer(&pending.action, (*next, *promised_next, *first), answer, reply)
@@ -338,8 +345,7 @@ impl Oracle {
             let log = &mut self.logs[shard.index()];
             let (asked, answered) = (self.times.asked, self.times.now());
             let logged = Logged { action: action.clone(), version: answer.version, asked, answered };
-            let before = log.entries.insert(answer.lsn, logged);
-            ensure!(before.is_none(), "LSN {} was given twice", answer.lsn);
+            coalesce(&mut log.entries, answer.lsn, logged)?;
         }
         if action.is_on_space() {
             self.versions_follow_lsns(shard, answer)?;
@@ -406,14 +412,6 @@ impl Oracle {
     fn promise_durable(&mut self, shard: ShardId, lsn: u64) {
         let log = &mut self.logs[shard.index()];
         log.durable_lsn = log.durable_lsn.max(lsn);
-    }
-
-    /// A strict read showed this version of a key.
-    fn promise_version(&mut self, shard: ShardId, version: u64) {
-        let log = &mut self.logs[shard.index()];
-        if version > log.version_floor {
-            log.shown.push(version);
-        }
     }
 }
 

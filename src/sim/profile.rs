@@ -45,6 +45,7 @@ pub struct Profile {
     pub retains: bool,
     /// Clients take snapshots, and reactors turn at different speeds.
     pub snapshots: bool,
+    pub pages: bool,
     /// Of a thousand recoveries.
     pub read_errors: u64,
     pub interrupted: u64,
@@ -178,6 +179,7 @@ impl Profile {
             expires: false,
             retains: false,
             snapshots: false,
+            pages: false,
             read_errors: random.pick(&[0, 0, 200]),
             interrupted: random.pick(&[0, 100]),
             recorder_moves: 0,

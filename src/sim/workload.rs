@@ -5,14 +5,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::ring::client::{CursorMove, Object, Once, Retention, Write};
-use crate::ring::protocol::shard_of_key;
-use crate::sim::action::{Action, Does, Step};
+use crate::ring::protocol::{PAGE_ENTRY_BYTES, shard_of_key};
+use crate::sim::action::{Action, Does, PAGE, Step};
 use crate::sim::oracle::Oracle;
 use crate::sim::profile::Profile;
 use crate::sim::random::Random;
 use crate::types::{Durability, ObjectKind, ShardId};
 
 const KEYS: u64 = 9;
+const PAGES: u64 = 5;
 /// Fewer than a stream remembers.
 const PRODUCERS: u64 = 3;
 const ONCE_KEPT: usize = 24;
@@ -27,6 +28,8 @@ pub struct Workload {
     commits: u64,
     expires: bool,
     retains: bool,
+    /// The page written last.
+    page: u64,
     /// The last appends that happen once: any of them may be tried again.
     once: VecDeque<Rc<Action>>,
 }
@@ -41,6 +44,7 @@ impl Workload {
             commits: 0,
             expires: profile.expires,
             retains: profile.retains,
+            page: 0,
             once: VecDeque::new(),
         }
     }
@@ -70,6 +74,7 @@ impl Workload {
         Rc::new(match object.kind {
             ObjectKind::Space => self.on_space(oracle, object),
             ObjectKind::Stream => self.on_stream(oracle, object),
+            ObjectKind::Pages => self.on_pages(oracle, object),
         })
     }
 
@@ -150,6 +155,37 @@ impl Workload {
         }
     }
 
+    /// Few pages, so that they are written again while their frame is open.
+    fn on_pages(&mut self, oracle: &Oracle, space: Object) -> Action {
+        let several = self.several_pages();
+        let durability = self.how(oracle, space, &[]).durability;
+        let count = if self.random.chance(700) { 1 } else { several };
+        if self.random.chance(400) {
+            return self.read_pages(space, None);
+        }
+        let deletes = self.random.chance(100);
+        let steps = (0..count).map(|_| {
+            if self.random.chance(600) {
+                self.page = self.random.below(PAGES);
+            }
+            let key = self.page.to_be_bytes().to_vec();
+            let does =
+                if deletes && self.random.chance(700) { Does::Delete } else { Does::Put(self.value_of(PAGE.bytes())) };
+            Step { space, key, does }
+        });
+        Action::WritePages { space, steps: steps.collect(), durability }
+    }
+
+    fn read_pages(&mut self, space: Object, snapshot: Option<u64>) -> Action {
+        let numbers = (0..self.several_pages()).map(|_| self.random.below(PAGES)).collect();
+        Action::ReadPages { space, numbers, snapshot, relaxed: self.random.chance(300) }
+    }
+
+    /// How many a request names, at most as many as fit it.
+    fn several_pages(&mut self) -> usize {
+        1 + self.random.index(self.value_bytes_max / (PAGE.bytes() + PAGE_ENTRY_BYTES))
+    }
+
     /// A transaction over a few keys, every other time of one shard, which it read as clients know them. `None`: there is no space.
     fn commit(&mut self, oracle: &Oracle) -> Option<Action> {
         let spaces: Vec<Object> =
@@ -197,8 +233,10 @@ impl Workload {
     /// A read of a snapshot.
     pub fn of_snapshot(&mut self, oracle: &Oracle, snapshot: u64) -> Action {
         let object = oracle.objects[self.random.index(oracle.objects.len())].object;
-        if object.kind == ObjectKind::Stream {
-            return Action::Extent { snapshot, stream: object };
+        match object.kind {
+            ObjectKind::Stream => return Action::Extent { snapshot, stream: object },
+            ObjectKind::Pages => return self.read_pages(object, Some(snapshot)),
+            ObjectKind::Space => {}
         }
         if self.random.chance(700) {
             let value_bytes_max = if self.random.chance(50) { 20 } else { self.value_bytes_max };
@@ -216,6 +254,13 @@ impl Workload {
         let of_object = |object: Object| -> Vec<Action> {
             if object.kind == ObjectKind::Stream {
                 return vec![Action::Extent { snapshot, stream: object }];
+            }
+            if object.kind == ObjectKind::Pages {
+                let read = |number| {
+                    let (numbers, snapshot) = (vec![number], Some(snapshot));
+                    Action::ReadPages { space: object, numbers, snapshot, relaxed: false }
+                };
+                return (0..PAGES).map(read).collect();
             }
             let (space, prefix, limit, reply_bytes_max) = (object, Vec::new(), 0, 60_000);
             let scan =

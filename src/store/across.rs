@@ -200,15 +200,14 @@ impl Store {
         for (_, entry) in own(across.entries, context.shards, context.wal.shard()) {
             let What::Put(value) = entry.what else { continue };
             for home in homes {
-                let (cell_bytes, key_bytes) =
-                    self.spaces.needs(&self.heap, entry.object, entry.key, value.len(), *home);
-                if let Some(bytes) = key_bytes.filter(|_| *home == Home::Cache) {
-                    prepared.keys += 1;
-                    let charged = self.heap.charge(bytes);
-                    prepared.index_bytes += if charged { bytes } else { 0 };
+                let needs = self.spaces.needs(&self.heap, entry.object, entry.key, value.len(), *home);
+                if *home == Home::Cache {
+                    prepared.keys += needs.keys;
+                    let charged = self.heap.charge(needs.index_bytes);
+                    prepared.index_bytes += if charged { needs.index_bytes } else { 0 };
                     fits &= charged;
                 }
-                if let Some(bytes) = cell_bytes {
+                if let Some(bytes) = needs.cell_bytes {
                     let cell = self.heap.take(bytes);
                     fits &= cell.is_some();
                     prepared.cells.extend(cell);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::ring::protocol::{ATTRIBUTE_CHAINED, NAME_BYTES_MAX};
-use crate::types::{Compression, Durability, Lsn, ObjectId, ObjectKind};
+use crate::types::{Compression, Durability, Lsn, ObjectId, ObjectKind, PageSize};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
@@ -14,17 +14,20 @@ pub struct Object {
     pub compression: Compression,
     /// A stream whose events are linked by hashes.
     pub chained: bool,
+    /// Of a page space, and of nothing else.
+    pub page: Option<PageSize>,
     pub name: Box<[u8]>,
     /// The record in the log of shard 0 that made it; `Lsn::NONE` where that record is lost.
     pub lsn: Lsn,
 }
 
 impl Object {
-    /// Kind, durability, compression and flags as one word of a record or completion.
+    /// Kind, durability, compression or page size, and flags as one word of a record or completion.
     #[must_use]
     pub fn attributes(&self) -> u64 {
         let chained = if self.chained { ATTRIBUTE_CHAINED } else { 0 };
-        self.kind as u64 | (self.durability as u64) << 8 | chained | (self.compression as u64) << 24
+        let form = self.page.map_or(self.compression as u8, PageSize::to_wire);
+        self.kind as u64 | (self.durability as u64) << 8 | chained | u64::from(form) << 24
     }
 }
 
@@ -37,9 +40,20 @@ pub fn is_chained(word: u64) -> bool {
 /// What such a word says beside that; `None` when a part of it does not exist.
 #[must_use]
 pub fn attributes(word: u64) -> Option<(ObjectKind, Durability, Compression)> {
-    let [kind, durability, _, compression, ..] = word.to_le_bytes();
-    let compression = Compression::from_wire(compression)?;
-    Some((ObjectKind::from_wire(kind)?, Durability::from_wire(durability)?, compression))
+    let [kind, durability, _, form, ..] = word.to_le_bytes();
+    let kind = ObjectKind::from_wire(kind)?;
+    let compression = match kind {
+        ObjectKind::Pages => PageSize::from_wire(form).map(|_| Compression::None)?,
+        ObjectKind::Space | ObjectKind::Stream => Compression::from_wire(form)?,
+    };
+    Some((kind, Durability::from_wire(durability)?, compression))
+}
+
+/// The page size in such a word of a page space.
+#[must_use]
+pub fn page_size(word: u64) -> Option<PageSize> {
+    let [kind, _, _, form, ..] = word.to_le_bytes();
+    PageSize::from_wire(form).filter(|_| kind == ObjectKind::Pages as u8)
 }
 
 /// The objects, by number. Numbers begin at 1 and have no gaps.
@@ -82,7 +96,7 @@ impl Catalog {
             let kind = used.get(&id).copied().unwrap_or(ObjectKind::Space);
             let name = format!("lost-{id}").into_bytes().into_boxed_slice();
             let (durability, compression) = (Durability::Strict, Compression::None);
-            let lost = Object { id, kind, durability, compression, chained: false, name, lsn: Lsn::NONE };
+            let lost = Object { id, kind, durability, compression, chained: false, page: None, name, lsn: Lsn::NONE };
             catalog.objects.push(by_id.remove(&id).unwrap_or(lost));
         }
         catalog
@@ -123,6 +137,7 @@ mod tests {
             durability: Durability::Buffered,
             compression: Compression::Zstd,
             chained: false,
+            page: None,
             name: name.as_bytes().into(),
             lsn: Lsn(u64::from(id)),
         };
@@ -136,5 +151,11 @@ mod tests {
         let said = (ObjectKind::Space, Durability::Buffered, Compression::Zstd);
         assert_eq!(attributes(kept.attributes()), Some(said));
         assert_eq!(attributes(kept.attributes() | 0xff << 24), None, "a compression of a later version");
+        let page = PageSize::new(16 << 10);
+        let pages = Object { kind: ObjectKind::Pages, page, compression: Compression::None, ..kept.clone() };
+        let said = (ObjectKind::Pages, Durability::Buffered, Compression::None);
+        assert_eq!((attributes(pages.attributes()), page_size(pages.attributes())), (Some(said), page));
+        assert_eq!(attributes(pages.attributes() | 0xff << 24), None, "no such page size");
+        assert_eq!(page_size(kept.attributes()), None);
     }
 }

@@ -2,9 +2,11 @@
 //! logged key is on the drive, and in memory for a while: until it is durable, and as long as it is asked for.
 
 mod checkpoint;
+mod commit;
 mod entry;
 mod expiry;
 mod kept;
+mod pages;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -30,6 +32,7 @@ use expiry::TIMED_BYTES;
 pub use expiry::{Expired, Rest};
 use kept::Kept;
 pub use kept::{Snapshot, View};
+pub use pages::PagesRead;
 use wheel::Wheel;
 
 /// What a key takes in the index beside its cell, at most about: its place in the slab (40 B) and in the list of free ones
@@ -272,41 +275,6 @@ impl Spaces {
         ordered.changed_lsn = ordered.changed_lsn.max(lsn);
     }
 
-    /// What a put of such a value takes of the heap: a cell of so many bytes, and so many of the index for a new key.
-    pub fn needs(
-        &self,
-        heap: &Heap,
-        object: ObjectId,
-        key: &[u8],
-        value_bytes: usize,
-        home: Home,
-    ) -> (Option<usize>, Option<usize>) {
-        let bytes = cell_bytes(key, value_bytes, home, None);
-        match self.find(heap, self.hash(object, key), object, key) {
-            Some(slot) => {
-                let suits = !self.is_seen(slot) && heap.suits(self.entries[slot as usize].cell(), bytes);
-                ((!suits).then_some(bytes), None)
-            }
-            None => (Some(bytes), Some(KEY_OVERHEAD_BYTES)),
-        }
-    }
-
-    /// Whether so many keys more may come.
-    pub fn has_room_for(&self, keys: usize) -> bool {
-        self.table.len() + keys <= self.keys_max
-    }
-
-    /// Keeps room for so many keys that are to come, if there is.
-    pub fn expect_keys(&mut self, keys: usize) -> bool {
-        let fits = self.has_room_for(keys);
-        self.keys_max -= if fits { keys } else { 0 };
-        fits
-    }
-
-    pub fn expect_no_more(&mut self, keys: usize) {
-        self.keys_max += keys;
-    }
-
     /// Puts a value as the log says. Only what the flight recorder alone holds has to be in memory.
     pub fn replay(
         &mut self,
@@ -346,18 +314,6 @@ impl Spaces {
         };
         self.set(heap, slot, home, len_u32(value.len()), said);
         Ok(())
-    }
-
-    /// Puts a value that a commit says. Its cell and its place in the index are there: see `needs`.
-    pub fn put(&mut self, heap: &mut Heap, object: ObjectId, key: &[u8], value: &[u8], said: Said, durable: Lsn) {
-        let home = if said.lsn == Lsn::NONE { Home::Cell } else { Home::Cache };
-        let found = self.find(heap, self.hash(object, key), object, key);
-        let bytes = cell_bytes(key, value.len(), home, said.until);
-        let slot = self.place(heap, found, object, key, bytes).expect("the memory was there a moment ago");
-        if home == Home::Cache && !self.suits(slot, value.len()) {
-            self.cache.make_room_over(heap, &mut self.entries, value.len(), durable);
-        }
-        self.set(heap, slot, Some(value), len_u32(value.len()), said);
     }
 
     /// The key of a slot, when it still holds this version.

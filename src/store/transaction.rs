@@ -2,7 +2,7 @@
 //! leaves all of them or none, and no reader sees some.
 
 use crate::ring::protocol::commit::{ENTRIES_MAX, Entry, What, entries, split_first};
-use crate::ring::protocol::{Completion, Status, durability_of, shard_of_key};
+use crate::ring::protocol::{Completion, Opcode, Status, durability_of, shard_of_key};
 use crate::store::cache::Full;
 use crate::store::space::{Home, Said};
 use crate::store::{Context, Mode, Outcome, Request, Store};
@@ -52,14 +52,14 @@ impl Store {
             return refused;
         }
         let home = if logged { Home::Cache } else { Home::Cell };
+        if logged && let Err(full) = self.make_room_for_all(writes.len(), context.wal.readable_lsn()) {
+            return self.no_cache(full);
+        }
+        // Behind this nothing takes memory before all keys have theirs.
         match self.reserve(writes, home) {
             Ok(()) => {}
             Err(Full::Never) => return Outcome::status(Status::NoMemory),
             Err(Full::Now | Full::Memory) => return self.no_memory(context.wal, Status::NoMemory),
-        }
-        // In one piece: so no value pushes another one of the same commit out.
-        if logged && let Err(full) = self.spaces.make_room(&mut self.heap, writes.len(), context.wal.readable_lsn()) {
-            return self.no_cache(full);
         }
         let version = self.next_version();
         let (lsn, after) = if context.wal.planted().is(Planted::TornCommit) && logged {
@@ -76,6 +76,8 @@ impl Store {
     /// Looks at every entry, but at no version.
     fn plan<'a>(&self, context: &Context<'_>, request: &Request<'a>) -> Result<Plan<'a>, Status> {
         let asked = durability_of(request.submission.flags);
+        let of_pages = request.opcode == Opcode::WritePages;
+        let kind = if of_pages { ObjectKind::Pages } else { ObjectKind::Space };
         let (mut rest, mut count) = (request.value, 0);
         let (durability, logged, writer) = (Durability::Memory, false, Writer::Privileged);
         let mut plan = Plan { across: false, writes: &[], durability, logged, writer };
@@ -86,7 +88,7 @@ impl Store {
             }
             let (entry, next) = split_first(rest).ok_or(Status::BadRequest)?;
             let object = context.catalog.get(entry.object).ok_or(Status::UnknownObject)?;
-            if object.kind != ObjectKind::Space {
+            if object.kind != kind {
                 return Err(Status::WrongKind);
             }
             if entry.key.is_empty() || entry.is_read() && !plan.writes.is_empty() {
@@ -95,7 +97,8 @@ impl Store {
             if entry.key.len() > self.limits.key_bytes_max {
                 return Err(Status::TooLarge);
             }
-            if shard_of_key(entry.object.0, entry.key, context.shards) != context.wal.shard() {
+            // Pages of one space are all here.
+            if !of_pages && shard_of_key(entry.object.0, entry.key, context.shards) != context.wal.shard() {
                 return Ok(Plan { across: true, ..plan });
             }
             if !entry.is_read() {
@@ -148,12 +151,10 @@ impl Store {
         let (mut fits, mut keys, mut index_bytes) = (true, 0, 0);
         for entry in entries(writes) {
             let What::Put(value) = entry.what else { continue };
-            let (cell_bytes, key_bytes) = self.spaces.needs(&self.heap, entry.object, entry.key, value.len(), home);
-            if let Some(bytes) = key_bytes {
-                keys += 1;
-                index_bytes += bytes;
-            }
-            if let Some(bytes) = cell_bytes {
+            let needs = self.spaces.needs(&self.heap, entry.object, entry.key, value.len(), home);
+            keys += needs.keys;
+            index_bytes += needs.index_bytes;
+            if let Some(bytes) = needs.cell_bytes {
                 match self.heap.take(bytes) {
                     Some(cell) => self.reserved.push(cell),
                     None => fits = false,
@@ -173,12 +174,35 @@ impl Store {
         if fits { Ok(()) } else { Err(Full::Memory) }
     }
 
+    /// Whether the cache may have so many bytes of values, and room to begin with. Until they are durable all of them stay, over
+    /// the budget if need be: frames in flight bound that.
+    fn make_room_for_all(&mut self, bytes: usize, durable: Lsn) -> Result<(), Full> {
+        if bytes as u64 > self.heap.unused_bytes() + self.spaces.cache_bytes() {
+            return Err(Full::Memory);
+        }
+        let begin = bytes.min(self.limits.cache_chunk_bytes / 8);
+        self.spaces.make_room(&mut self.heap, begin, durable)
+    }
+
+    /// First every key has its place, then its value: what the cache takes of the memory, no key of the same commit finds gone.
     pub(super) fn write_all(&mut self, writes: &[u8], said: Said, durable: Lsn) {
+        let in_cells = said.lsn == Lsn::NONE;
+        let home = if in_cells { Home::Cell } else { Home::Cache };
         for Entry { object, key, what } in entries(writes) {
             match what {
-                What::Put(value) => self.spaces.put(&mut self.heap, object, key, value, said, durable),
+                What::Put(value) => {
+                    self.spaces.put_key(&mut self.heap, object, key, value.len(), home, said.version);
+                    if in_cells {
+                        self.spaces.put_value(&mut self.heap, object, key, value, said, durable);
+                    }
+                }
                 What::Delete => self.spaces.remove(&mut self.heap, object, key, said.lsn),
                 What::Read(_) => {}
+            }
+        }
+        for Entry { object, key, what } in entries(writes).filter(|_| !in_cells) {
+            if let What::Put(value) = what {
+                self.spaces.put_value(&mut self.heap, object, key, value, said, durable);
             }
         }
     }

@@ -8,6 +8,7 @@ use forebay_sys::shm::SharedMap;
 
 use crate::bytes::{array, get_u32, get_u64, index, put_u32, put_u64};
 use crate::types::{Lsn, ShardId};
+use crate::wal::record;
 
 pub const MAGIC_VALUE: u64 = u64::from_le_bytes(*b"FBFLIGH1");
 /// The header; the ring follows it.
@@ -117,6 +118,7 @@ impl Flight {
         let (front, back) = records.split_at_mut(first);
         map.read(HEADER_BYTES + index(head % ring_bytes), front).ok()?;
         map.read(HEADER_BYTES, back).ok()?;
+        fold(&mut records, record::crc_seed(&self.owner.namespace, self.owner.shard));
         Some(Contents { records, durable_lsn })
     }
 
@@ -182,6 +184,31 @@ impl Flight {
     }
 }
 
+/// Leaves of each LSN what was said last, in the place where it was said first: see `rewrite`.
+fn fold(records: &mut Vec<u8>, seed: u32) {
+    let mut places: Vec<(Lsn, usize, usize)> = Vec::new();
+    let (mut at, mut kept) = (0, 0);
+    while let Some((record, taken)) = record::decode(&records[at..], seed) {
+        let lsn = record.lsn;
+        let place = match places.binary_search_by_key(&lsn, |(lsn, ..)| *lsn) {
+            Ok(found) if places[found].2 == taken => places[found].1,
+            Err(end) if end == places.len() => {
+                places.push((lsn, kept, taken));
+                kept += taken;
+                kept - taken
+            }
+            // No recorder says this: what follows means nothing.
+            _ => break,
+        };
+        records.copy_within(at..at + taken, place);
+        at += taken;
+    }
+    // What is no record stays behind them.
+    let left = records.len() - at;
+    records.copy_within(at.., kept);
+    records.truncate(kept + left);
+}
+
 /// The epoch in the header, when an earlier daemon of this namespace, shard and boot left it.
 fn left_epoch(map: &SharedMap, owner: Owner) -> Option<u64> {
     let mut header = [0; 64];
@@ -206,7 +233,7 @@ fn store(map: &SharedMap, at: usize, value: u64, ordering: Ordering) {
 mod tests {
     use super::*;
     use crate::types::ObjectId;
-    use crate::wal::record::{self, Kind, Record};
+    use crate::wal::record::{Kind, Record};
 
     fn owner(boot: u8) -> Owner {
         Owner { namespace: [1; 16], shard: ShardId(0), boot: [boot; 16] }
@@ -246,6 +273,26 @@ mod tests {
         let found = Flight::new(Some(map), owner(1), 1).contents().unwrap();
         assert_eq!(found.durable_lsn, Lsn(97));
         assert_eq!(found.records, [encoded(98), encoded(99), encoded(100)].concat());
+    }
+
+    #[test]
+    fn what_was_written_over_is_found_in_its_place() {
+        let seed = record::crc_seed(&[1; 16], ShardId(0));
+        let encoded = |lsn: u64, version: u64| {
+            let mut out = vec![0; 256];
+            let (kind, object) = (Kind::Put, ObjectId(1));
+            let record =
+                Record { kind, flags: 0, lsn: Lsn(lsn), object, version, key: b"k", value: &version.to_le_bytes() };
+            let taken = record::encode(&mut out, seed, &record);
+            out.truncate(taken);
+            out
+        };
+        let mut flight = Flight::new(Some(SharedMap::anonymous(HEADER_BYTES + 4_096).unwrap()), owner(1), 0);
+        flight.reset(1, Lsn(4));
+        let said = [(5, 1), (6, 2), (7, 3), (6, 4), (5, 5), (8, 6), (5, 7)];
+        said.iter().for_each(|(lsn, version)| flight.push(&encoded(*lsn, *version)));
+        let found = Flight::new(flight.map.take(), owner(1), 1).contents().unwrap();
+        assert_eq!(found.records, [encoded(5, 7), encoded(6, 4), encoded(7, 3), encoded(8, 6)].concat());
     }
 
     #[test]

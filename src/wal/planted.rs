@@ -77,6 +77,18 @@ pub enum Planted {
     ForgetKept,
     /// Each reactor takes its part of a snapshot when it hears of it, and goes on.
     SkipBarrier,
+    /// A page is taken for coalesced although the frame of its record is sealed.
+    RewriteSealed,
+    /// A page is written over another record of the open frame.
+    RewriteAnother,
+    /// What is written over in the open frame is not told to the flight recorder.
+    RewriteUnrecorded,
+    /// A strict write that was coalesced is acknowledged before its frame is durable.
+    RewriteEarly,
+    /// A page that a snapshot sees is written over.
+    RewriteSeen,
+    /// A read of pages shows one that it got from the drive first, though it was written again before the last one came.
+    MixMoments,
 }
 
 impl Planted {

@@ -172,6 +172,20 @@ pub fn encode(out: &mut [u8], seed: u32, record: &Record<'_>) -> usize {
     taken
 }
 
+/// Whether the record at the front of `bytes`, which this shard encoded there, differs from `record` in nothing but its
+/// version, `before`, and the bytes of its value.
+#[must_use]
+pub fn stands(bytes: &[u8], record: &Record<'_>, before: u64) -> bool {
+    let Record { kind, flags, lsn, object, key, value, .. } = *record;
+    bytes.len() >= encoded_bytes(key.len(), value.len())
+        && (bytes[KIND], bytes[FLAGS]) == (kind as u8, flags)
+        && (get_u64(bytes, LSN), get_u64(bytes, VERSION)) == (lsn.0, before)
+        && get_u32(bytes, OBJECT) == object.0
+        && get_u32(bytes, VALUE_BYTES) as usize == value.len()
+        && usize::from(get_u16(bytes, KEY_BYTES)) == key.len()
+        && bytes[HEADER_BYTES..].starts_with(key)
+}
+
 /// The bytes that the record at the front of `bytes` takes, as its header says.
 #[must_use]
 pub fn claimed_bytes(bytes: &[u8]) -> usize {

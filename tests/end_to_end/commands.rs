@@ -41,7 +41,7 @@ fn with_input(mut command: Command, input: &[u8]) -> Output {
     child.wait_with_output().expect("it ends")
 }
 
-fn formatted(name: &str) -> Place {
+pub fn formatted(name: &str) -> Place {
     let place = Place::new(name).configured(2, "");
     let device = place.device();
     let device = device.to_str().expect("the path is text");

@@ -9,6 +9,7 @@ mod hostile;
 mod kill;
 mod larger;
 mod operations;
+mod pages;
 mod power;
 mod resume;
 mod snapshots;

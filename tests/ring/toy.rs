@@ -118,6 +118,7 @@ impl Store {
                 reply.extend_from_slice(&self.clock.to_le_bytes());
                 Status::Ok
             }
+            // The toy has nothing else.
             _ => Status::BadRequest,
         };
         answer.status = status as u16;

@@ -121,6 +121,15 @@ impl Sum {
                     self.get(stats::SNAPSHOTS_GIVEN_UP)
                 ),
             ),
+            (
+                "coalesced pages",
+                format!(
+                    "{} of {} written ({} MiB spared)",
+                    self.get(stats::COALESCED_WRITES),
+                    self.get(stats::PAGES_WRITTEN),
+                    mib(stats::COALESCED_BYTES)
+                ),
+            ),
             ("requests now", format!("{}/s", self.get(stats::REQUESTS_PER_SECOND))),
             ("device operations now", format!("{}/s", self.get(stats::DEVICE_OPERATIONS_PER_SECOND))),
         ]
@@ -146,6 +155,10 @@ impl Sum {
             "snapshot_versions": self.get(stats::SNAPSHOT_VERSIONS),
             "snapshot_bytes": self.get(stats::SNAPSHOT_BYTES),
             "snapshots_given_up": self.get(stats::SNAPSHOTS_GIVEN_UP),
+            "pages_written": self.get(stats::PAGES_WRITTEN),
+            "pages_read": self.get(stats::PAGES_READ),
+            "coalesced_writes": self.get(stats::COALESCED_WRITES),
+            "coalesced_bytes": self.get(stats::COALESCED_BYTES),
             "requests_per_second": self.get(stats::REQUESTS_PER_SECOND),
             "device_operations_per_second": self.get(stats::DEVICE_OPERATIONS_PER_SECOND),
         })

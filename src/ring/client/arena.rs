@@ -43,6 +43,7 @@ impl Arena {
         Some(Block { offset, class })
     }
 
+    #[inline]
     pub fn give(&mut self, block: Block) {
         self.free[block.class as usize].push(block.offset);
         self.out -= 1;

@@ -53,13 +53,15 @@ impl Client {
             Err(ClientError::Status(Status::TooLarge)) => return Err(ClientError::TooManyObjects),
             answer => answer?,
         };
-        let [kind, durability, _, compression, ..] = answer.aux.to_le_bytes();
+        let [kind, durability, _, form, ..] = answer.aux.to_le_bytes();
         let broken = || ClientError::Broken("an opened object has no kind, durability, compression or number".into());
+        let kind = ObjectKind::from_wire(kind).ok_or_else(broken)?;
+        let form = if kind == ObjectKind::Pages { Compression::None as u8 } else { form };
         let object = Object {
             id: ObjectId(u32::try_from(answer.version).map_err(|_| broken())?),
-            kind: ObjectKind::from_wire(kind).ok_or_else(broken)?,
+            kind,
             durability: Durability::from_wire(durability).ok_or_else(broken)?,
-            compression: Compression::from_wire(compression).ok_or_else(broken)?,
+            compression: Compression::from_wire(form).ok_or_else(broken)?,
         };
         Ok((object, answer.aux))
     }

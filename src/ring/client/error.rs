@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::ring::protocol::{EndReason, NAME_BYTES_MAX, Status};
+use crate::ring::protocol::{EndReason, NAME_BYTES_MAX, PAGES_MAX, Status};
 use crate::types::ObjectId;
 
 /// The kernel's limit, without the zero at the end.
@@ -60,6 +60,18 @@ pub enum ClientError {
     },
     /// The stream has as many cursors as the daemon's `limits.cursors_max` allows.
     TooManyCursors,
+    /// A request for more pages than one may hold, or more bytes of them than the daemon's `limits.value_bytes_max`.
+    PagesTooLarge {
+        count: usize,
+        bytes: usize,
+        bytes_max: usize,
+    },
+    /// What is to be a page has another size.
+    BadPage {
+        number: u64,
+        bytes: usize,
+        page_bytes: usize,
+    },
     /// The name of a space, stream or cursor that none can have.
     BadName,
     /// The daemon has as many spaces and streams as its `limits.objects_max` allows.
@@ -174,6 +186,15 @@ impl fmt::Display for ClientError {
             | ClientError::CursorTrimmed { .. }
             | ClientError::CursorMoved { .. }
             | ClientError::OutOfSequence { .. } => self.fmt_stream(f),
+            ClientError::PagesTooLarge { count, bytes, bytes_max } => write!(
+                f,
+                "{count} pages in one request, {bytes} B with what stands before each, and it takes {PAGES_MAX} pages and \
+                 {bytes_max} B at most; ask for fewer at once, or raise limits.value_bytes_max in the daemon's configuration"
+            ),
+            ClientError::BadPage { number, bytes, page_bytes } => write!(
+                f,
+                "page {number} is to have {bytes} B, and each page of this space has {page_bytes} B; give whole pages"
+            ),
             ClientError::BadName => write!(
                 f,
                 "this is no name; choose one of 1 to {NAME_BYTES_MAX} bytes of UTF-8 without control characters"

@@ -49,7 +49,10 @@ pub(super) fn objects(reply: &[u8]) -> impl Iterator<Item = Result<(&str, Object
         let header = reply.split_off(..CATALOG_HEADER_BYTES)?;
         let kind = ObjectKind::from_wire(header[4])?;
         let durability = Durability::from_wire(header[5])?;
-        let compression = Compression::from_wire(header[7])?;
+        let compression = match kind {
+            ObjectKind::Pages => Compression::None,
+            ObjectKind::Space | ObjectKind::Stream => Compression::from_wire(header[7])?,
+        };
         let name = reply.split_off(..usize::from(header[6]))?;
         let id = ObjectId(u32_at(header, 0));
         Some((std::str::from_utf8(name).ok()?, Object { id, kind, durability, compression }))

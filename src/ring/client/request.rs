@@ -5,10 +5,10 @@ use std::time::Duration;
 use crate::ring::protocol::commit::{self, Entry};
 use crate::ring::protocol::stats::About;
 use crate::ring::protocol::{
-    BATCH_HEADER_BYTES, CURSOR_ABSENT, HEAD_BYTES, KEY_BYTES_MAX, Opcode, PLAIN_HEADER_BYTES, RETENTION_AS_IS, Status,
-    Submission, TTL_MS_MAX, VALUE_BYTES_MAX, flag, shard_of_key, shard_of_stream,
+    BATCH_HEADER_BYTES, HEAD_BYTES, KEY_BYTES_MAX, Opcode, PAGE_ENTRY_BYTES, PLAIN_HEADER_BYTES, RETENTION_AS_IS,
+    Status, Submission, TTL_MS_MAX, VALUE_BYTES_MAX, flag, page_request_bytes_max, shard_of_key, shard_of_stream,
 };
-use crate::types::{Compression, Durability, ObjectId, ObjectKind, ShardId};
+use crate::types::{Compression, Durability, ObjectId, ObjectKind, PageSize, ShardId};
 
 use super::ClientError;
 
@@ -169,6 +169,16 @@ pub enum Request<'a> {
     /// `aux` read another version than the present one, `version`. Values go as they are: in a space with compression they
     /// must have their stored form already (docs/ring.md), which `Client::transaction` gives them.
     Commit { entries: &'a [Entry<'a>], durability: Option<Durability>, relaxed: bool },
+    /// Writes one page of a page space. The answer's `version` is the new one.
+    WritePage { space: Object, number: u64, page: &'a [u8], durability: Option<Durability> },
+    /// Writes several pages, or forgets them, all or none: puts and deletes of this space, at most `PAGES_MAX`, each key a
+    /// page's number, u64 big-endian. Versions that were read may stand first, as in `Commit`. The answer's `version` is
+    /// that of all of them.
+    WritePages { space: Object, entries: &'a [Entry<'a>], durability: Option<Durability> },
+    /// Pages by number, at most `PAGES_MAX`, as they are at one moment, or as a snapshot sees them. See `pages` for the reply.
+    ReadPages { space: Object, numbers: &'a [u64], snapshot: Option<Snapshot>, relaxed: bool, reply_bytes_max: usize },
+    /// Finds a page space by name, or makes it.
+    OpenPages { name: &'a str, create: Option<(PageSize, Durability)> },
     /// Answered when all that this reactor took before is durable on the drive.
     Sync { reactor: u32 },
     /// The reply is counters as u64 words: of this reactor, of its shards, or of the objects beyond a number.
@@ -220,6 +230,9 @@ pub(super) enum Payload<'a> {
     Bytes(&'a [u8]),
     Batch(&'a [&'a [u8]]),
     Entries(&'a [Entry<'a>]),
+    /// A page whose number stands in arg0.
+    Page(&'a [u8]),
+    Numbers(&'a [u64]),
 }
 
 impl Payload<'_> {
@@ -228,6 +241,8 @@ impl Payload<'_> {
             Payload::Bytes(bytes) => bytes.len(),
             Payload::Batch(events) => events.iter().map(|event| BATCH_HEADER_BYTES + event.len()).sum(),
             Payload::Entries(entries) => entries.iter().map(Entry::bytes).sum(),
+            Payload::Page(page) => PAGE_ENTRY_BYTES + page.len(),
+            Payload::Numbers(numbers) => size_of_val(*numbers),
         }
     }
 }
@@ -270,14 +285,24 @@ impl<'a> Plan<'a> {
         if plan.reactor >= reactors {
             return Err(ClientError::Status(Status::BadRequest));
         }
-        if plan.key.len() > KEY_BYTES_MAX || plan.payload.bytes() > VALUE_BYTES_MAX {
-            let commits = matches!(plan.payload, Payload::Entries(_));
-            let status = if commits { Status::TransactionTooLarge } else { Status::TooLarge };
-            return Err(ClientError::Status(status));
+        let bytes = plan.payload.bytes();
+        if plan.key.len() > KEY_BYTES_MAX || bytes > VALUE_BYTES_MAX {
+            plan.check_large(bytes)?;
         }
         plan.submission.key_bytes = u16::try_from(plan.key.len()).map_err(|_| ClientError::Status(Status::TooLarge))?;
-        plan.submission.value_bytes = wire_bytes(plan.payload.bytes())?;
+        plan.submission.value_bytes = wire_bytes(bytes)?;
         Ok(plan)
+    }
+
+    /// Pages may be as many as a value may have bytes, and what stands before each.
+    #[cold]
+    fn check_large(&self, bytes: usize) -> Result<(), ClientError> {
+        let paged = self.submission.opcode == Opcode::WritePages as u8;
+        if paged && bytes <= page_request_bytes_max(VALUE_BYTES_MAX) {
+            return Ok(());
+        }
+        let commits = matches!(self.payload, Payload::Entries(_)) && !paged;
+        Err(ClientError::Status(if commits { Status::TransactionTooLarge } else { Status::TooLarge }))
     }
 
     /// Fills in everything but the lengths. The shard that the request belongs to, if it belongs to one.
@@ -433,6 +458,41 @@ impl<'a> Plan<'a> {
                 submission.arg0 = snapshot.0;
                 Ok(Some(self.streamed(Opcode::Extent, stream, Write::default(), shards)))
             }
+            _ => self.fill_paged(request, shards),
+        }
+    }
+
+    /// The same for a request on pages.
+    fn fill_paged(&mut self, request: &Request<'a>, shards: u32) -> Result<Option<ShardId>, ClientError> {
+        let how = |durability| Write { durability, ..Write::default() };
+        match *request {
+            Request::WritePage { space, number, page, durability } => {
+                (self.submission.arg0, self.payload) = (number, Payload::Page(page));
+                Ok(Some(self.streamed(Opcode::WritePages, space, how(durability), shards)))
+            }
+            Request::WritePages { space, entries, durability } => {
+                if !entries.is_sorted_by_key(|entry| !entry.is_read()) {
+                    return Err(BAD_REQUEST);
+                }
+                self.payload = Payload::Entries(entries);
+                Ok(Some(self.streamed(Opcode::WritePages, space, how(durability), shards)))
+            }
+            Request::ReadPages { space, numbers, snapshot, relaxed, reply_bytes_max } => {
+                self.submission.arg0 = snapshot.map_or(0, |Snapshot(number)| number);
+                self.submission.flags = relaxed_flag(relaxed);
+                self.submission.reply_bytes_max = wire_bytes(reply_bytes_max)?;
+                self.payload = Payload::Numbers(numbers);
+                Ok(Some(self.streamed(Opcode::ReadPages, space, Write::default(), shards)))
+            }
+            Request::OpenPages { name, create } => {
+                self.submission.opcode = Opcode::Open as u8;
+                self.key = name.as_bytes();
+                let made = |(size, durability): (PageSize, Durability)| {
+                    Creation::from(durability).attributes() | u64::from(size.to_wire()) << 24
+                };
+                self.submission.arg0 = ObjectKind::Pages as u64 | create.map_or(0, made);
+                Ok(None)
+            }
             _ => Err(BAD_REQUEST),
         }
     }
@@ -509,36 +569,4 @@ fn relaxed_flag(relaxed: bool) -> u8 {
 
 fn wire_bytes(bytes: usize) -> Result<u32, ClientError> {
     u32::try_from(bytes).map_err(|_| ClientError::Status(Status::TooLarge))
-}
-
-/// How one request ended. Its reply, if it has one, comes beside it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub user_data: u64,
-    pub status: Status,
-    /// A key's version, an event's offset, or an object's number.
-    pub version: u64,
-    /// See `protocol::Completion`.
-    pub aux: u64,
-    /// Of the record written; 0: none.
-    pub lsn: u64,
-}
-
-impl Answer {
-    /// # Errors
-    /// The status as an error, unless it is `Ok`.
-    pub fn ok(self) -> Result<Answer, ClientError> {
-        match self.status {
-            Status::Ok => Ok(self),
-            Status::VersionMismatch => Err(ClientError::VersionMismatch { present: self.version }),
-            Status::Trimmed => Err(ClientError::Trimmed { first: self.version }),
-            Status::CursorTrimmed => Err(ClientError::CursorTrimmed { cursor: self.aux, first: self.version }),
-            Status::CursorMoved => {
-                Err(ClientError::CursorMoved { present: Some(self.version).filter(|at| *at != CURSOR_ABSENT) })
-            }
-            Status::OutOfSequence => Err(ClientError::OutOfSequence { next: self.version }),
-            Status::Conflict | Status::Locked => Err(ClientError::Conflict { entry: self.aux, present: self.version }),
-            status => Err(ClientError::Status(status)),
-        }
-    }
 }

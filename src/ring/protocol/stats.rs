@@ -89,6 +89,13 @@ pub const SNAPSHOT_BYTES: usize = 66;
 pub const SNAPSHOTS_GIVEN_UP: usize = 67;
 /// Events that retention trimmed.
 pub const EVENTS_RETIRED: usize = 68;
+/// Pages that were written over while their frame was open: writes that the drive was spared, and the bytes of their
+/// records.
+pub const COALESCED_WRITES: usize = 69;
+pub const COALESCED_BYTES: usize = 70;
+/// Pages in requests that were done, those that were not there included.
+pub const PAGES_WRITTEN: usize = 71;
+pub const PAGES_READ: usize = 72;
 /// The words that tell of the drive, and not of a reactor.
 pub const DRIVE: [usize; 6] = [
     DRIVE_HEALTH_KNOWN,
@@ -100,7 +107,7 @@ pub const DRIVE: [usize; 6] = [
 ];
 
 /// Name and unit of every word.
-pub const NAMES: [&str; 69] = [
+pub const NAMES: [&str; 73] = [
     "turns",
     "requests",
     "writes",
@@ -170,6 +177,10 @@ pub const NAMES: [&str; 69] = [
     "snapshot_bytes",
     "snapshots_given_up",
     "events_retired",
+    "coalesced_writes",
+    "coalesced_bytes",
+    "pages_written",
+    "pages_read",
 ];
 
 /// What a `Stats` request asks for, in its arg0.

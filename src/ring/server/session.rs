@@ -169,11 +169,14 @@ impl SessionRing {
     }
 
     fn validate(&self, submission: &Submission) -> Result<(), EndReason> {
-        Opcode::from_wire(submission.opcode).ok_or(EndReason::BadOpcode)?;
+        let opcode = Opcode::from_wire(submission.opcode).ok_or(EndReason::BadOpcode)?;
         if submission.flags & !flag::KNOWN != 0 {
             return Err(EndReason::BadFlags);
         }
-        if usize::from(submission.key_bytes) > KEY_BYTES_MAX || submission.value_bytes as usize > VALUE_BYTES_MAX {
+        let value_bytes = submission.value_bytes as usize;
+        if usize::from(submission.key_bytes) > KEY_BYTES_MAX
+            || value_bytes > VALUE_BYTES_MAX && value_bytes > opcode.value_bytes_max()
+        {
             return Err(EndReason::BadPayload);
         }
         let payload_bytes = u64::from(submission.key_bytes) + u64::from(submission.value_bytes);

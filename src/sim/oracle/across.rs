@@ -110,7 +110,8 @@ impl Oracle {
             let first = found.first_lsn.0;
             let base = log.base.range(..first);
             let base = base.filter_map(|(_, record)| Some((record.version, record.across.clone()?)));
-            let logged = log.entries.range(..first).map(|(_, logged)| (logged.version, logged.action.payload()));
+            let across = log.entries.range(..first).filter(|(_, logged)| logged.action.is_across(self.shards));
+            let logged = across.map(|(_, logged)| (logged.version, logged.action.payload()));
             for (version, writes) in base.chain(logged) {
                 if found.records.iter().any(|record| record.version == version && record.across.is_some()) {
                     continue;

@@ -14,7 +14,7 @@ const ALWAYS_FITS_BYTES: usize = 1_000;
 impl Oracle {
     /// A commit that writes was done: each key that it wrote has its version.
     pub(super) fn commit_written(&mut self, action: &Rc<Action>, floors: &[u64], answer: &Answer) -> Verdict {
-        let Action::Commit { steps, .. } = &**action else { return Ok(()) };
+        let (Action::Commit { steps, .. } | Action::WritePages { steps, .. }) = &**action else { return Ok(()) };
         for (at, (step, floor)) in steps.iter().zip(floors).enumerate().filter(|(_, (step, _))| step.is_write()) {
             let same = |other: &Step| other.space == step.space && other.key == step.key;
             if steps[at + 1..].iter().any(same) {

@@ -64,9 +64,10 @@ impl Oracle {
                 .map_err(|what| format!("shard {shard}: {what}"))?;
             let last = found.last_lsn();
             let log = &self.logs[number];
-            let shown = log.shown.iter().any(|version| {
-                found.has_lost_version(*version) && missing[number].iter().all(|part| part.version != *version)
-            });
+            let shown =
+                log.shown.iter().any(|version| {
+                    found.has_lost_version(*version) && missing[number].iter().all(|part| part.version != *version)
+                }) || log.shown_pages.iter().any(|(object, key, version)| found.has_lost_page(*object, key, *version));
             let (missing_lsn, promised_lsn) = (found.missing_lsn(), log.promised(recorded[number], buffered_before_ns));
             if promised_lsn > last {
                 losses.push(Loss { shard, missing_lsn, promised_lsn, promise: "acknowledged" });
@@ -110,7 +111,9 @@ impl Oracle {
                 ensure!(self.strangers || record.kind == Kind::Create, "a record of nobody: {record:?}");
                 continue;
             };
-            ensure!(known.object.kind == kind_of(record.kind), "a record of the wrong kind: {record:?}");
+            let of_pages = known.object.kind == ObjectKind::Pages;
+            let fits = if of_pages { is_of_pages(record.kind) } else { known.object.kind == kind_of(record.kind) };
+            ensure!(fits, "a record of the wrong kind: {record:?}");
             if entry.is_none() && self.is_own_doing(shard, found, record, issued)? {
                 continue;
             }
@@ -124,12 +127,14 @@ impl Oracle {
                 ensure!(record.version > version, "version {} follows {version}", record.version);
                 version = record.version;
             }
-            if let Some(logged) = entry {
+            let coalesced = entry.is_some_and(|logged| logged.may_be_coalesced(record));
+            if let Some(logged) = entry.filter(|_| !coalesced) {
                 ensure!(!is_torn(&logged.action, record), "a commit is torn: {record:?} of {:?}", logged.action);
                 ensure!(is_of(logged, record), "{record:?} stands where {:?} was", logged.action);
                 ensure!(logged.is_until(record), "another moment than that of {:?}: {record:?}", logged.action);
                 matched += 1;
             } else if !in_part.iter().any(|action: &Rc<Action>| record.copy && may_be(action, record)) {
+                matched += usize::from(coalesced);
                 let fits = issued.iter().enumerate().filter(|(_, action)| may_be(action, record));
                 // Of several trims, the one that asked for the least: the others may have done more.
                 let best = fits.min_by_key(|(at, action)| (asked_to_trim(action), *at)).map(|(at, _)| at);
@@ -144,13 +149,7 @@ impl Oracle {
                 in_part.extend(action.filter(|_| record.copy));
             }
         }
-        let (first, last) = (found.first_lsn.0, found.last_lsn());
-        let base = log.base.keys().filter(|lsn| (first..=last).contains(lsn)).count();
-        let still = found.records.iter().filter(|record| log.base.contains_key(&record.lsn.0)).count();
-        ensure!(still == base, "{} records that were recovered before are gone from before LSN {last}", base - still);
-        let known = log.entries.keys().filter(|lsn| (first..=last).contains(lsn)).count();
-        ensure!(matched == known, "{} acknowledged writes are gone from before LSN {last}", known - matched);
-        Ok(in_part)
+        log.is_all_in(found, matched).map(|()| in_part)
     }
 
     /// Holds what the records of a shard mean against all that was ever said to it. `unknown`: writes without an answer of
@@ -349,6 +348,12 @@ pub fn batch(value: &[u8]) -> Vec<&[u8]> {
 }
 
 impl Logged {
+    /// Whether a record in its place may be that of a later write of the same page, of which nobody was told.
+    fn may_be_coalesced(&self, record: &Found) -> bool {
+        let own = self.action.one_page().is_some_and(|(key, _)| key == record.key);
+        own && record.kind == Kind::Put && self.action.record_object() == record.object && record.version > self.version
+    }
+
     /// Whether a put holds until when it should, by the wall clock as it was.
     fn is_until(&self, record: &Found) -> bool {
         let Some(ttl_ms) = self.action.ttl_ms() else { return record.until_ms().is_none() };
@@ -366,7 +371,7 @@ impl Logged {
             }
             (action, _) => Logged::kind_and_key(action)?,
         };
-        let object = self.action.object().map_or(ObjectId(0), |object| object.id);
+        let object = self.action.record_object();
         let (version, value) = (self.version, self.action.payload());
         let (across, part_of, copy) = (None, None, false);
         let found = Found { lsn: Lsn(lsn), kind, object, version, key, value, copy, across, part_of };
@@ -387,12 +392,26 @@ impl Logged {
                 (Kind::Cursor, name.as_bytes().to_vec())
             }
             Action::Commit { .. } => (Kind::Commit, Vec::new()),
+            Action::WritePages { .. } => {
+                action.one_page().map_or((Kind::Commit, Vec::new()), |(key, _)| (Kind::Put, key.to_vec()))
+            }
             _ => return None,
         })
     }
 }
 
 impl ShardLog {
+    /// Whether all that was known of it is found: `matched` of what was acknowledged.
+    fn is_all_in(&self, found: &FoundLog, matched: usize) -> Verdict {
+        let (first, last) = (found.first_lsn.0, found.last_lsn());
+        let base = self.base.keys().filter(|lsn| (first..=last).contains(lsn)).count();
+        let still = found.records.iter().filter(|record| self.base.contains_key(&record.lsn.0)).count();
+        ensure!(still == base, "{} records that were recovered before are gone from before LSN {last}", base - still);
+        let known = self.entries.keys().filter(|lsn| (first..=last).contains(lsn)).count();
+        ensure!(matched == known, "{} acknowledged writes are gone from before LSN {last}", known - matched);
+        Ok(())
+    }
+
     /// Whether this was said by a record that is known.
     fn said(&self, record: &Found) -> bool {
         self.base.values().any(|before| before.says_as(record))
@@ -435,9 +454,19 @@ impl FoundLog {
         kept && !self.of_spaces().any(|record| record.version == version)
     }
 
+    /// The same of a page: what is written over in its frame is in no record.
+    fn has_lost_page(&self, object: ObjectId, key: &[u8], version: u64) -> bool {
+        let writes = |record: &Found| record.key_writes().iter().any(|(own, name, _)| *own == object && *name == key);
+        self.first_lsn == Lsn(1) && !self.records.iter().any(|record| record.version >= version && writes(record))
+    }
+
     fn version_max(&self) -> u64 {
         self.of_spaces().map(|record| record.version).max().unwrap_or(0)
     }
+}
+
+fn is_of_pages(kind: Kind) -> bool {
+    matches!(kind, Kind::Put | Kind::Commit)
 }
 
 fn kind_of(kind: Kind) -> ObjectKind {
@@ -459,7 +488,7 @@ pub(super) fn is_part(whole: &[u8], part: &[u8]) -> bool {
 
 /// Whether a record that is no copy has some of a commit's writes, and not all.
 fn is_torn(action: &Action, record: &Found) -> bool {
-    let commits = matches!(action, Action::Commit { .. }) && record.kind == Kind::Commit && !record.copy;
+    let commits = action.commits() && record.kind == Kind::Commit && !record.copy;
     let whole = if commits { action.payload() } else { Vec::new() };
     let writes = record.across.as_ref().unwrap_or(&record.value);
     commits && whole != *writes && is_part(&whole, writes)
@@ -476,11 +505,12 @@ fn may_be(action: &Action, record: &Found) -> bool {
         Action::Trim { .. } => Kind::Trim,
         Action::Retain { set: Some(_), .. } => Kind::Retain,
         Action::SetCursor { .. } | Action::DropCursor { .. } => Kind::Cursor,
-        Action::Commit { .. } if record.copy && record.kind == Kind::Commit => {
+        action if action.commits() && record.copy && record.kind == Kind::Commit => {
             return is_part(&action.payload(), record.across.as_ref().unwrap_or(&record.value));
         }
         Action::Commit { .. } if record.across.is_some() => return record.across == Some(action.payload()),
-        Action::Commit { .. } => Kind::Commit,
+        action if action.commits() => Kind::Commit,
+        Action::WritePages { .. } => Kind::Put,
         _ => return false,
     };
     let trimmed = |before: u64| record.version <= before;

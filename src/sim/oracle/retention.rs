@@ -113,7 +113,8 @@ impl Oracle {
         let possible: Vec<Bounds> =
             stream.retention.sets.values().copied().chain(self.possible_bounds(object.id)).collect();
         // Who is told now may be told of events whose writers wait.
-        let under_way = if next == u64::MAX { self.bytes_under_way(object) } else { 0 };
+        let told = sizes.last_key_value().map_or(0, |(last, _)| last + 1);
+        let under_way = if next > told { self.bytes_under_way(object) } else { 0 };
         let kept = kept_bytes(&sizes, before, next).saturating_add(under_way);
         let over = |age_ms: u64| age_ms > 0 && age_max_ms >= age_ms;
         let beyond = |bytes: u64| bytes > 0 && kept > bytes - bytes / PARTS;

@@ -9,10 +9,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::ring::client::{Answer, pairs};
-use crate::ring::protocol::{AUX_MORE, Status, shard_of_key};
+use crate::ring::client::{Answer, pages, pairs};
+use crate::ring::protocol::{AUX_MORE, Status};
 use crate::ring::server::SessionId;
-use crate::sim::action::Action;
+use crate::sim::action::{Action, PAGE};
+use crate::sim::oracle::pages::shard_of;
 use crate::sim::oracle::{Oracle, Pending, Verdict, ensure, is_strict};
 use crate::types::{ObjectId, ShardId};
 
@@ -98,11 +99,11 @@ impl Oracle {
             // It has the same version in each of its shards.
             Action::Commit { steps, .. } => {
                 for step in steps.iter().filter(|step| step.is_write()) {
-                    let shard = shard_of_key(step.space.id.0, &step.key, self.shards);
+                    let shard = shard_of(step.space, &step.key, self.shards);
                     self.snapshots.writes.entry(shard).or_default().insert(answer.version, wrote);
                 }
             }
-            action if action.is_on_space() => {
+            action if action.is_on_space() || matches!(action, Action::WritePages { .. }) => {
                 let Some(shard) = action.shard(self.shards) else { return };
                 self.snapshots.writes.entry(shard).or_default().insert(answer.version, wrote);
             }
@@ -151,14 +152,13 @@ impl Oracle {
                 let version = if answer.status == Status::NotFound { 0 } else { answer.version };
                 self.snapshot_showed(*snapshot, space.id, key, version, value)?;
                 if is_strict(*space, false) {
-                    self.promise_version(shard_of_key(space.id.0, key, self.shards), version);
+                    self.promise_version(space.id, key, version);
                 }
                 Ok(())
             }
             Action::ScanAt { snapshot, space, shard, prefix, limit, .. } if !small => {
                 let known = self.known(*space).space.floors(|key| key.starts_with(prefix)).into_keys();
-                let keys: Vec<Vec<u8>> =
-                    known.filter(|key| shard_of_key(space.id.0, key, self.shards) == *shard).collect();
+                let keys: Vec<Vec<u8>> = known.filter(|key| shard_of(*space, key, self.shards) == *shard).collect();
                 let (mut shown, mut last) = (Vec::new(), None);
                 for pair in pairs(reply) {
                     let (key, version, value) = pair.map_err(|error| error.to_string())?;
@@ -173,6 +173,18 @@ impl Oracle {
                 for key in keys.iter().filter(|key| !shown.contains(key) && (!more || Some(*key) < last.as_ref())) {
                     self.snapshot_showed(*snapshot, space.id, key, 0, None)
                         .map_err(|what| format!("key {key:?}: {what}"))?;
+                }
+                Ok(())
+            }
+            Action::ReadPages { snapshot: Some(snapshot), space, numbers, relaxed } => {
+                let found = pages(reply, numbers.len(), PAGE).map_err(|error| error.to_string())?;
+                for (number, page) in numbers.iter().zip(found) {
+                    let (key, version) = (number.to_be_bytes(), page.map_or(0, |(version, _)| version));
+                    self.snapshot_showed(*snapshot, space.id, &key, version, page.map(|(_, bytes)| bytes))
+                        .map_err(|what| format!("page {number}: {what}"))?;
+                    if is_strict(*space, *relaxed) {
+                        self.promise_version(space.id, &key, version);
+                    }
                 }
                 Ok(())
             }
@@ -254,7 +266,7 @@ impl Oracle {
         let later = |(_, wrote): &(&u64, &Wrote)| wrote.asked > taken.answered;
         let end = writes.iter().find(later).map_or(u64::MAX, |(version, _)| *version);
         let reads: Vec<_> =
-            taken.reads.iter().filter(|((object, key), _)| shard_of_key(object.0, key, self.shards) == shard).collect();
+            taken.reads.iter().filter(|((object, key), _)| self.shard_of(*object, key) == shard).collect();
         let shown = reads.iter().map(|(_, version)| **version);
         let mut places: Vec<u64> = writes.keys().copied().chain(shown).chain([floor]).collect();
         places.sort_unstable();

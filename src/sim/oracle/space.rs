@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::ring::client::{Answer, pairs};
-use crate::ring::protocol::{AUX_MORE, Status, shard_of_key};
+use crate::ring::protocol::{AUX_MORE, Status};
 use crate::sim::action::{Action, KeyWrite};
 use crate::sim::oracle::{Moment, Oracle, Verdict, ensure, is_strict};
 use crate::types::{ObjectId, ShardId};
@@ -147,7 +147,7 @@ impl Oracle {
         answer: &Answer,
     ) -> Verdict {
         let version = answer.version;
-        let shard = shard_of_key(object.0, key, self.shards);
+        let shard = self.shard_of(object, key);
         ensure!(version > floor, "the version did not rise from {floor}");
         self.version_is_new(shard, version)?;
         let unresolved = self.unresolved(object, key);
@@ -216,7 +216,6 @@ impl Oracle {
         ensure!(version >= floor, "an old version was shown: {floor} had been acknowledged");
         let may_be_put = self.may_be_put(id, key, value);
         let at = self.times.judged();
-        let shard = shard_of_key(id.0, key, self.shards);
         let state = self.key_state(id, key);
         match (state.events.get(&version), value) {
             (Some(event), value) => {
@@ -236,7 +235,7 @@ impl Oracle {
             (None, None) => ensure!(may_be_put, "nobody wrote the version that was shown"),
         }
         if strict {
-            self.promise_version(shard, version);
+            self.promise_version(id, key, version);
         }
         Ok(())
     }
@@ -265,7 +264,6 @@ impl Oracle {
     pub(super) fn showed_absent(&mut self, id: ObjectId, key: &[u8], floor: u64, strict: bool) -> Verdict {
         let may_be_deleted = self.may_be_deleted(id, key);
         let now_ms = self.times.now().lived_ms;
-        let shard = shard_of_key(id.0, key, self.shards);
         let state = self.key_state(id, key);
         let is_delete = |version: &u64| state.events.get(version).is_some_and(|event| event.value.is_none());
         let deleted_later = state.events.range(floor + 1..).any(|(_, event)| event.value.is_none());
@@ -275,7 +273,7 @@ impl Oracle {
         ensure!(deleted || deleted_later || over_later || may_be_deleted, "the key is gone, and nobody deleted it");
         let shown = state.floor;
         if strict && shown != 0 && shown == floor && deleted {
-            self.promise_version(shard, shown);
+            self.promise_version(id, key, shown);
         }
         Ok(())
     }
@@ -334,7 +332,7 @@ impl Oracle {
     }
 
     fn is_of_shard(&self, id: ObjectId, key: &[u8], shard: ShardId) -> bool {
-        shard_of_key(id.0, key, self.shards) == shard
+        self.shard_of(id, key) == shard
     }
 
     /// The keys that a scan passed over were absent.

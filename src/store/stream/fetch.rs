@@ -54,6 +54,7 @@ pub fn find_event<'a>(offset: u64, record: &Record<'a>) -> Option<Fetched<'a>> {
     for (at, value) in (record.version..).zip(events_of(record)) {
         if at == offset {
             return Some(Fetched {
+                commit: &[],
                 whose: Whose::Event(offset),
                 object: record.object,
                 value,
