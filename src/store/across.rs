@@ -2,11 +2,12 @@
 //! put aside; later all of it takes place, or nothing. Who decides, and when, is the reactor's (`reactor/across.rs`).
 
 use crate::buffer::Pool;
-use crate::ring::protocol::commit::{ENTRIES_MAX, Entry, What, entries, split_first};
+use crate::ring::protocol::commit::{Entry, What, entries};
 use crate::ring::protocol::{Completion, Status, durability_of, flag, shard_of_key};
 use crate::store::decisions::PART_KEY_BYTES;
 use crate::store::heap::Cell;
 use crate::store::space::{Home, Said, Until};
+use crate::store::transaction::Checked;
 use crate::store::{Context, Mode, Request, Store};
 use crate::types::{Durability, Lsn, ObjectId, ObjectKind, ShardId};
 use crate::wal::planted::Planted;
@@ -81,23 +82,9 @@ impl Store {
         mut shard: impl FnMut(ShardId),
     ) -> Result<Scope, Status> {
         let asked = durability_of(request.submission.flags);
-        let (mut rest, mut count, mut scope) = (request.value, 0, Scope::default());
-        while !rest.is_empty() {
-            count += 1;
-            if count > ENTRIES_MAX {
-                return Err(Status::TransactionTooLarge);
-            }
-            let (entry, next) = split_first(rest).ok_or(Status::BadRequest)?;
-            let object = context.catalog.get(entry.object).ok_or(Status::UnknownObject)?;
-            if object.kind != ObjectKind::Space {
-                return Err(Status::WrongKind);
-            }
-            if entry.key.is_empty() || entry.is_read() && scope.writes {
-                return Err(Status::BadRequest);
-            }
-            if entry.key.len() > self.limits.key_bytes_max {
-                return Err(Status::TooLarge);
-            }
+        let mut scope = Scope::default();
+        for checked in self.checked(context, request.value, ObjectKind::Space) {
+            let Checked { entry, object, .. } = checked?;
             let durability = if entry.is_read() { object.durability } else { asked.unwrap_or(object.durability) };
             let durable = durability.max(object.durability) != Durability::Memory;
             scope.durable |= durable;
@@ -106,7 +93,6 @@ impl Store {
             }
             scope.puts |= matches!(entry.what, What::Put(_));
             shard(shard_of_key(entry.object.0, entry.key, context.shards));
-            rest = next;
         }
         Ok(scope)
     }
@@ -300,11 +286,12 @@ impl Store {
         writes.filter(|entry| !entry.is_read()).for_each(|entry| entry.encode(|bytes| part.extend_from_slice(bytes)));
         let logged = self.log_part(context, across.coordinator, &part, said);
         if let Ok(said) = logged {
-            self.give_back(prepared);
             if said.lsn != Lsn::NONE && !part.is_empty() {
                 // If there is none the budget is exceeded for a while: there is no way back.
                 let _ = self.spaces.make_room(&mut self.heap, part.len(), context.wal.readable_lsn());
             }
+            // Behind this nothing takes memory before all keys have theirs.
+            self.give_back(prepared);
             self.write_all(&part, said, context.wal.readable_lsn());
             self.next_version = self.next_version.max(said.version + 1);
             if context.wal.shard() == across.coordinator {

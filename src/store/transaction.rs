@@ -4,12 +4,21 @@
 use crate::ring::protocol::commit::{ENTRIES_MAX, Entry, What, entries, split_first};
 use crate::ring::protocol::{Completion, Opcode, Status, durability_of, shard_of_key};
 use crate::store::cache::Full;
+use crate::store::catalog::Object;
 use crate::store::space::{Home, Said};
 use crate::store::{Context, Mode, Outcome, Request, Store};
 use crate::types::{DeviceAddress, Durability, Lsn, ObjectId, ObjectKind};
 use crate::wal::planted::Planted;
 use crate::wal::pool::Writer;
 use crate::wal::record::{Kind, Record};
+
+/// An entry that makes sense where it stands.
+pub(super) struct Checked<'a, 'c> {
+    pub entry: Entry<'a>,
+    pub object: &'c Object,
+    /// The request from it on.
+    pub from: &'a [u8],
+}
 
 /// A commit whose entries make sense.
 struct Plan<'a> {
@@ -78,32 +87,17 @@ impl Store {
         let asked = durability_of(request.submission.flags);
         let of_pages = request.opcode == Opcode::WritePages;
         let kind = if of_pages { ObjectKind::Pages } else { ObjectKind::Space };
-        let (mut rest, mut count) = (request.value, 0);
         let (durability, logged, writer) = (Durability::Memory, false, Writer::Privileged);
         let mut plan = Plan { across: false, writes: &[], durability, logged, writer };
-        while !rest.is_empty() {
-            count += 1;
-            if count > ENTRIES_MAX {
-                return Err(Status::TransactionTooLarge);
-            }
-            let (entry, next) = split_first(rest).ok_or(Status::BadRequest)?;
-            let object = context.catalog.get(entry.object).ok_or(Status::UnknownObject)?;
-            if object.kind != kind {
-                return Err(Status::WrongKind);
-            }
-            if entry.key.is_empty() || entry.is_read() && !plan.writes.is_empty() {
-                return Err(Status::BadRequest);
-            }
-            if entry.key.len() > self.limits.key_bytes_max {
-                return Err(Status::TooLarge);
-            }
+        for checked in self.checked(context, request.value, kind) {
+            let Checked { entry, object, from } = checked?;
             // Pages of one space are all here.
             if !of_pages && shard_of_key(entry.object.0, entry.key, context.shards) != context.wal.shard() {
                 return Ok(Plan { across: true, ..plan });
             }
             if !entry.is_read() {
                 if plan.writes.is_empty() {
-                    plan.writes = rest;
+                    plan.writes = from;
                 }
                 let durability = asked.unwrap_or(object.durability);
                 plan.durability = plan.durability.max(durability);
@@ -114,9 +108,41 @@ impl Store {
             if let What::Put(_) = entry.what {
                 plan.writer = Writer::Ordinary;
             }
-            rest = next;
         }
-        if count == 0 { Err(Status::BadRequest) } else { Ok(plan) }
+        if request.value.is_empty() { Err(Status::BadRequest) } else { Ok(plan) }
+    }
+
+    /// The entries of a request one after the other, or what is wrong with it.
+    pub(super) fn checked<'a, 'c>(
+        &self,
+        context: &Context<'c>,
+        all: &'a [u8],
+        kind: ObjectKind,
+    ) -> impl Iterator<Item = Result<Checked<'a, 'c>, Status>> {
+        let (catalog, key_bytes_max) = (context.catalog, self.limits.key_bytes_max);
+        let (mut from, mut count, mut wrote) = (all, 0, false);
+        std::iter::from_fn(move || {
+            if from.is_empty() {
+                return None;
+            }
+            count += 1;
+            if count > ENTRIES_MAX {
+                return Some(Err(Status::TransactionTooLarge));
+            }
+            let Some((entry, next)) = split_first(from) else { return Some(Err(Status::BadRequest)) };
+            let Some(object) = catalog.get(entry.object) else { return Some(Err(Status::UnknownObject)) };
+            if object.kind != kind {
+                return Some(Err(Status::WrongKind));
+            }
+            if entry.key.is_empty() || entry.is_read() && wrote {
+                return Some(Err(Status::BadRequest));
+            }
+            if entry.key.len() > key_bytes_max {
+                return Some(Err(Status::TooLarge));
+            }
+            wrote |= !entry.is_read();
+            Some(Ok(Checked { entry, object, from: std::mem::replace(&mut from, next) }))
+        })
     }
 
     /// Compares the versions. Gives the LSN that an answer which tells that they are right waits for.

@@ -228,3 +228,41 @@ fn commits_are_given_up_in_part_and_nothing_comes_back() {
         bench = start(&disk);
     }
 }
+
+#[test]
+fn a_commit_over_two_shards_at_the_bound_of_memory_finds_what_was_put_aside() {
+    let mut done = 0;
+    for spare_bytes in (16_u64 << 10..32 << 10).step_by(2 << 10) {
+        let mut bench = start(&formatted());
+        let ballast = bench.open(ObjectKind::Space, "ballast", Durability::Memory);
+        let space = bench.open(ObjectKind::Space, "space", Durability::Buffered);
+        // The first key takes a chunk for small cells.
+        assert_eq!(bench.put(space, &key_of_shard_0(space, 1_000), b""), Status::Ok);
+        // Large values take just their bytes of the budget: so much of it is left in shard 0.
+        for number in 0.. {
+            let store = &bench.reactor.shards()[0].store;
+            let left = small::SETTINGS.store.memory_bytes_max - store.memory_bytes();
+            let bytes = match left.saturating_sub(spare_bytes) >> 10 {
+                0 => break,
+                // Fewer than 64 KiB would be a cell of a chunk.
+                1..=200 => left - spare_bytes,
+                201..=400 => (left - spare_bytes) / 2,
+                _ => 200 << 10,
+            };
+            let value = vec![7; crate::bytes::index(bytes)];
+            assert_eq!(bench.put(ballast, &key_of_shard_0(ballast, number), &value), Status::Ok);
+        }
+        let keys: Vec<_> = (0..60).map(|number| key_of_shard_0(space, number)).collect();
+        let other = (0_u64..).map(u64::to_be_bytes).find(|key| shard_of_key(space.id.0, key, SHARDS) != ShardId(0));
+        let other = other.unwrap();
+        let mut entries: Vec<_> = keys.iter().map(|key| put(space, key, &[7; 300])).collect();
+        entries.push(put(space, &other, b"elsewhere"));
+        let status = bench.commit(&entries).status;
+        assert!(matches!(status, Status::Ok | Status::NoMemory), "{status:?} with {spare_bytes} B left");
+        for key in keys.iter().chain([&other]) {
+            assert_eq!(bench.held(space, key).0 > 0, status == Status::Ok, "with {spare_bytes} B left");
+        }
+        done += u32::from(status == Status::Ok);
+    }
+    assert!(done > 0, "none of them found its memory");
+}

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::device::{Completion, Device, Geometry, Operation};
+use crate::ring::client::Retention;
 use crate::ring::protocol::stats;
 use crate::wal::Fence;
 
@@ -45,7 +46,7 @@ impl Clock for Hand {
     }
 
     fn wall_ms(&self) -> u64 {
-        0
+        self.0.get() / 1_000_000
     }
 }
 
@@ -162,4 +163,28 @@ fn a_machine_that_was_asleep_does_not_blame_the_device() {
     assert!(quiet.reactor.fenced().is_empty());
     quiet.silent.set(false);
     assert_eq!(quiet.turn_for(1_000).map(|answer| answer.status), Some(Status::Ok));
+}
+
+#[test]
+fn a_mark_that_waits_for_room_keeps_its_moment() {
+    let mut quiet = Quiet::start();
+    quiet.silent.set(false);
+    assert_eq!(quiet.turn_for(1_000).map(|answer| answer.status), Some(Status::Ok), "what was under way");
+    let (kind, durability, compression) = (ObjectKind::Stream, Durability::Buffered, Compression::None);
+    let opened = quiet.call(&Request::Open { kind, name: "stream", create: Some(durability.into()) }).unwrap();
+    let stream = Object { id: ObjectId(u32::try_from(opened.version).unwrap()), kind, durability, compression };
+    let retention = Retention { bytes: None, age: Some(Duration::from_millis(6_400)) };
+    assert_eq!(quiet.call(&Request::Retain { stream, set: Some(retention) }).unwrap().status, Status::Ok);
+    let append = Request::Append { stream, event: &[7; 8], how: Write::default() };
+    assert_eq!(quiet.call(&append).unwrap().status, Status::Ok);
+    quiet.turn_for(SECOND_NS / 5);
+    quiet.silent.set(true);
+    let stored = (1..).take_while(|_| quiet.call(&append).is_some()).last().expect("the buffers take some");
+    // The mark of them is due, and finds no buffer.
+    quiet.turn_for(SECOND_NS / 5);
+    assert_eq!(quiet.seconds(5), None);
+    quiet.silent.set(false);
+    assert_eq!(quiet.seconds(1).map(|(_, status)| status), Some(Status::Ok), "the one that waited");
+    quiet.seconds(3);
+    assert_eq!(quiet.word(stats::EVENTS_RETIRED), 1 + stored, "at 9 s, where all but the last are 8 s old");
 }
