@@ -51,6 +51,7 @@ impl Position {
     }
 
     fn new(number: u64, offset: usize) -> Position {
+        debug_assert!(offset < CHUNK_BYTES, "a value begins there");
         Position(number << OFFSET_BITS | (offset as u64 / 8))
     }
 
@@ -154,6 +155,13 @@ impl Cache {
         room == Some(value_bytes.next_multiple_of(8))
     }
 
+    /// Whether the newest chunk takes another value of so many bytes, header included. Also in a chunk of its own a value
+    /// begins where a position can say it.
+    #[inline]
+    fn fits(&self, bytes: usize) -> bool {
+        self.chunks.back().is_some_and(|chunk| chunk.used < self.chunk_bytes && chunk.bytes.len() - chunk.used >= bytes)
+    }
+
     /// Makes room for a value, so that `insert` finds it. What is not durable stays.
     pub fn make_room(
         &mut self,
@@ -165,6 +173,38 @@ impl Cache {
         let bytes = item_bytes(value_bytes);
         // A large value has a chunk of its own.
         let own = bytes > self.chunk_bytes / 4;
+        self.look_for_room(heap, owners, bytes, own, durable)?;
+        if own || !self.fits(bytes) {
+            self.add(heap, if own { bytes } else { self.chunk_bytes });
+        }
+        Ok(())
+    }
+
+    /// Makes room for values that come one after the other, none of which pushes another one out, of so many bytes together.
+    pub fn make_room_for_several(
+        &mut self,
+        heap: &mut Heap,
+        owners: &mut impl Owners,
+        bytes: usize,
+        durable: Lsn,
+    ) -> Result<(), Full> {
+        if bytes <= self.chunk_bytes {
+            return self.make_room(heap, owners, bytes, durable);
+        }
+        // `insert` adds chunk after chunk.
+        self.look_for_room(heap, owners, bytes, true, durable)
+    }
+
+    /// Looks at old chunks until there is memory for another one, or what is there has the room.
+    #[inline]
+    fn look_for_room(
+        &mut self,
+        heap: &mut Heap,
+        owners: &mut impl Owners,
+        bytes: usize,
+        own: bool,
+        durable: Lsn,
+    ) -> Result<(), Full> {
         let wanted = if own { bytes } else { self.chunk_bytes };
         if wanted > self.bytes_max {
             return Err(Full::Never);
@@ -173,11 +213,8 @@ impl Cache {
             return Err(Full::Memory);
         }
         for _ in 0..LOOKS_MAX {
-            if !own && self.chunks.back().is_some_and(|chunk| chunk.bytes.len() - chunk.used >= bytes) {
-                return Ok(());
-            }
-            if wanted as u64 <= heap.unused_bytes() && self.bytes + wanted <= self.bytes_max {
-                self.add(heap, wanted);
+            let free = wanted as u64 <= heap.unused_bytes() && self.bytes + wanted <= self.bytes_max;
+            if free || !own && self.fits(bytes) {
                 return Ok(());
             }
             self.look_at_oldest(heap, owners, durable, own)?;
@@ -246,10 +283,15 @@ impl Cache {
     }
 
     /// Writes a value, in parts, at the end of the queue. `make_room` said yes.
-    pub fn insert(&mut self, owner: u64, parts: [&[u8]; 2], lsn: Lsn) -> Position {
+    pub fn insert(&mut self, heap: &mut Heap, owner: u64, parts: [&[u8]; 2], lsn: Lsn) -> Position {
+        let bytes = item_bytes(parts[0].len() + parts[1].len());
+        if !self.fits(bytes) {
+            // The next of several.
+            self.add(heap, if bytes > self.chunk_bytes / 4 { bytes } else { self.chunk_bytes });
+        }
         let number = self.first + self.chunks.len() as u64 - 1;
         let chunk = self.chunks.back_mut().expect("there is room");
-        let (at, bytes) = (chunk.used, item_bytes(parts[0].len() + parts[1].len()));
+        let at = chunk.used;
         let item = &mut chunk.bytes[at..at + bytes];
         put_u64(item, 0, owner);
         put_u64(item, LSN, lsn.0);
@@ -310,7 +352,7 @@ mod tests {
         fn put(&mut self, slot: u32, bytes: usize, lsn: Lsn, durable: Lsn) -> Result<(), Full> {
             self.cache.make_room(&mut self.heap, &mut self.slots, bytes, durable)?;
             let value = vec![slot.to_le_bytes()[0]; bytes];
-            self.slots.0[slot as usize] = self.cache.insert(u64::from(slot), [&value, &[]], lsn);
+            self.slots.0[slot as usize] = self.cache.insert(&mut self.heap, u64::from(slot), [&value, &[]], lsn);
             Ok(())
         }
 

@@ -267,7 +267,7 @@ impl Spaces {
                 entry.set_cached(Position::NONE);
             }
             Some(value) if self.cache.overwrite(entry.cached(), value, lsn) => {}
-            Some(value) => entry.set_cached(self.cache.insert(u64::from(slot), [value, &[]], lsn)),
+            Some(value) => entry.set_cached(self.cache.insert(heap, u64::from(slot), [value, &[]], lsn)),
             None => entry.set_cached(Position::NONE),
         }
         let object = entry.object();
@@ -334,7 +334,7 @@ impl Spaces {
         // Until it is durable there it cannot be read. A commit may put a key more than once: the last one stays.
         if !self.cache.overwrite(entry.cached(), value, lsn) {
             self.cache.make_room_over(heap, &mut self.entries, value.len(), durable);
-            let position = self.cache.insert(u64::from(slot), [value, &[]], lsn);
+            let position = self.cache.insert(heap, u64::from(slot), [value, &[]], lsn);
             self.entries[slot as usize].set_cached(position);
         }
     }
@@ -345,7 +345,7 @@ impl Spaces {
         let absent = entry.version == version && entry.is_logged() && !self.cache.suits(entry.cached(), value.len());
         if absent && self.make_room(heap, value.len(), durable).is_ok() {
             // Its record has been durable for long.
-            let position = self.cache.insert(u64::from(slot), [value, &[]], Lsn::NONE);
+            let position = self.cache.insert(heap, u64::from(slot), [value, &[]], Lsn::NONE);
             self.entries[slot as usize].set_cached(position);
         }
     }

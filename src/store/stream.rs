@@ -273,15 +273,14 @@ impl Streams {
             Event::in_cache(0, Position::NONE)
         } else {
             let owner = fetch::owner(object, stream.next);
-            Event::in_cache(event.len(), self.cache.insert(owner, [event, before], lsn))
+            Event::in_cache(event.len(), self.cache.insert(heap, owner, [event, before], lsn))
         };
         stream.push(kept);
         self.events += 1;
         Ok(())
     }
 
-    /// Makes room in the cache for events that are to be logged: so many, of so many bytes together. In one piece, so
-    /// that none pushes another one out.
+    /// Makes room in the cache for events that are to be logged: so many, of so many bytes together.
     fn make_room_for(
         &mut self,
         heap: &mut Heap,
@@ -290,7 +289,7 @@ impl Streams {
         linked: bool,
         durable: Lsn,
     ) -> Result<(), Full> {
-        self.cache.make_room(heap, &mut self.streams, cached_bytes(events, bytes, linked), durable)
+        self.cache.make_room_for_several(heap, &mut self.streams, cached_bytes(events, bytes, linked), durable)
     }
 
     /// Forgets the events before an offset. Their memory comes back by `reclaim`.
@@ -585,6 +584,29 @@ mod tests {
         let steps = (1..).find(|_| !streams.reclaim(&mut heap, each)).unwrap();
         assert_eq!(steps, refused.div_ceil(CHUNK_EVENTS as u64) + 1);
         assert_eq!(heap.used_bytes(), CHUNK_BYTES as u64, "one chunk is kept");
+    }
+
+    #[test]
+    fn events_of_large_batches_are_found_each_in_its_place() {
+        let (mut heap, cache) = (Heap::new(64 << 20), Cache::new(crate::store::CACHE_CHUNK_BYTES, 64 << 20));
+        let (mut streams, object, mut all) = (Streams::new(cache), ObjectId(1), Vec::new());
+        streams.stream(object);
+        // A large one, and small ones for which something seems to be left behind it.
+        for (count, bytes) in [(1, 300_000), (3, 8), (2_000, 400), (1, 20), (4, 200_000), (7, 1), (3, 500_000)] {
+            streams.make_room_for(&mut heap, count, count * bytes, true, Lsn(9)).unwrap();
+            for _ in 0..count {
+                let event = vec![len_u32(all.len()).to_le_bytes()[0]; bytes];
+                streams.append(&mut heap, object, &event, &[7; HEAD_BYTES], Lsn(1)).unwrap();
+                all.push(event);
+            }
+            streams.stamp(object, count as u64, Lsn(1), Lsn(2), DeviceAddress(4_096), 0);
+        }
+        assert_eq!(heap.used_bytes(), streams.cache_bytes() + CHUNK_BYTES as u64);
+        let Streams { streams, mut cache, .. } = streams;
+        for (offset, event) in (0..).zip(&all) {
+            let linked = streams[object.index()].get(offset).linked(&heap, &mut cache);
+            assert!(linked == Some((event, &[7; HEAD_BYTES])), "event {offset}");
+        }
     }
 
     #[test]

@@ -112,13 +112,21 @@ impl Streams {
             let bytes = cached_bytes(1, value.len(), linked);
             if absent && self.cache.make_room(heap, &mut self.streams, bytes, durable).is_ok() {
                 // Its record has been durable for long.
-                self.insert(object, offset, value, before.as_ref().map_or(&[], |head| head), Lsn::NONE);
+                self.insert(heap, object, offset, value, before.as_ref().map_or(&[], |head| head), Lsn::NONE);
             }
         }
     }
 
-    pub(super) fn insert(&mut self, object: ObjectId, offset: u64, value: &[u8], before: &[u8], lsn: Lsn) {
-        let position = self.cache.insert(owner(object, offset), [value, before], lsn);
+    pub(super) fn insert(
+        &mut self,
+        heap: &mut Heap,
+        object: ObjectId,
+        offset: u64,
+        value: &[u8],
+        before: &[u8],
+        lsn: Lsn,
+    ) {
+        let position = self.cache.insert(heap, owner(object, offset), [value, before], lsn);
         self.streams[object.index()].get_mut(offset).set_cached(position);
     }
 
@@ -136,7 +144,7 @@ impl Streams {
             if !self.cache.pin(event.cached(), lsn) {
                 let bytes = cached_bytes(1, value.len(), before.is_some());
                 self.cache.make_room_over(heap, &mut self.streams, bytes, durable);
-                self.insert(object, offset, value, before.as_ref().map_or(&[], |head| head), lsn);
+                self.insert(heap, object, offset, value, before.as_ref().map_or(&[], |head| head), lsn);
             }
         }
     }

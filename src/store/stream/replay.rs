@@ -141,10 +141,10 @@ impl Streams {
         match lsn {
             Some(lsn) => {
                 self.cache.make_room_over(heap, &mut self.streams, bytes, durable);
-                self.insert(object, offset, value, before, lsn);
+                self.insert(heap, object, offset, value, before, lsn);
             }
             None if self.cache.make_room(heap, &mut self.streams, bytes, durable).is_ok() => {
-                self.insert(object, offset, value, before, Lsn::NONE);
+                self.insert(heap, object, offset, value, before, Lsn::NONE);
             }
             None => {}
         }
