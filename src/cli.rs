@@ -24,6 +24,7 @@ mod read;
 mod repair;
 mod resume;
 mod retain;
+mod run;
 mod scan;
 mod serve;
 mod sim;
@@ -68,6 +69,7 @@ enum Command {
     Retain(retain::Args),
     Cursor(cursor::Args),
     Page(page::Args),
+    Run(run::Args),
     Sync(sync::Args),
     Export(export::Args),
     Import(import::Args),
@@ -111,6 +113,7 @@ fn run(command: Command, mut context: Context) -> Result<(), Failure> {
         Command::Retain(args) => retain::run(args, &mut context)?,
         Command::Cursor(args) => cursor::run(args, &mut context)?,
         Command::Page(args) => page::run(args, &mut context)?,
+        Command::Run(args) => run::run(args, &mut context)?,
         Command::Sync(args) => sync::run(args, &mut context)?,
         Command::Export(args) => export::run(args, &mut context)?,
         Command::Import(args) => import::run(args, &mut context)?,

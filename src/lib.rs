@@ -10,6 +10,8 @@ pub mod error;
 #[cfg(feature = "server")]
 pub mod load;
 pub mod ring;
+#[cfg(feature = "client")]
+pub mod run;
 pub mod timing;
 pub mod types;
 

@@ -25,6 +25,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "ring::client",
             "ring::protocol",
             "ring::server",
+            "run",
             "sim",
             "soak",
             "store::catalog",
@@ -35,6 +36,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("appliance", &["buffer", "config", "device", "metrics", "reactor", "ring", "store", "sys", "wal"]),
     ("reactor", &["buffer", "device", "metrics", "ring::protocol", "ring::server", "store", "sys", "timing", "wal"]),
     ("load", &["ring::client", "ring::protocol", "sys", "timing"]),
+    ("run", &["ring::client", "ring::protocol"]),
     ("sim", &["appliance", "buffer", "config", "device", "reactor", "ring", "store", "sys", "wal"]),
     // A client like any other, that also lays down and verifies what its daemon runs on.
     ("soak", &["appliance", "config", "load", "ring::client", "ring::protocol", "wal"]),

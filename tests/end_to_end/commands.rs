@@ -35,7 +35,7 @@ pub fn refused(place: &Place, arguments: &[&str]) -> String {
     text
 }
 
-fn with_input(mut command: Command, input: &[u8]) -> Output {
+pub fn with_input(mut command: Command, input: &[u8]) -> Output {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program starts");
     child.stdin.take().expect("it is piped").write_all(input).expect("it is read");
     child.wait_with_output().expect("it ends")

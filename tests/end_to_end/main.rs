@@ -12,6 +12,7 @@ mod operations;
 mod pages;
 mod power;
 mod resume;
+mod runs;
 mod snapshots;
 mod soak;
 mod streams;

@@ -1,0 +1,234 @@
+//! A run as one file: its steps as they are, compressed, with a digest at the end. docs/ring.md has the layout.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
+use std::path::Path;
+
+use crate::bytes::{get_u64, len_u32};
+use crate::ring::client::{Client, ClientError, CursorMove, Object, Write as How};
+use crate::ring::protocol::{NAME_BYTES_MAX, Status, VALUE_BYTES_MAX, stats};
+use crate::types::Durability;
+
+use super::step::Step;
+use super::{RunError, STATE_CURSOR, begin_of, step};
+
+const MAGIC: [u8; 8] = *b"FBRUN\0\0\x01";
+/// Magic, u64 offset of the first step, u64 offset behind the last, u8 durability, u8 chained, u8 name bytes, five zeros.
+const HEADER_BYTES: usize = 32;
+/// Stands in the place of a step's size behind the last one.
+const END: u32 = u32::MAX;
+const LEVEL: i32 = 3;
+/// Steps that share one request.
+const BATCH_STEPS_MAX: usize = 256;
+const BATCH_BYTES_MAX: usize = 256 << 10;
+
+/// What such a file holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    pub name: String,
+    /// The run was compacted below this offset.
+    pub first: u64,
+    /// The offset behind the last step.
+    pub next: u64,
+    pub durability: Durability,
+    pub chained: bool,
+    pub step_bytes_max: usize,
+}
+
+/// Writes a run as it is now. `out` is not flushed to a drive. `progress` hears how many steps are written. Blocks.
+///
+/// # Errors
+/// `NotAStep`, `Trimmed`, `Io`; else those of `Client::read`.
+pub fn export(
+    client: &mut Client,
+    name: &str,
+    out: impl Write,
+    mut progress: impl FnMut(u64),
+) -> Result<Summary, RunError> {
+    let stream = client.open_stream(name, None)?;
+    let begin = begin_of(client, stream)?;
+    let whole = !matches!(client.read(stream, 0, None), Err(ClientError::Trimmed { .. }));
+    let first = if whole { 0 } else { begin.unwrap_or(0) };
+    let snapshot = client.snapshot()?;
+    let extent = client.extent(snapshot, stream);
+    client.release(snapshot)?;
+    let (_, next) = extent?;
+    let own = client.object_stats()?;
+    let own = own.iter().find(|words| words[stats::OBJECT] == u64::from(stream.id.0));
+    let chained = own.is_some_and(|words| words[stats::OBJECT_CHAINED] != 0);
+    let mut encoder = zstd::Encoder::new(out, LEVEL)?;
+    encoder.include_checksum(true)?;
+    let mut sink = Digested { inner: encoder, hasher: blake3::Hasher::new() };
+    let mut header = [0; HEADER_BYTES];
+    header[..8].copy_from_slice(&MAGIC);
+    header[8..16].copy_from_slice(&first.to_le_bytes());
+    header[16..24].copy_from_slice(&next.to_le_bytes());
+    header[24..26].copy_from_slice(&[stream.durability as u8, u8::from(chained)]);
+    header[26] = u8::try_from(name.len()).map_err(|_| ClientError::BadName)?;
+    sink.write_all(&header)?;
+    sink.write_all(name.as_bytes())?;
+    let (mut at, mut step_bytes_max) = (first, 0);
+    while at < next {
+        let events = match client.read(stream, at, None) {
+            Err(ClientError::Trimmed { first }) => return Err(RunError::Trimmed { first }),
+            events => events?,
+        };
+        for (offset, event) in events.iter().filter(|(offset, _)| *offset < next) {
+            Step::decode(event).ok_or(RunError::NotAStep { offset: *offset })?;
+            sink.write_all(&len_u32(event.len()).to_le_bytes())?;
+            sink.write_all(event)?;
+            step_bytes_max = step_bytes_max.max(event.len());
+            at = offset + 1;
+        }
+        if events.is_empty() {
+            return Err(RunError::BadFile(format!("the run ends at offset {at}, and was to end at {next}")));
+        }
+        progress(at - first);
+    }
+    sink.write_all(&END.to_le_bytes())?;
+    let Digested { inner: mut encoder, hasher } = sink;
+    encoder.write_all(hasher.finalize().as_bytes())?;
+    encoder.finish()?.flush()?;
+    Ok(Summary { name: name.to_owned(), first, next, durability: stream.durability, chained, step_bytes_max })
+}
+
+/// Reads all of a file, and proves that it is what was written. Blocks.
+///
+/// # Errors
+/// `BadFile` says where it is damaged; `Io`.
+pub fn check(path: &Path) -> Result<Summary, RunError> {
+    read(path, |_, _| Ok(()))
+}
+
+/// Makes a run of a file, under another name with `name`. All of the file is checked before anything is written; when
+/// it ends all is durable. A run that was compacted begins with its state at offset 0. Blocks.
+///
+/// # Errors
+/// `BadFile`, `IsThere`, `TooLarge`, `Io`; else those of `Client::append_batch`, after which a part of it may be there.
+pub fn import(
+    client: &mut Client,
+    path: &Path,
+    name: Option<&str>,
+    mut progress: impl FnMut(u64),
+) -> Result<Summary, RunError> {
+    let mut summary = check(path)?;
+    summary.name = name.map_or(summary.name, str::to_owned);
+    match client.open_stream(&summary.name, None) {
+        Err(ClientError::Status(Status::UnknownObject)) => {}
+        Ok(_) | Err(ClientError::Status(Status::WrongKind)) => return Err(RunError::IsThere(summary.name)),
+        Err(error) => return Err(error.into()),
+    }
+    if summary.step_bytes_max > client.value_bytes_max() {
+        return Err(RunError::TooLarge { bytes: summary.step_bytes_max, bytes_max: client.value_bytes_max() });
+    }
+    let stream = if summary.chained {
+        client.open_chained(&summary.name, summary.durability)?
+    } else {
+        client.open_stream(&summary.name, Some(summary.durability))?
+    };
+    let (mut batch, mut batch_bytes, bytes_max) = (Vec::new(), 0, client.value_bytes_max());
+    let (first, mut written) = (summary.first, 0);
+    read(path, |offset, event| {
+        // In a request each stands behind its size.
+        let bytes = event.len() + size_of::<u32>();
+        if batch.len() == BATCH_STEPS_MAX || batch_bytes + bytes > BATCH_BYTES_MAX.min(bytes_max) {
+            written += flush(client, stream, &mut batch)?;
+            batch_bytes = 0;
+            progress(written);
+        }
+        batch_bytes += bytes;
+        let mut event = event.to_vec();
+        if let Some(part) = Step::decode(&event).ok_or(RunError::NotAStep { offset })?.state {
+            step::set_as_of(&mut event, part.as_of.checked_sub(first).unwrap_or(u64::MAX));
+        }
+        batch.push(event);
+        Ok(())
+    })?;
+    flush(client, stream, &mut batch)?;
+    if first > 0 {
+        client.set_cursor(stream, STATE_CURSOR, 0, CursorMove::default())?;
+    }
+    client.sync()?;
+    Ok(summary)
+}
+
+fn flush(client: &mut Client, stream: Object, batch: &mut Vec<Vec<u8>>) -> Result<u64, RunError> {
+    let events: Vec<&[u8]> = batch.iter().map(Vec::as_slice).collect();
+    match events.as_slice() {
+        [] => {}
+        [event] => _ = client.append(stream, event, How::default())?,
+        events => _ = client.append_batch(stream, events, How::default())?,
+    }
+    let steps = batch.len() as u64;
+    batch.clear();
+    Ok(steps)
+}
+
+/// What is written or read, and the digest of it.
+struct Digested<T> {
+    inner: T,
+    hasher: blake3::Hasher,
+}
+
+impl<W: Write> Digested<W> {
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), RunError> {
+        self.hasher.update(bytes);
+        Ok(self.inner.write_all(bytes)?)
+    }
+}
+
+impl<R: Read> Digested<R> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], RunError> {
+        let mut bytes = [0; N];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), RunError> {
+        self.inner.read_exact(bytes).map_err(|error| bad(&error.to_string()))?;
+        self.hasher.update(bytes);
+        Ok(())
+    }
+}
+
+fn bad(cause: &str) -> RunError {
+    RunError::BadFile(format!("the file is damaged, cut short or no run: {cause}"))
+}
+
+/// Reads a file, and hands each step with its offset to `take`. The digest is checked when all of it is read.
+fn read(path: &Path, mut take: impl FnMut(u64, &[u8]) -> Result<(), RunError>) -> Result<Summary, RunError> {
+    let inner = zstd::Decoder::new(BufReader::with_capacity(1 << 20, File::open(path)?))?;
+    let mut source = Digested { inner, hasher: blake3::Hasher::new() };
+    let header: [u8; HEADER_BYTES] = source.take()?;
+    let (first, next) = (get_u64(&header, 8), get_u64(&header, 16));
+    let durability = Durability::from_wire(header[24]).ok_or_else(|| bad("its durability is unknown"))?;
+    if header[..8] != MAGIC || header[25] > 1 || next < first {
+        return Err(bad("it does not begin as one"));
+    }
+    let mut name = vec![0; usize::from(header[26]).clamp(1, NAME_BYTES_MAX)];
+    source.fill(&mut name)?;
+    let name = String::from_utf8(name).map_err(|_| bad("its name is no UTF-8"))?;
+    let (chained, mut at, mut event, mut step_bytes_max) = (header[25] == 1, first, Vec::new(), 0);
+    loop {
+        let bytes = u32::from_le_bytes(source.take()?);
+        if bytes == END {
+            break;
+        }
+        if bytes as usize > VALUE_BYTES_MAX || at == next {
+            return Err(bad(&format!("step {at} is none")));
+        }
+        event.resize(bytes as usize, 0);
+        source.fill(&mut event)?;
+        Step::decode(&event).ok_or_else(|| bad(&format!("step {at} is none")))?;
+        take(at, &event)?;
+        step_bytes_max = step_bytes_max.max(event.len());
+        at += 1;
+    }
+    let digest = source.hasher.finalize();
+    let stated: [u8; blake3::OUT_LEN] = source.take()?;
+    let ends = source.inner.read(&mut [0]).is_ok_and(|bytes| bytes == 0);
+    if at != next || *digest.as_bytes() != stated || !ends {
+        return Err(bad("its digest is another one"));
+    }
+    Ok(Summary { name, first, next, durability, chained, step_bytes_max })
+}

@@ -1,0 +1,239 @@
+//! Runs: steps that are whole after kill -9, a replay that says the same each time, states that others write beside, and
+//! files that come back as they were.
+
+use std::fs;
+
+use forebay::ring::client::{Client, ClientError, Write};
+use forebay::ring::protocol::to_usize;
+use forebay::run::step::{Change, Step};
+use forebay::run::{Run, RunError, file};
+use forebay::types::Durability;
+
+use crate::commands::{json, refused, run, with_input};
+use crate::daemon::{Daemon, Place};
+
+fn started(name: &str) -> (Place, Daemon, Client) {
+    let place = Place::new(name).configured(2, "");
+    place.format(64, 3);
+    let mut daemon = Daemon::start(&place);
+    let client = daemon.connect(&place);
+    (place, daemon, client)
+}
+
+fn put<'a>(space: &'a str, key: &'a [u8], value: &'a [u8]) -> Change<'a> {
+    Change::Put { space, key, value }
+}
+
+fn number(value: Option<&[u8]>) -> u64 {
+    value.map_or(0, |value| u64::from_le_bytes(value.try_into().expect("eight bytes")))
+}
+
+/// All that a run's spaces hold.
+fn held(run: &Run) -> Vec<(String, Vec<u8>, Vec<u8>)> {
+    let of = |space: &str| {
+        let pairs = run.scan(space).map(|(key, value)| (space.to_owned(), key.to_vec(), value.to_vec()));
+        pairs.collect::<Vec<_>>()
+    };
+    run.spaces().flat_map(of).collect()
+}
+
+/// The events of a run, with their offsets.
+fn events(client: &mut Client, run: &Run) -> Vec<(u64, Vec<u8>)> {
+    let mut all: Vec<(u64, Vec<u8>)> = Vec::new();
+    loop {
+        let from = all.last().map_or(0, |(offset, _)| offset + 1);
+        let some = client.read(run.stream(), from, None).expect("it can be read");
+        if some.is_empty() {
+            return all;
+        }
+        all.extend(some);
+    }
+}
+
+#[test]
+fn steps_are_whole_and_in_order_after_kill_9() {
+    const WRITERS: u8 = 3;
+    let (place, mut daemon, mut client) = started("runs-kill");
+    Run::open(&mut client, "agent", Some(Durability::Buffered)).expect("it is made");
+    let mut acknowledged = vec![0; usize::from(WRITERS)];
+    for _ in 0..4 {
+        let mut clients: Vec<Client> = (0..WRITERS).map(|_| daemon.connect(&place)).collect();
+        std::thread::scope(|scope| {
+            for ((writer, client), last) in (0..).zip(&mut clients).zip(&mut acknowledged) {
+                scope.spawn(move || {
+                    let mut run = Run::open(client, "agent", None).expect("it is there");
+                    loop {
+                        let key = [writer];
+                        let next = (number(run.get("one", &key)) + 1).to_le_bytes();
+                        let changes = [
+                            put("one", &key, &next),
+                            Change::Event { stream: "log", event: &[&key[..], &next].concat() },
+                            put("other", &key, &next),
+                        ];
+                        match run.write(client, &changes, None) {
+                            Ok(_) => *last = u64::from_le_bytes(next),
+                            Err(RunError::Client(_)) => break,
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                });
+            }
+            std::thread::sleep(std::time::Duration::from_millis(150));
+            daemon.kill();
+        });
+        daemon = Daemon::start(&place);
+        let mut client = daemon.connect(&place);
+        let run = Run::open(&mut client, "agent", None).expect("it is there");
+        let mut told = vec![0; usize::from(WRITERS)];
+        for (_, event) in events(&mut client, &run) {
+            let step = Step::decode(&event).expect("it is a step");
+            let Change::Event { event, .. } = step.changes[1] else { panic!("{step:?}") };
+            let (writer, value) = event.split_first().expect("it has a writer");
+            told[usize::from(*writer)] += 1;
+            assert_eq!(number(Some(value)), told[usize::from(*writer)], "in the order in which it was written");
+        }
+        for (writer, last) in (0..).zip(&mut acknowledged) {
+            let [one, other] = ["one", "other"].map(|space| number(run.get(space, &[writer])));
+            assert!(one == other && one == told[usize::from(writer)], "writer {writer}: {one} {other} {told:?}");
+            assert!(one >= *last && one <= *last + 1, "writer {writer}: {one} of {last} acknowledged");
+            *last = one;
+        }
+    }
+    assert!(acknowledged.iter().all(|last| *last > 20), "{acknowledged:?}");
+}
+
+#[test]
+fn a_state_holds_what_others_write_beside_it_and_what_came_before_may_go() {
+    let (place, mut daemon, mut client) = started("runs-compact");
+    let mut run = Run::open(&mut client, "agent", Some(Durability::Buffered)).expect("it is made");
+    // Several parts of a state.
+    for key in 0..40_u64 {
+        run.write(&mut client, &[put("big", &key.to_le_bytes(), &[7; 30_000])], None).expect("there is room");
+    }
+    run.write(&mut client, &[Change::Delete { space: "big", key: &3_u64.to_le_bytes() }], None).expect("there is room");
+    let mut others = daemon.connect(&place);
+    for round in 0..4_u64 {
+        let (done, compacted) = std::thread::scope(|scope| {
+            let busy = scope.spawn(|| {
+                let mut run = Run::open(&mut others, "agent", None).expect("it is there");
+                for value in 0..200_u64 {
+                    let (gone, value) = ((value % 40).to_le_bytes(), (round * 200 + value).to_le_bytes());
+                    let changes = [put("small", b"counter", &value), Change::Delete { space: "big", key: &gone }];
+                    run.write(&mut others, &changes[..1 + usize::from(round > 1)], None).expect("there is room");
+                }
+                held(&run)
+            });
+            let compacted = run.compact(&mut client, round % 2 == 1).expect("it is compacted");
+            (busy.join().expect("it ends"), compacted)
+        });
+        assert!(compacted.as_of > 0 && compacted.pairs <= 40, "{compacted:?}");
+        let again = Run::open(&mut client, "agent", None).expect("it is there");
+        run.refresh(&mut client).expect("it was read up to here");
+        assert_eq!((held(&again), again.next()), (held(&run), run.next()), "round {round}");
+        assert!(held(&again) == done, "round {round}");
+        if round == 0 {
+            assert_eq!(held(&again).len(), 40);
+        }
+    }
+    assert_eq!(held(&run).len(), 1, "the last rounds deleted the others");
+    // Trimmed, and none the less whole: after a restart, and as a file.
+    assert!(daemon.stop().success());
+    let mut daemon = Daemon::start(&place);
+    let mut client = daemon.connect(&place);
+    let again = Run::open(&mut client, "agent", None).expect("it is there");
+    assert_eq!(held(&again), held(&run));
+    let path = place.path("agent.run");
+    let written = file::export(&mut client, "agent", fs::File::create(&path).unwrap(), |_| {}).expect("it is written");
+    assert!(written.first > 0);
+    file::import(&mut client, &path, Some("again"), |_| {}).expect("it is read");
+    assert_eq!(held(&Run::open(&mut client, "again", None).expect("it is made")), held(&run));
+    // Without its state it is no run any more.
+    client.trim(run.stream(), again.next()).expect("it is there");
+    assert!(matches!(Run::open(&mut client, "agent", None), Err(RunError::Trimmed { .. })));
+    let refused = refused(&place, &["run", "scan", "agent"]);
+    assert!(refused.contains("forebay run import"), "{refused}");
+}
+
+#[test]
+fn a_file_holds_a_run_or_is_refused() {
+    let (place, mut daemon, mut client) = started("runs-file");
+    let stream = client.open_chained("agent", Durability::Buffered).expect("it is made");
+    let mut run = Run::open(&mut client, "agent", None).expect("it is there");
+    for step in 0..600_u64 {
+        let (key, value) = ((step % 50).to_le_bytes(), step.to_le_bytes().repeat(1 + to_usize(step * 7 % 400)));
+        let changes = [put("state", &key, &value), Change::Event { stream: "log", event: b"" }];
+        run.write(&mut client, &changes, Some(Durability::Memory)).expect("there is room");
+    }
+    let (path, bad) = (place.path("agent.run"), place.path("bad.run"));
+    let summary = file::export(&mut client, "agent", fs::File::create(&path).unwrap(), |_| {}).expect("it is written");
+    assert!(summary.chained && (summary.first, summary.next) == (0, 600));
+    assert_eq!(file::check(&path).expect("it is whole"), summary);
+    assert!(matches!(file::import(&mut client, &path, None, |_| {}), Err(RunError::IsThere(_))));
+    let bytes = fs::read(&path).unwrap();
+    for at in (0..bytes.len()).step_by(bytes.len() / 200) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x40;
+        for damage in [&damaged[..], &bytes[..at], &[&bytes[..], &[0]].concat()] {
+            fs::write(&bad, damage).unwrap();
+            let refused = file::import(&mut client, &bad, Some("bad"), |_| {});
+            assert!(matches!(refused, Err(RunError::BadFile(_))), "byte {at}: {refused:?}");
+        }
+    }
+    assert!(client.open_stream("bad", None).is_err(), "nothing was written");
+    // Another appliance has the same run, to the last hash.
+    let (_to, _daemon, mut other) = started("runs-file-to");
+    file::import(&mut other, &path, None, |_| {}).expect("it is read");
+    let again = Run::open(&mut other, "agent", None).expect("it is made");
+    assert_eq!(held(&again), held(&run));
+    let head = client.verify_stream(stream).expect("it is whole").head;
+    assert_eq!(other.verify_stream(again.stream()).expect("it is whole").head, head);
+    assert_eq!(events(&mut other, &again), events(&mut client, &run));
+    // What is no step is told.
+    client.append(stream, b"a stranger", Write::default()).expect("there is room");
+    assert!(matches!(run.refresh(&mut client), Err(RunError::NotAStep { offset: 600 })));
+    let refused = refused(&place, &["run", "replay", "agent", "--from", "600"]);
+    assert!(refused.contains("event 600"), "{refused}");
+    daemon.kill();
+    let gone = run.write(&mut client, &[put("s", b"k", b"v")], None);
+    assert!(matches!(gone, Err(RunError::Client(ClientError::Disconnected))), "{gone:?}");
+}
+
+#[test]
+fn the_commands_write_read_and_replay() {
+    let (place, _daemon, mut client) = started("runs-commands");
+    assert_eq!(run(&place, &["run", "put", "agent", "state", "goal", "find", "--create=strict"]), "0");
+    assert_eq!(run(&place, &["run", "append", "agent", "log", "--hex", "00ff"]), "1");
+    let two =
+        r#"{"changes":[{"put":"state","key":"goal","value":"found"},{"put":"state","key":"n","value_hex":"ff"}]}"#;
+    assert_eq!(with_input(place.forebay(&["run", "step", "agent"]), two.as_bytes()).stdout, b"2\n");
+    assert_eq!(run(&place, &["run", "delete", "agent", "state", "n"]), "3");
+    assert_eq!(run(&place, &["run", "get", "agent", "state", "goal"]), "found");
+    assert!(refused(&place, &["run", "get", "agent", "state", "n"]).contains("absent"));
+    assert_eq!(run(&place, &["run", "scan", "agent"]), "state");
+    assert_eq!(run(&place, &["run", "scan", "agent", "state"]), "goal\tfound");
+    let lines = run(&place, &["run", "replay", "agent", "--hex"]);
+    let first = "0\tput\tstate\t676f616c\t66696e64\n1\tevent\tlog\t00ff\n";
+    assert!(lines.starts_with(first) && lines.ends_with("3\tdelete\tstate\t6e"), "{lines}");
+    let before = run(&place, &["--json", "run", "replay", "agent"]);
+    assert!(run(&place, &["run", "compact", "agent"]).contains("1 pairs"));
+    assert_eq!(run(&place, &["--json", "run", "replay", "agent"]), before, "the same each time");
+    // What a replay says can be written again.
+    assert!(with_input(place.forebay(&["run", "step", "copy", "--create"]), before.as_bytes()).status.success());
+    let [one, copy] = ["agent", "copy"].map(|name| held(&Run::open(&mut client, name, None).expect("it is there")));
+    assert_eq!(one, copy);
+    let file = place.path("agent.run");
+    let file = file.to_str().unwrap();
+    assert_eq!(json(&place, &["run", "export", "agent", file])[0]["steps"], 5);
+    assert!(refused(&place, &["run", "export", "agent", file]).contains("exists"));
+    assert_eq!(run(&place, &["run", "check", file]), "run \"agent\": 5 steps from offset 0 on, strict");
+    assert_eq!(json(&place, &["run", "import", file, "--as", "third"])[0]["run"], "third");
+    for arguments in [
+        &["run", "put", "agent", "", "k", "v"][..],
+        &["run", "put", "nobody", "state", "k", "v"],
+        &["run", "replay", "nobody"],
+        &["run", "import", file],
+        &["run", "check", "/dev/null"],
+    ] {
+        assert!(refused(&place, arguments).contains(';'), "{arguments:?} with what to do");
+    }
+}
