@@ -163,6 +163,7 @@ impl Cache {
     }
 
     /// Makes room for a value, so that `insert` finds it. What is not durable stays.
+    #[inline]
     pub fn make_room(
         &mut self,
         heap: &mut Heap,
@@ -173,6 +174,9 @@ impl Cache {
         let bytes = item_bytes(value_bytes);
         // A large value has a chunk of its own.
         let own = bytes > self.chunk_bytes / 4;
+        if !own && self.fits(bytes) {
+            return Ok(());
+        }
         self.look_for_room(heap, owners, bytes, own, durable)?;
         if own || !self.fits(bytes) {
             self.add(heap, if own { bytes } else { self.chunk_bytes });
@@ -181,6 +185,7 @@ impl Cache {
     }
 
     /// Makes room for values that come one after the other, none of which pushes another one out, of so many bytes together.
+    #[inline]
     pub fn make_room_for_several(
         &mut self,
         heap: &mut Heap,
@@ -196,7 +201,7 @@ impl Cache {
     }
 
     /// Looks at old chunks until there is memory for another one, or what is there has the room.
-    #[inline]
+    #[cold]
     fn look_for_room(
         &mut self,
         heap: &mut Heap,
@@ -229,23 +234,25 @@ impl Cache {
         }
     }
 
+    #[cold]
     fn add(&mut self, heap: &mut Heap, bytes: usize) {
         heap.charge_over(bytes);
         self.bytes += bytes;
         self.chunks.push_back(Chunk { bytes: vec![0; bytes].into_boxed_slice(), used: 0 });
     }
 
-    /// Gives memory back, for the index. `false`: there is none to be given now.
+    /// Gives memory back, for the index, which the allocator takes from the machine elsewhere. `false`: there is none to be
+    /// given now.
     pub fn shrink(&mut self, heap: &mut Heap, owners: &mut impl Owners, durable: Lsn) -> bool {
-        let before = self.bytes;
         (0..LOOKS_MAX).any(|_| {
-            self.bytes > CHUNKS_MIN * self.chunk_bytes
-                && self.look_at_oldest(heap, owners, durable, true).is_ok()
-                && self.bytes < before
+            let roomy = self.bytes > CHUNKS_MIN * self.chunk_bytes;
+            let gone = if roomy { self.look_at_oldest(heap, owners, durable, true).ok().flatten() } else { None };
+            gone.map(forebay_sys::alloc::give_back).is_some()
         })
     }
 
-    /// The oldest chunk comes to the end of the queue with what stays of it, or goes. `tight`: only what must stay does.
+    /// The oldest chunk comes to the end of the queue with what stays of it, or goes: then its memory is handed out. `tight`:
+    /// only what must stay does.
     #[cold]
     fn look_at_oldest(
         &mut self,
@@ -253,7 +260,7 @@ impl Cache {
         owners: &mut impl Owners,
         durable: Lsn,
         tight: bool,
-    ) -> Result<(), Full> {
+    ) -> Result<Option<Box<[u8]>>, Full> {
         let mut chunk = self.chunks.pop_front().ok_or(Full::Memory)?;
         self.first += 1;
         let number = self.first + self.chunks.len() as u64;
@@ -275,11 +282,11 @@ impl Cache {
         if kept == 0 && (tight || own) {
             self.bytes -= chunk.bytes.len();
             heap.refund(chunk.bytes.len());
-            return Ok(());
+            return Ok(Some(chunk.bytes));
         }
         chunk.used = kept;
         self.chunks.push_back(chunk);
-        Ok(())
+        Ok(None)
     }
 
     /// Writes a value, in parts, at the end of the queue. `make_room` said yes.

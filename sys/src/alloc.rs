@@ -46,12 +46,42 @@ fn advise(pointer: *mut u8, bytes: usize) {
     if bytes < LARGE_BYTES || pointer.is_null() {
         return;
     }
-    // Whole pages inside the allocation, so that no neighbour is advised with it.
-    let skip = pointer.align_offset(PAGE_BYTES);
-    let inner = (bytes - skip) / PAGE_BYTES * PAGE_BYTES;
-    let first = pointer.wrapping_add(skip);
+    let (first, inner) = whole_pages(pointer, bytes);
     // SAFETY: the range lies inside memory that was just allocated, and this advice changes none of it.
     let advised = unsafe { madvise(first.cast(), inner, Advice::LinuxHugepage) };
     // A kernel without huge pages is as good as before.
     let _ = advised;
+}
+
+/// Frees memory so that the machine has it again. The allocator alone keeps what lies between other allocations, for more
+/// of its own.
+pub fn give_back(mut bytes: Box<[u8]>) {
+    let (first, inner) = whole_pages(bytes.as_mut_ptr(), bytes.len());
+    // SAFETY: the range lies inside `bytes`, which is owned here and which nobody reads again; reading it would give zeros.
+    let given = unsafe { madvise(first.cast(), inner, Advice::LinuxDontNeed) };
+    // It is free for the allocator all the same.
+    let _ = given;
+}
+
+/// The whole pages inside an allocation, and their bytes: no neighbour is advised with it.
+fn whole_pages(pointer: *mut u8, bytes: usize) -> (*mut u8, usize) {
+    let skip = pointer.align_offset(PAGE_BYTES).min(bytes);
+    (pointer.wrapping_add(skip), (bytes - skip) / PAGE_BYTES * PAGE_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_back_touches_no_neighbour() {
+        for bytes in [0, 1, 4_095, 4_096, 12_287, 1 << 20] {
+            let before = vec![1_u8; 5_000];
+            let given = vec![2_u8; bytes].into_boxed_slice();
+            let behind = vec![3_u8; 5_000];
+            give_back(given);
+            assert!(before.iter().all(|byte| *byte == 1) && behind.iter().all(|byte| *byte == 3));
+            assert!(vec![0_u8; bytes].iter().all(|byte| *byte == 0));
+        }
+    }
 }
