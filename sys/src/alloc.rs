@@ -55,6 +55,7 @@ fn advise(pointer: *mut u8, bytes: usize) {
 
 /// Frees memory so that the machine has it again. The allocator alone keeps what lies between other allocations, for more
 /// of its own.
+#[expect(clippy::boxed_local, reason = "it is freed here")]
 pub fn give_back(mut bytes: Box<[u8]>) {
     let (first, inner) = whole_pages(bytes.as_mut_ptr(), bytes.len());
     // SAFETY: the range lies inside `bytes`, which is owned here and which nobody reads again; reading it would give zeros.
