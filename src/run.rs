@@ -36,6 +36,8 @@ pub enum RunError {
     Trimmed {
         first: u64,
     },
+    /// The stream is one of durability `memory`: after a crash it would begin in the middle of the run.
+    InMemory,
     /// A name of a space or stream that none can have, a key that is empty or longer than 65,535 B, or no change at all.
     BadChange,
     TooLarge {
@@ -63,6 +65,7 @@ impl fmt::Display for RunError {
                 "the run's stream begins at offset {first}, and no state says what came before; import a copy \
                  (`forebay run import`), and compact runs with `forebay run compact`, not with `forebay trim`"
             ),
+            RunError::InMemory => f.write_str("a run cannot be of durability memory; create it as buffered or strict"),
             RunError::BadChange => f.write_str(
                 "these changes are no step; give at least one, names of 1 to 255 bytes of UTF-8 without control characters, \
                  and keys of 1 to 65,535 bytes",
@@ -123,9 +126,9 @@ impl Run {
     /// absent. Blocks as long as reading takes.
     ///
     /// # Errors
-    /// `NotAStep`, `Trimmed`; else those of `Client::open_stream` and `Client::read`.
+    /// `InMemory`, `NotAStep`, `Trimmed`; else those of `Client::open_stream` and `Client::read`.
     pub fn open(client: &mut Client, name: &str, create: Option<Durability>) -> Result<Run, RunError> {
-        let stream = client.open_stream(name, create)?;
+        let stream = open(client, name, create)?;
         let mut begin = begin_of(client, stream)?;
         loop {
             let mut run = Run { stream, next: begin.unwrap_or(0), state: State::new(begin) };
@@ -189,10 +192,7 @@ impl Run {
         changes: &[Change<'_>],
         durability: Option<Durability>,
     ) -> Result<u64, RunError> {
-        if changes.is_empty() {
-            return Err(RunError::BadChange);
-        }
-        let offset = self.append(client, None, changes, durability)?;
+        let offset = append(client, self.stream, None, changes, durability)?;
         if offset == self.next {
             changes.iter().for_each(|change| self.state.change(change));
             self.next += 1;
@@ -200,23 +200,6 @@ impl Run {
             self.refresh(client)?;
         }
         Ok(offset)
-    }
-
-    fn append(
-        &self,
-        client: &mut Client,
-        state: Option<StatePart>,
-        changes: &[Change<'_>],
-        durability: Option<Durability>,
-    ) -> Result<u64, RunError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let wall_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        let event = step::encode(wall_ms, state, changes).ok_or(RunError::BadChange)?;
-        let (bytes, bytes_max) = (event.len(), client.value_bytes_max_in(self.stream));
-        if bytes > bytes_max {
-            return Err(RunError::TooLarge { bytes, bytes_max });
-        }
-        Ok(client.append(self.stream, &event, Write { durability, ..Write::default() })?)
     }
 
     /// The value of a key, as of the last step that is known here.
@@ -250,7 +233,7 @@ impl Run {
             for (key, value) in keys {
                 let change = Change::Put { space, key, value };
                 if part_bytes + change.bytes() > part_bytes_max && !part.is_empty() {
-                    self.append(client, Some(StatePart { as_of, last: false }), &part, strict)?;
+                    append(client, self.stream, Some(StatePart { as_of, last: false }), &part, strict)?;
                     (part, part_bytes) = (Vec::new(), HEADER_BYTES);
                 }
                 part_bytes += change.bytes();
@@ -258,7 +241,7 @@ impl Run {
                 pairs += 1;
             }
         }
-        self.append(client, Some(StatePart { as_of, last: true }), &part, strict)?;
+        append(client, self.stream, Some(StatePart { as_of, last: true }), &part, strict)?;
         let how = CursorMove { durability: strict, ..CursorMove::default() };
         match client.set_cursor(self.stream, STATE_CURSOR, as_of, how) {
             // Another one has compacted it further meanwhile.
@@ -270,6 +253,56 @@ impl Run {
         }
         Ok(Compacted { as_of, pairs })
     }
+}
+
+/// Writes a step without reading the run, but for a look whether it is one. Gives its offset. Blocks.
+///
+/// # Errors
+/// As `Run::open` and `Run::write`.
+pub fn write(
+    client: &mut Client,
+    name: &str,
+    create: Option<Durability>,
+    changes: &[Change<'_>],
+    durability: Option<Durability>,
+) -> Result<u64, RunError> {
+    let stream = open(client, name, create)?;
+    let events = match client.read(stream, 0, None) {
+        Err(ClientError::Trimmed { first }) => client.read(stream, first, None),
+        events => events,
+    };
+    if let Some((offset, _)) = events?.iter().find(|(_, event)| Step::decode(event).is_none()) {
+        return Err(RunError::NotAStep { offset: *offset });
+    }
+    append(client, stream, None, changes, durability)
+}
+
+fn open(client: &mut Client, name: &str, create: Option<Durability>) -> Result<Object, RunError> {
+    if create == Some(Durability::Memory) {
+        return Err(RunError::InMemory);
+    }
+    let stream = client.open_stream(name, create)?;
+    if stream.durability == Durability::Memory { Err(RunError::InMemory) } else { Ok(stream) }
+}
+
+fn append(
+    client: &mut Client,
+    stream: Object,
+    state: Option<StatePart>,
+    changes: &[Change<'_>],
+    durability: Option<Durability>,
+) -> Result<u64, RunError> {
+    if state.is_none() && changes.is_empty() {
+        return Err(RunError::BadChange);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let wall_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let event = step::encode(wall_ms, state, changes).ok_or(RunError::BadChange)?;
+    let (bytes, bytes_max) = (event.len(), client.value_bytes_max_in(stream));
+    if bytes > bytes_max {
+        return Err(RunError::TooLarge { bytes, bytes_max });
+    }
+    Ok(client.append(stream, &event, Write { durability, ..Write::default() })?)
 }
 
 /// Where a run is to be read from: where its last whole state begins, `None`: from its first step.

@@ -155,7 +155,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         Command::Scan { run, space, hex } => scan(&run, space.as_deref(), hex, context),
         Command::Replay { run, from, hex } => replay(&run, from, hex, context),
         Command::Compact { run, trim } => {
-            let (mut client, mut opened) = open(&run, None, context)?;
+            let (mut client, mut opened) = open(&run, context)?;
             let done = opened.compact(&mut client, trim)?;
             if context.json {
                 return context.out.json(&json!({ "as_of": done.as_of, "pairs": done.pairs }));
@@ -184,26 +184,36 @@ fn source(value: OsString, hex: bool) -> Result<Vec<u8>, Failure> {
     if value == "-" { bytes::read_source(Path::new("-")) } else { bytes::decode(value, hex) }
 }
 
-/// Connects, and opens a run or makes it.
-fn open(name: &str, how: Option<&HowArgs>, context: &Context) -> Result<(Client, Run), Failure> {
+/// Connects, and opens a run.
+fn open(name: &str, context: &Context) -> Result<(Client, Run), Failure> {
     let mut client = context.connect()?;
-    let create: Option<Durability> = how.and_then(|how| how.write.created_with(&context.config));
-    if let Some(durability) = create.filter(|_| how.is_some_and(|how| how.chained)) {
-        client.open_chained(name, durability)?;
-    }
-    let run = Run::open(&mut client, name, create).map_err(|error| match error {
-        RunError::Client(ClientError::Status(Status::UnknownObject)) => {
-            Error::new(format!("no run is named {name:?}")).remedy("a write with --create makes one").into()
-        }
-        error => Failure::from(Error::from(error).context(format_args!("run {name:?}"))),
-    })?;
+    let run = Run::open(&mut client, name, None).map_err(|error| of_run(name, error))?;
     Ok((client, run))
 }
 
+fn of_run(name: &str, error: RunError) -> Failure {
+    match error {
+        RunError::Client(ClientError::Status(Status::UnknownObject)) => {
+            Error::new(format!("no run is named {name:?}")).remedy("a write with --create makes one").into()
+        }
+        error => Error::from(error).context(format_args!("run {name:?}")).into(),
+    }
+}
+
+/// Connects for writing to a run. Gives the durability with which it is made where it is absent.
+fn connect(name: &str, how: &HowArgs, context: &Context) -> Result<(Client, Option<Durability>), Failure> {
+    let mut client = context.connect()?;
+    let create = how.write.created_with(&context.config);
+    if let Some(durability) = create.filter(|durability| how.chained && *durability != Durability::Memory) {
+        client.open_chained(name, durability)?;
+    }
+    Ok((client, create))
+}
+
 fn write(name: &str, how: &HowArgs, context: &mut Context, changes: &[Change<'_>]) -> Result<(), Failure> {
-    let (mut client, mut run) = open(name, Some(how), context)?;
-    let offset = run.write(&mut client, changes, how.write.durability)?;
-    told_offset(offset, context)
+    let (mut client, create) = connect(name, how, context)?;
+    let offset = forebay::run::write(&mut client, name, create, changes, how.write.durability);
+    told_offset(offset.map_err(|error| of_run(name, error))?, context)
 }
 
 fn told_offset(offset: u64, context: &mut Context) -> Result<(), Failure> {
@@ -211,7 +221,8 @@ fn told_offset(offset: u64, context: &mut Context) -> Result<(), Failure> {
 }
 
 fn steps(name: &str, how: &HowArgs, context: &mut Context) -> Result<(), Failure> {
-    let (mut client, mut run) = open(name, Some(how), context)?;
+    let (mut client, create) = connect(name, how, context)?;
+    let mut run = Run::open(&mut client, name, create).map_err(|error| of_run(name, error))?;
     for (number, line) in (1..).zip(io::stdin().lock().lines()) {
         let at = |error: Error| Failure::Operation(error.context(format_args!("line {number}")));
         let line = line.map_err(|error| at(error.into()))?;
@@ -227,7 +238,7 @@ fn steps(name: &str, how: &HowArgs, context: &mut Context) -> Result<(), Failure
 }
 
 fn get(name: &str, space: &str, key: &[u8], hex: bool, context: &mut Context) -> Result<(), Failure> {
-    let (_, run) = open(name, None, context)?;
+    let (_, run) = open(name, context)?;
     let Some(value) = run.get(space, key) else {
         return Err(Error::new(format!("the key is absent from space {space:?} of run {name:?}")).into());
     };
@@ -241,7 +252,7 @@ fn get(name: &str, space: &str, key: &[u8], hex: bool, context: &mut Context) ->
 }
 
 fn scan(name: &str, space: Option<&str>, hex: bool, context: &mut Context) -> Result<(), Failure> {
-    let (_, run) = open(name, None, context)?;
+    let (_, run) = open(name, context)?;
     let Some(space) = space else {
         for space in run.spaces() {
             if context.json { context.out.json(&json!({ "space": space }))? } else { context.out.line(space)? }
