@@ -171,7 +171,7 @@ impl<R: Reply> Scan<'_, R> {
             let until_ms = if shows.until && entry.is_timed() { Some(until_ms(&entry, heap)) } else { None };
             if !push(reply, &entry, until_ms, key, value) {
                 more = true;
-                needed = (key.len() + value.len()) as u64 + 24;
+                needed = (key.len() + value.len()) as u64 + if until_ms.is_some() { 24 } else { 16 };
                 break;
             }
             pairs += 1;
