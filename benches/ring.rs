@@ -30,6 +30,7 @@ const SHAPE: Shape = Shape {
     shards: 1,
     key_bytes_max: 1_024,
     value_bytes_max: 4_096,
+    lineage: forebay::types::Lineage::NONE,
 };
 
 type Case = (&'static str, fn([core_affinity::CoreId; 2]) -> f64);

@@ -25,6 +25,8 @@
 #define FB_BATCH_HEADER_BYTES        4
 #define FB_PAIR_HEADER_BYTES         16
 #define FB_EVENT_HEADER_BYTES        16
+#define FB_PAIR_TIMED                1
+#define FB_TRIM_BEGINS               1
 #define FB_CATALOG_HEADER_BYTES      8
 #define FB_HEAD_BYTES                32
 #define FB_ATTRIBUTE_CHAINED         65536
@@ -86,6 +88,8 @@
 #define FB_SEGMENT_KEY_BYTES_MAX     60
 #define FB_SEGMENT_VALUE_BYTES_MAX   64
 #define FB_SEGMENT_ENDED             68
+#define FB_SEGMENT_NAMESPACE         72
+#define FB_SEGMENT_CUTS              88
 #define FB_SEGMENT_HEADER_BYTES      4096
 
 /* ring block */
@@ -166,6 +170,7 @@
 #define FB_FLAG_PREFIX               16
 #define FB_FLAG_EXPIRES              32
 #define FB_FLAG_REWIND               64
+#define FB_FLAG_KEYS_ONLY            64
 
 /* durabilities */
 #define FB_DURABILITY_MEMORY         1

@@ -32,7 +32,7 @@ use crate::device::open::{OpenDevice, OpenOptions};
 use crate::error::{Error, Result};
 use crate::metrics::DriveGauges;
 use crate::ring::server::{Access, Listener, ListenerOptions, Ordered};
-use crate::types::ShardId;
+use crate::types::{Lineage, ShardId};
 use crate::wal::Fence;
 use crate::wal::planted::Planted;
 use crate::wal::superblock::Superblock;
@@ -307,6 +307,7 @@ fn listener_options(
             shards: superblock.layout.shards,
             key_bytes_max: crate::ring::protocol::low_u32(config.limits.key_bytes_max.0),
             value_bytes_max: crate::ring::protocol::low_u32(config.limits.value_bytes_max.0),
+            lineage: Lineage { namespace: superblock.namespace, cuts: superblock.cuts },
         },
         arena_bytes_max: config.rings.arena_bytes_max.0,
         orders,

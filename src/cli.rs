@@ -4,6 +4,7 @@
 //! error, "forebay: cause; what to do". Only a configuration or a job with several errors takes a line for each.
 
 mod append;
+mod backup;
 mod bytes;
 mod check;
 mod context;
@@ -22,6 +23,7 @@ mod progress;
 mod put;
 mod read;
 mod repair;
+mod restore;
 mod resume;
 mod retain;
 mod run;
@@ -32,6 +34,7 @@ mod soak;
 mod stats;
 mod sync;
 mod tail;
+mod take;
 mod trim;
 mod verify;
 
@@ -73,6 +76,8 @@ enum Command {
     Sync(sync::Args),
     Export(export::Args),
     Import(import::Args),
+    Backup(backup::Args),
+    Restore(restore::Args),
     Stats(stats::Args),
     Sim(sim::Args),
     Soak(soak::Args),
@@ -117,6 +122,8 @@ fn run(command: Command, mut context: Context) -> Result<(), Failure> {
         Command::Sync(args) => sync::run(args, &mut context)?,
         Command::Export(args) => export::run(args, &mut context)?,
         Command::Import(args) => import::run(args, &mut context)?,
+        Command::Backup(args) => backup::run(&args, &mut context)?,
+        Command::Restore(args) => restore::run(&args, &mut context)?,
         Command::Sim(args) => sim::run(&args, &mut context)?,
         Command::Soak(args) => soak::run(&args, &mut context)?,
         Command::Stats(args) => stats::run(&args, &mut context)?,

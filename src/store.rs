@@ -23,7 +23,9 @@ mod want;
 
 use crate::buffer::Pool;
 use crate::bytes::put_u64;
-use crate::ring::protocol::{Completion, KEY_BYTES_MAX, Opcode, Status, Submission, commit, durability_of, flag};
+use crate::ring::protocol::{
+    Completion, KEY_BYTES_MAX, Opcode, Status, Submission, TRIM_BEGINS, commit, durability_of, flag,
+};
 use crate::types::{DeviceAddress, Durability, Lsn, ObjectId, ShardId};
 use crate::wal::pool::Writer;
 use crate::wal::record::{Kind, Record, UNTIL_BYTES};
@@ -365,6 +367,7 @@ impl Store {
             Opcode::Cursors => self.cursors(context, request, mode, reply),
             Opcode::DropCursor => self.drop_cursor(context, request, mode),
             Opcode::Read => self.read(context, request, mode, reply),
+            Opcode::Trim if request.submission.arg1 == TRIM_BEGINS => self.begin_stream(context, request, mode),
             Opcode::Trim => self.trim(context, request, mode),
             Opcode::Retain => self.retain(context, request, mode),
             Opcode::WritePages | Opcode::ReadPages => self.on_pages(context, request, mode, object.page, reply),

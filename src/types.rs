@@ -53,6 +53,20 @@ impl DeviceAddress {
     }
 }
 
+/// Which appliance it is, and whether all that it ever acknowledged led to what it holds: what a backup goes on from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lineage {
+    /// The namespace's UUID, made anew by every format.
+    pub namespace: [u8; 16],
+    /// How often `repair --cut` gave up acknowledged data.
+    pub cuts: u32,
+}
+
+impl Lineage {
+    /// Of what is no appliance: a test.
+    pub const NONE: Lineage = Lineage { namespace: [0; 16], cuts: 0 };
+}
+
 /// A slot of the segment pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentIndex(pub u32);

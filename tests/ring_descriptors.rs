@@ -23,6 +23,7 @@ mod tests {
         shards: 1,
         key_bytes_max: 1_024,
         value_bytes_max: 4_096,
+        lineage: forebay::types::Lineage::NONE,
     };
 
     /// A reactor that answers everything with `Ok`.

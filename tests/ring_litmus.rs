@@ -27,6 +27,7 @@ mod tests {
         shards: 1,
         key_bytes_max: 1_024,
         value_bytes_max: 4_096,
+        lineage: forebay::types::Lineage::NONE,
     };
     const NOOP: Submission = Submission {
         opcode: Opcode::Noop as u8,

@@ -75,6 +75,7 @@ pub const SHAPE: Shape = Shape {
     shards: 1,
     key_bytes_max: 1_024,
     value_bytes_max: 256 << 10,
+    lineage: forebay::types::Lineage::NONE,
 };
 
 /// A shard as recovery leaves it, with what it needs beside it. `capacity_bytes` bounds what may be logged.

@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn a_recorder_counts_until_a_start_went_on_without_it() {
         let layout = Layout::plan(CAPACITY, 64 << 10, 2).unwrap();
-        let superblock = Superblock { namespace: [7; 16], generation: 1, epoch: 5, layout, drive: None };
+        let superblock = Superblock { namespace: [7; 16], generation: 1, epoch: 5, layout, cuts: 0, drive: None };
         let mut copies = Copies { blocks: Vec::new(), writes_left: u32::try_from(SUPERBLOCK_COPIES).unwrap() };
         superblock.write(&mut copies).unwrap();
         let fresh = ([0; 64], Must::NotCount);

@@ -7,6 +7,8 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use forebay::error::Error;
 use forebay::ring::protocol::VALUE_BYTES_MAX;
 use serde_json::{Map, Value};
@@ -40,6 +42,15 @@ pub fn to_hex(bytes: &[u8]) -> String {
         write!(text, "{byte:02x}").expect("a string takes all text");
         text
     })
+}
+
+pub fn to_base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+/// `None` where the text is none.
+pub fn from_base64(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text).ok()
 }
 
 /// The bytes of a file, or of standard input for "-". More than the largest value is an error, not memory.

@@ -72,13 +72,13 @@ pub fn run(args: &Args, context: &mut Context) -> Result<(), Failure> {
 }
 
 fn head(superblocks: &Superblocks, context: &mut Context) -> Result<(), Failure> {
-    if let Ok(Superblock { namespace, generation, epoch, layout, drive }) = &superblocks.newest {
+    if let Ok(Superblock { namespace, generation, epoch, layout, cuts, drive }) = &superblocks.newest {
         let uuid = uuid::Uuid::from_bytes(*namespace);
         if context.json {
             context.out.json(&json!({
                 "what": "namespace", "uuid": uuid.to_string(), "generation": generation, "epoch": epoch,
                 "capacity_bytes": layout.capacity_bytes, "segment_bytes": layout.segment_bytes,
-                "segments": layout.segments, "shards": layout.shards,
+                "segments": layout.segments, "shards": layout.shards, "cuts": cuts,
                 "serial": drive.map(|drive| drive.serial()), "drive_namespace": drive.map(|drive| drive.fields().1),
             }))?;
         } else {

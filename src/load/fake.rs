@@ -73,6 +73,7 @@ impl Fake {
             shards: SHARDS,
             key_bytes_max: 1_024,
             value_bytes_max: 1 << 20,
+            lineage: crate::types::Lineage::NONE,
         };
         let mut store = self.store.lock().unwrap();
         store.sessions += 1;

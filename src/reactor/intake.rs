@@ -6,8 +6,8 @@ use crate::device::Device;
 use crate::reactor::shared::refused;
 use crate::reactor::{Clock, Limits, Phase, Reactor};
 use crate::ring::protocol::{
-    Completion, KEY_BYTES_MAX, Opcode, PAGE_NUMBER_BYTES, Status, Submission, commit, low_u32, page_request_bytes_max,
-    shard_of_key, shard_of_stream, stats,
+    Completion, HEAD_BYTES, KEY_BYTES_MAX, Opcode, PAGE_NUMBER_BYTES, Status, Submission, TRIM_BEGINS, commit, low_u32,
+    page_request_bytes_max, shard_of_key, shard_of_stream, stats,
 };
 use crate::store::Outcome;
 use crate::timing;
@@ -46,6 +46,7 @@ fn cut_payload(opcode: Opcode, submission: &mut Submission) {
         | Opcode::GetCursor
         | Opcode::Cursors
         | Opcode::DropCursor => submission.value_bytes = 0,
+        Opcode::Trim if submission.arg1 == TRIM_BEGINS => submission.key_bytes = 0,
         Opcode::WritePages | Opcode::ReadPages => submission.key_bytes = 0,
         Opcode::Noop
         | Opcode::Read
@@ -164,6 +165,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     fn value_bytes_max(&self, opcode: Opcode) -> usize {
         match opcode {
             Opcode::Scan | Opcode::ScanAt => KEY_BYTES_MAX,
+            Opcode::Trim => HEAD_BYTES,
             opcode if opcode.is_on_pages() => page_request_bytes_max(self.limits.value_bytes_max),
             _ => self.limits.value_bytes_max,
         }

@@ -16,6 +16,7 @@ mod link;
 mod pages;
 mod reply;
 mod request;
+mod retention;
 mod scan;
 mod slots;
 mod snapshot;
@@ -36,7 +37,7 @@ use forebay_sys::shm::SharedMap;
 use super::protocol::{self, AUX_MORE, BATCH_HEADER_BYTES, Completion, PLAIN_HEADER_BYTES, Status, notice, to_usize};
 use super::segment::{self, Layout};
 use crate::timing;
-use crate::types::{Compression, ObjectId};
+use crate::types::{Compression, Lineage, ObjectId};
 use arena::Arena;
 use compression::Compressor;
 use link::Link;
@@ -50,8 +51,9 @@ pub use compression::CompressionStats;
 pub use connect::{ConnectOptions, resume};
 pub use error::{ClientError, SubmitError};
 pub use pages::{FoundPage, Pages, pages};
-pub use reply::{chain_events, cursors, events, pairs};
-pub use request::{Creation, CursorMove, Object, Once, Request, Retention, Snapshot, Version, Write};
+pub use reply::{Listed, chain_events, cursors, events, listed, pairs};
+pub use request::{Creation, CursorMove, Object, Once, Request, Snapshot, Version, Write};
+pub use retention::Retention;
 pub use scan::{Pair, ScanPage, ScanRange};
 pub use transaction::{Retry, Transaction};
 
@@ -165,6 +167,12 @@ impl Client {
     pub fn value_bytes_max_in(&self, object: Object) -> usize {
         let header = if object.compression == Compression::None { 0 } else { PLAIN_HEADER_BYTES };
         self.value_bytes_max().saturating_sub(header)
+    }
+
+    /// Which appliance it is connected to.
+    #[must_use]
+    pub fn lineage(&self) -> Lineage {
+        self.layout.shape.lineage
     }
 
     /// What this client did with the values that it put into spaces with compression.
@@ -478,6 +486,7 @@ mod tests {
             shards: 1,
             key_bytes_max: 1_024,
             value_bytes_max: 4_096,
+            lineage: crate::types::Lineage::NONE,
         };
         let layout = Layout::new(shape).unwrap();
         let (_, map) = SharedMap::create_sealed(c"forebay-test", layout.bytes()).unwrap();

@@ -6,10 +6,12 @@
 //! entry itself, so one cache line carries one message.
 
 pub mod commit;
+mod end;
 mod handshake;
 mod pages;
 pub mod stats;
 
+pub use end::EndReason;
 pub use handshake::{hello, notice, order, welcome};
 pub use pages::{PAGE_ENTRY_BYTES, PAGE_HEADER_BYTES, PAGE_NUMBER_BYTES, PAGES_MAX, page_request_bytes_max};
 
@@ -58,6 +60,8 @@ pub mod segment {
     pub const KEY_BYTES_MAX: usize = 60; // u32, the daemon's limit
     pub const VALUE_BYTES_MAX: usize = 64; // u32, the daemon's limit
     pub const ENDED: usize = 68; // u32, written by the daemon: 0, or the reason code why the session ended
+    pub const NAMESPACE: usize = 72; // 16 bytes, the UUID that `format` made
+    pub const CUTS: usize = 88; // u32, how often `repair --cut` gave up acknowledged data
 
     // A ring block: four control lines, the submission entries, the completion entries.
     /// u64, written by the daemon: submission entries consumed so far.
@@ -96,7 +100,9 @@ pub enum Opcode {
     Delete = 3,
     /// Key: where to begin (inclusive). Value: the end (exclusive), empty for none. arg0: most pairs. Only keys
     /// of `arg1`'s shard. The reply holds pairs as u16 key bytes, u16 zero, u32 value bytes, u64 version, key, value.
-    /// A flag `PREFIX` makes the key a prefix as well and the value the cursor to begin after, empty for none.
+    /// A flag `PREFIX` makes the key a prefix as well and the value the cursor to begin after, empty for none. With `EXPIRES`
+    /// a pair whose key has a time to live has `PAIR_TIMED` in place of the zero, and before the key u64 ms since 1970.
+    /// With `KEYS_ONLY` the values are left out, and none has to be read from the drive.
     Scan = 4,
     /// Value: one event. The answer's `version` is its offset.
     Append = 5,
@@ -105,7 +111,8 @@ pub enum Opcode {
     /// Read a stream. arg0: from this offset. arg1: wait at most so many ns for the first event (0: do not wait).
     /// The reply holds as many events as fit, each as u32 bytes, u32 zero, u64 offset, event.
     Read = 7,
-    /// Forget all events of a stream below offset arg0.
+    /// Forget all events of a stream below offset arg0. arg1: 1 makes one that never had an event begin there instead. Value:
+    /// of one whose events are linked, the head before that offset.
     Trim = 8,
     /// Answered when all that this reactor took before it is durable on the drive.
     Sync = 9,
@@ -248,10 +255,13 @@ pub mod flag {
     pub const RELAXED: u8 = 1 << 3;
     /// Scan: the key is a prefix.
     pub const PREFIX: u8 = 1 << 4;
-    /// Put: the key is gone `arg1` ms later. A flag, so that a daemon that knows of no such thing says so.
+    /// Put: the key is gone `arg1` ms later. A flag, so that a daemon that knows of no such thing says so. Scan: tell until
+    /// when keys hold.
     pub const EXPIRES: u8 = 1 << 5;
     /// Set cursor: also back.
     pub const REWIND: u8 = 1 << 6;
+    /// Scan: keys and versions, without the values. Scans move no cursor.
+    pub const KEYS_ONLY: u8 = REWIND;
     pub const KNOWN: u8 = DURABILITY_MASK | IF_VERSION | RELAXED | PREFIX | EXPIRES | REWIND;
 }
 
@@ -491,53 +501,12 @@ impl Status {
     }
 }
 
-/// Why the daemon ended a session; stands in the segment's header and in the last message on the socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
-pub enum EndReason {
-    /// The daemon stopped in good order.
-    Stopping = 1,
-    /// A submission's sequence number is neither the expected one nor the one a lap before.
-    BadSequence = 2,
-    /// The completion ring's head went backwards or beyond its tail.
-    BadCompletionHead = 3,
-    /// An unknown opcode.
-    BadOpcode = 4,
-    /// Unknown flags, or a durability that does not exist.
-    BadFlags = 5,
-    /// A payload or reply range that does not lie inside the arena.
-    BadRange = 6,
-    /// A key, name, value or batch longer than the protocol allows.
-    BadPayload = 7,
-}
-
-impl EndReason {
-    #[must_use]
-    pub fn from_wire(value: u32) -> Option<EndReason> {
-        use EndReason::{BadCompletionHead, BadFlags, BadOpcode, BadPayload, BadRange, BadSequence, Stopping};
-        [Stopping, BadSequence, BadCompletionHead, BadOpcode, BadFlags, BadRange, BadPayload]
-            .into_iter()
-            .find(|reason| *reason as u32 == value)
-    }
-
-    #[must_use]
-    pub fn text(self) -> &'static str {
-        match self {
-            EndReason::Stopping => "the daemon stopped",
-            EndReason::BadSequence => "a submission entry carries a sequence number that is not its own",
-            EndReason::BadCompletionHead => "the completion head moved backwards or past the tail",
-            EndReason::BadOpcode => "a submission has an unknown opcode",
-            EndReason::BadFlags => "a submission has unknown flags",
-            EndReason::BadRange => "a submission names bytes outside the arena",
-            EndReason::BadPayload => "a submission's key or value is longer than the protocol allows",
-        }
-    }
-}
-
 /// Batches, scan pairs and read events are framed by these headers inside payloads and replies.
 pub const BATCH_HEADER_BYTES: usize = 4;
 pub const PAIR_HEADER_BYTES: usize = 16;
 pub const EVENT_HEADER_BYTES: usize = 16;
+/// In the header of a pair: 8 bytes follow it, until when the key holds.
+pub const PAIR_TIMED: u16 = 1;
 pub const CATALOG_HEADER_BYTES: usize = 8;
 /// In a space with compression: before a plain value its form, before a compressed one the form and a u32 of its plain
 /// length.
@@ -552,6 +521,8 @@ pub const CURSOR_HEADER_BYTES: usize = 16;
 pub const CURSOR_ABSENT: u64 = u64::MAX;
 /// A bound of a stream's retention that is not to be changed.
 pub const RETENTION_AS_IS: u64 = u64::MAX;
+/// arg1 of a trim that makes an empty stream begin at an offset.
+pub const TRIM_BEGINS: u64 = 1;
 /// Set in a completion's `aux` when a scan, read or catalog has more.
 pub const AUX_MORE: u64 = 1 << 32;
 

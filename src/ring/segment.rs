@@ -7,6 +7,7 @@ use forebay_sys::shm::{OutOfRange, SharedMap};
 use forebay_sys::spsc::Placement;
 
 use super::protocol::{self, EndReason, segment, to_usize};
+use crate::types::Lineage;
 
 const PAGE_BYTES: u64 = 4_096;
 
@@ -23,6 +24,8 @@ pub struct Shape {
     pub shards: u32,
     pub key_bytes_max: u32,
     pub value_bytes_max: u32,
+    /// Of the appliance.
+    pub lineage: Lineage,
 }
 
 impl Shape {
@@ -120,8 +123,9 @@ impl Layout {
     /// # Errors
     /// `OutOfRange` when the map is smaller than the layout.
     pub fn write_to(&self, map: &SharedMap) -> Result<(), OutOfRange> {
-        let Shape { reactors, sq_entries, cq_entries, arena_bytes, shards, key_bytes_max, value_bytes_max } =
+        let Shape { reactors, sq_entries, cq_entries, arena_bytes, shards, key_bytes_max, value_bytes_max, lineage } =
             self.shape;
+        map.write(segment::NAMESPACE, &lineage.namespace)?;
         for (offset, value) in [
             (segment::VERSION, protocol::VERSION),
             (segment::REACTORS, reactors),
@@ -130,6 +134,7 @@ impl Layout {
             (segment::SHARDS, shards),
             (segment::KEY_BYTES_MAX, key_bytes_max),
             (segment::VALUE_BYTES_MAX, value_bytes_max),
+            (segment::CUTS, lineage.cuts),
         ] {
             map.atomic_u32(offset)?.store(value, Relaxed);
         }
@@ -159,6 +164,8 @@ impl Layout {
         if version != protocol::VERSION {
             return Err(format!("the segment has layout version {version}, not {}", protocol::VERSION));
         }
+        let mut namespace = [0; 16];
+        map.read(segment::NAMESPACE, &mut namespace).map_err(|error| error.to_string())?;
         let shape = Shape {
             reactors: half(segment::REACTORS)?,
             sq_entries: half(segment::SQ_ENTRIES)?,
@@ -167,6 +174,7 @@ impl Layout {
             shards: half(segment::SHARDS)?,
             key_bytes_max: half(segment::KEY_BYTES_MAX)?,
             value_bytes_max: half(segment::VALUE_BYTES_MAX)?,
+            lineage: Lineage { namespace, cuts: half(segment::CUTS)? },
         };
         let layout = Layout::new(shape)?;
         let offsets = (word(segment::RINGS_OFFSET)?, word(segment::RING_STRIDE)?, word(segment::ARENA_OFFSET)?);
@@ -205,6 +213,7 @@ mod tests {
         shards: 5,
         key_bytes_max: 1_024,
         value_bytes_max: 4_096,
+        lineage: Lineage { namespace: [7; 16], cuts: 3 },
     };
 
     #[test]

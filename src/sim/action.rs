@@ -494,6 +494,20 @@ impl Action {
                 key,
                 value_bytes_max: *value_bytes_max,
             }),
+            // The same, but that it tells of times to live.
+            Action::ScanAt { snapshot, space, shard, prefix, limit, reply_bytes_max } if limit % 2 == 1 => {
+                submit(&Request::List {
+                    snapshot: Some(Snapshot(*snapshot)),
+                    space: *space,
+                    shard: *shard,
+                    begin: prefix,
+                    end: &[],
+                    prefix: true,
+                    limit: *limit,
+                    keys_only: false,
+                    reply_bytes_max: *reply_bytes_max,
+                })
+            }
             Action::ScanAt { snapshot, space, shard, prefix, limit, reply_bytes_max } => submit(&Request::ScanAt {
                 snapshot: Snapshot(*snapshot),
                 space: *space,

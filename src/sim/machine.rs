@@ -337,6 +337,7 @@ impl Machine {
             shards: self.profile.shards,
             key_bytes_max: crate::bytes::len_u32(self.profile.store.key_bytes_max),
             value_bytes_max: crate::bytes::len_u32(self.profile.store.value_bytes_max),
+            lineage: crate::types::Lineage::NONE,
         };
         let (parts, rings) = pair_in_process(id, Rights::ReadWrite, shape)?;
         for (reactor, ring) in self.reactors.iter_mut().zip(rings) {

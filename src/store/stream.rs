@@ -1,5 +1,6 @@
 //! Streams: events in the order of their offsets, kept in chunks so that no append ever moves them.
 
+mod begin;
 mod chain;
 mod checkpoint;
 mod cursors;

@@ -29,7 +29,7 @@ pub fn format(
                 .map_err(|error| crate::error::Error::new(format!("clear the superblock at {address}: {error}")))?;
         }
     }
-    let superblock = Superblock { namespace, generation: 1, epoch: 0, layout, drive };
+    let superblock = Superblock { namespace, generation: 1, epoch: 0, layout, cuts: 0, drive };
     superblock.write(blocks)?;
     Ok(superblock)
 }

@@ -318,8 +318,17 @@ impl Cut<'_> {
                     .to_owned(),
             );
         }
+        // Said before it is done, so that no backup goes on over an interrupted one.
+        let told = Superblock {
+            generation: self.superblock.generation + 1,
+            cuts: self.superblock.cuts.saturating_add(1),
+            ..*self.superblock
+        };
+        for copy in 0..len_u16(SUPERBLOCK_COPIES) {
+            plan.superblock(copy, &told);
+        }
         let epoch = self.superblock.epoch.max(self.survey.epoch_max).max(self.epoch_max) + 1;
-        // The superblock stays: the next start raises it above this frame, and the other shards' flight recorders with it.
+        // Its epoch stays: the next start raises it above this frame, and the other shards' flight recorders with it.
         if let Some(damage) = damage
             && let Some(place) = self.place(damage.end)
         {

@@ -23,6 +23,7 @@ pub const BLOCK_SIZE: usize = 72; // u32
 pub const SHARDS: usize = 76; // u32
 pub const SEGMENTS: usize = 80; // u32
 pub const FEATURES: usize = 84; // u32, bits that a reader must know; none yet
+pub const CUTS: usize = 88; // u32, how often `repair --cut` gave up what was acknowledged
 pub const SERIAL: usize = 128; // 40 bytes, of the drive that it was formatted on; zeros for none
 pub const DRIVE_NAMESPACE: usize = 168; // u32, the number of the namespace on that drive; 0 for none
 
@@ -36,6 +37,8 @@ pub struct Superblock {
     /// Raised durably at every start, before the first write.
     pub epoch: u64,
     pub layout: Layout,
+    /// How often acknowledged data was given up: from then on offsets of streams may come again, with other events.
+    pub cuts: u32,
     /// The drive that it stands on. None: on a file, or formatted before drives were noted.
     pub drive: Option<DriveId>,
 }
@@ -66,6 +69,7 @@ impl Superblock {
         put_u32(block, BLOCK_SIZE, 4_096);
         put_u32(block, SHARDS, self.layout.shards);
         put_u32(block, SEGMENTS, self.layout.segments);
+        put_u32(block, CUTS, self.cuts);
         if let Some(drive) = &self.drive {
             let (serial, namespace) = drive.fields();
             block[SERIAL..SERIAL + SERIAL_BYTES].copy_from_slice(serial);
@@ -99,6 +103,7 @@ impl Superblock {
                 generation: get_u64(block, GENERATION),
                 epoch: get_u64(block, EPOCH),
                 layout,
+                cuts: get_u32(block, CUTS),
                 drive: DriveId::from_fields(array(block, SERIAL), get_u32(block, DRIVE_NAMESPACE)),
             }),
             _ => CopyState::Damaged,

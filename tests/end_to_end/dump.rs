@@ -1,16 +1,17 @@
 //! `export` and `import`: what is carried, what can be repeated, and what a bad file does.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use forebay::ring::client::{Client, Creation, Write};
-use forebay::types::{Compression, Durability};
+use forebay::ring::client::{Client, Creation, CursorMove, Retention, Write};
+use forebay::types::{Compression, Durability, PageHint};
 use serde_json::Value;
 
 use crate::commands::{json, refused, run};
 use crate::daemon::{Daemon, Place};
 
 /// A formatted place with a daemon, which writes nothing to the drive before it is told to.
-fn started(name: &str) -> (Place, Daemon, Client) {
+pub fn started(name: &str) -> (Place, Daemon, Client) {
     let place = Place::new(name).configured(2, "");
     let config = place.path("config.toml");
     let text = std::fs::read_to_string(&config).expect("it was written");
@@ -23,7 +24,7 @@ fn started(name: &str) -> (Place, Daemon, Client) {
     (place, daemon, client)
 }
 
-fn fill(client: &mut Client) {
+pub fn fill(client: &mut Client) {
     let creation = Creation { durability: Durability::Strict, compression: Compression::Zstd, chained: false };
     let orders = client.create_space("orders", creation).expect("it is made");
     let other = client.open_space("other \"space\"", Some(Durability::Buffered)).expect("it is made");
@@ -45,15 +46,33 @@ fn fill(client: &mut Client) {
     }
     client.open_space("of memory", Some(Durability::Memory)).expect("it is made");
     client.trim(trimmed, 1).expect("it is there");
+    let bounds = Retention { bytes: Some(1 << 30), age: Some(Duration::from_secs(3_600)) };
+    client.set_retention(events, bounds).expect("it is there");
+    client.set_cursor(events, "reader", 650, CursorMove::default()).expect("it is there");
+    client.set_cursor(trimmed, "late", 0, CursorMove::default()).expect("it is there");
+    let chained = client.open_chained("chained", Durability::Buffered).expect("it is made");
+    for number in 0..20 {
+        client.append(chained, &[number; 30], how).expect("there is room");
+    }
+    client.trim(chained, 7).expect("it is there");
+    let create = Some((PageHint::Point.page_size(), Durability::Buffered));
+    let pages = client.open_pages("heap", create).expect("it is made");
+    for number in (0..100_u64).chain([u64::MAX]) {
+        client.write_pages(pages, &[(number, &[number.to_le_bytes()[0]; 4_096])], None).expect("there is room");
+    }
+    client.discard_pages(pages, &[50], None).expect("it is there");
+    let hour = Write { expires: Some(Duration::from_secs(3_600)), ..how };
+    client.put(other, b"timed", b"for an hour", hour).expect("there is room");
 }
 
-/// The lines of an export, without what an import cannot carry: versions, and where offsets begin.
-fn contents(place: &Place) -> Vec<Value> {
+/// The lines of an export, without what an import cannot carry, which are versions, and moments to the ms.
+pub fn contents(place: &Place) -> Vec<Value> {
     let mut lines = json(place, &["export"]);
     for line in &mut lines {
         let line = line.as_object_mut().expect("each line is an object");
-        for moved in ["version", "offset", "first"] {
-            line.remove(moved);
+        line.remove("version");
+        if let Some(until) = line.get_mut("until_unix_ms") {
+            *until = until.as_u64().is_some_and(|ms| ms > 1_600_000_000_000).into();
         }
     }
     lines
@@ -73,14 +92,14 @@ fn what_is_exported_comes_back_and_an_import_can_be_repeated() {
     let (file, text) = export(&from, &[]);
     let file = file.to_str().expect("the path is text");
     let end = text.lines().last().expect("there is one");
-    assert_eq!(end, r#"{"events":704,"kind":"end","objects":6,"pairs":302}"#);
+    assert_eq!(end, r#"{"cursors":2,"events":717,"kind":"end","objects":8,"pages":100,"pairs":303}"#);
     let (to, mut daemon, mut client) = started("dump-to");
     // Somebody began already: a part of a stream, and an older value.
     let events = client.open_stream("events", Some(Durability::Buffered)).expect("it is made");
     client.append_batch(events, &[b"event 0", b"event 1"], Write::default()).expect("there is room");
     let imported = json(&to, &["import", file]);
     let counts = ["objects", "pairs", "events", "events_there", "lines_left_out"].map(|key| imported[0][key].as_u64());
-    assert_eq!(counts, [6, 302, 704, 2, 0].map(Some));
+    assert_eq!(counts, [8, 303, 717, 2, 0].map(Some));
     // It is on the drive: a kill and a lost flight recorder take nothing.
     daemon.kill();
     to.lose_memory();
@@ -89,18 +108,50 @@ fn what_is_exported_comes_back_and_an_import_can_be_repeated() {
     let mut found = contents(&to);
     let mut expected = contents(&from);
     // The stream that was there comes first now.
-    let by_object = |line: &Value| (line["object"].as_str().map(str::to_owned), line["kind"] == "event");
+    let by_object = |line: &Value| {
+        let place = ["stream", "event", "cursor"].iter().position(|kind| line["kind"] == *kind);
+        (line["object"].as_str().map(str::to_owned), place)
+    };
     found.sort_by_key(by_object);
     expected.sort_by_key(by_object);
     assert!(found == expected, "what was imported differs");
 
-    assert_eq!(run(&to, &["import", file]), "6 objects, 302 pairs and 704 events; 704 of the events were there");
+    assert_eq!(
+        run(&to, &["import", file]),
+        "8 objects, 303 pairs, 100 pages, 717 events, 2 cursors; 717 of the events were there, 0 of the pairs were over, 2 \
+         of the cursors were there or have no place"
+    );
     let mut again = contents(&to);
     again.sort_by_key(by_object);
     assert!(again == expected, "the second time nothing changes");
 
-    assert_eq!(run(&to, &["import", file, "--append"]).split("; ").nth(1), Some("0 of the events were there"));
+    assert!(run(&to, &["import", file, "--append"]).contains("; 0 of the events were there"));
     assert_eq!(client.read(events, 704 - 4, None).expect("it is there")[0].1, b"event 0");
+}
+
+#[test]
+fn an_import_that_was_interrupted_is_repeated_and_leaves_out_what_is_over() {
+    let (from, _daemon, mut client) = started("dump-again");
+    fill(&mut client);
+    let (file, text) = export(&from, &[]);
+    let path = file.to_str().expect("the path is text");
+    // As if it had ended in the middle: bounds and cursors are set by the second one.
+    let (to, _daemon, mut client) = started("dump-again-to");
+    let stream = client.open_stream("events", Some(Durability::Buffered)).expect("it is made");
+    client.append(stream, b"event 0", Write::default()).expect("there is room");
+    assert_eq!(text.matches("until_unix_ms").count(), 1, "one pair has a time to live");
+    let moment =
+        text.split("\"until_unix_ms\":").nth(1).and_then(|rest| rest.split([',', '}']).next()).expect("it has");
+    std::fs::write(&file, text.replace(moment, "1000")).expect("the place is writable");
+    let imported = json(&to, &["import", path]);
+    assert_eq!((&imported[0]["expired"], &imported[0]["cursors_left_out"]), (&1.into(), &0.into()));
+    let other = client.open_space("other \"space\"", None).expect("it is there");
+    assert_eq!(client.get(other, b"timed").expect("it answers"), None);
+    let events = client.open_stream("events", None).expect("it is there");
+    assert_eq!(client.retention(events).expect("it answers").bytes, Some(1 << 30));
+    assert_eq!(client.cursors(events).expect("it answers"), [("reader".to_owned(), 650)]);
+    let chained = client.open_stream("chained", None).expect("it is there");
+    assert_eq!(client.verify_stream(chained).expect("it is chained").first, 7);
 }
 
 #[test]
@@ -109,9 +160,9 @@ fn named_objects_alone_are_exported() {
     fill(&mut client);
     let lines = json(&place, &["export", "trimmed", "empty"]);
     let kinds: Vec<&str> = lines.iter().filter_map(|line| line["kind"].as_str()).collect();
-    assert_eq!(kinds, ["space", "stream", "event", "event", "event", "event", "end"]);
+    assert_eq!(kinds, ["space", "stream", "event", "event", "event", "event", "cursor", "end"]);
     assert_eq!((&lines[1]["first"], &lines[2]["offset"], &lines[2]["event"]), (&1.into(), &1.into(), &"".into()));
-    assert_eq!((&lines[3]["event_hex"], &lines[6]["objects"]), (&"ff00".into(), &2.into()));
+    assert_eq!((&lines[3]["event_hex"], &lines[7]["objects"]), (&"ff00".into(), &2.into()));
     assert!(refused(&place, &["export", "orders", "nothing"]).contains("no space or stream is named \"nothing\""));
 }
 
@@ -141,6 +192,14 @@ fn a_damaged_file_changes_nothing() {
     import(&[], "line 1: the end line is missing");
     import(&[&"[".repeat(1 << 20)], "no line of an export");
     import(&[&"x".repeat(1 << 20)], "no line of an export");
+    for (kind, damaged) in [("page", "\"page\":\"*"), ("stream", "\"first\":-"), ("cursor", "\"offset\":9")] {
+        let at = good.iter().position(|line| line.contains(&format!("\"kind\":\"{kind}\""))).expect("there is one");
+        let field = damaged.split_once(':').expect("it has a value").0;
+        let broken = good[at].replacen(&format!("{field}:"), damaged, 1);
+        let mut lines = good.clone();
+        lines[at] = &broken;
+        import(&lines, &format!("the first is line {}", at + 1));
+    }
 
     // The others, and an exit code that tells.
     lines[50] = good[50];

@@ -1,6 +1,7 @@
 //! The program from end to end: daemon and clients as they are used, with what kills, fills and attacks them.
 #![cfg(all(test, feature = "server"))]
 
+mod backup;
 mod commands;
 mod daemon;
 mod dump;

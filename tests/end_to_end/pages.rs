@@ -117,11 +117,6 @@ fn pages_by_command() {
     assert!(refused(&place, &["put", "heap", "k", "v"]).contains("is not a space"));
     run(&place, &["put", "keys", "k", "v", "--create"]);
     assert!(refused(&place, &["page", "get", "keys", "7"]).contains("is not a page space"));
-    assert!(refused(&place, &["export", "heap"]).contains("pages are not exported"));
-    // An export that lacks pages is none of everything, and good for the rest.
-    let export = place.forebay(&["export"]).output().expect("the program starts");
-    assert!(export.status.code() == Some(1) && String::from_utf8_lossy(&export.stderr).contains("left out: heap"));
-    assert_eq!(String::from_utf8_lossy(&export.stdout).trim(), run(&place, &["export", "keys"]).trim());
     assert!(run(&place, &["stats"]).contains("coalesced pages"));
     assert!(daemon.stop().success());
     let device = place.device();

@@ -205,6 +205,9 @@ fn stays_cut(image: &Image, before: &Data, left: &Data) {
     }
     assert_eq!(data_of(&image), expected);
     assert!(before.keys().any(|key| !expected.contains_key(key)), "nothing was given up");
+    // Backups see it, whatever starts come after.
+    let length = bytes(&image);
+    assert!(Superblock::load(&mut image, length).unwrap().cuts > 0, "a start forgot the cut");
 }
 
 #[test]
@@ -224,6 +227,7 @@ fn what_was_cut_does_not_come_back() {
         let records = beyond.0 - lsn + 1;
         assert!(plan.losses[0].contains(&format!("at least {records} records are given up")), "{plan:?}");
         plan.carry_out(&mut image).unwrap();
+        assert_eq!(Superblock::load(&mut image.clone(), bytes(&image)).unwrap().cuts, 1);
         let left = data_of(&image);
         let lost = data.keys().filter(|key| !left.contains_key(*key));
         assert!(lost.clone().count() > 0 && lost.clone().all(|(of, _)| *of == shard), "{:?}", lost.collect::<Vec<_>>());

@@ -23,6 +23,7 @@ pub const SHAPE: Shape = Shape {
     shards: 5,
     key_bytes_max: 1_024,
     value_bytes_max: 1 << 20,
+    lineage: forebay::types::Lineage::NONE,
 };
 
 /// Object, shard, key.

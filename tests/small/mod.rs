@@ -50,6 +50,7 @@ pub const SHAPE: Shape = Shape {
     shards: SHARDS,
     key_bytes_max: 1_024,
     value_bytes_max: 256 << 10,
+    lineage: forebay::types::Lineage::NONE,
 };
 
 pub const LIMITS: Limits = Limits {

@@ -2,7 +2,7 @@
 
 use super::hostile::Raw;
 use super::*;
-use crate::ring::client::{ClientError, Entry, SubmitError, What};
+use crate::ring::client::{ClientError, Entry, Listed, Snapshot, SubmitError, What, listed};
 use crate::ring::protocol::{Opcode, Submission, TTL_MS_MAX, flag, stats};
 
 /// What the wall clock of these tests is ahead when they begin.
@@ -266,4 +266,62 @@ fn times_to_live_that_make_no_sense_are_refused() {
     }
     bench.call(&Request::Put { space, key: b"short", value: b"", how: how(Duration::from_nanos(1)) });
     assert_eq!(bench.keys().1, 2);
+}
+
+/// What a list shows of each key: version, value, until when.
+type Told = std::collections::BTreeMap<Vec<u8>, (u64, Vec<u8>, Option<u64>)>;
+
+impl Bench {
+    fn list(&mut self, snapshot: Option<Snapshot>, space: Object, keys_only: bool) -> Told {
+        let mut told = Told::new();
+        for shard in (0..SHARDS).map(ShardId) {
+            let (begin, end, prefix, limit, reply_bytes_max) = (&[][..], &[][..], true, 0, 512 << 10);
+            let list = Request::List { snapshot, space, shard, begin, end, prefix, limit, keys_only, reply_bytes_max };
+            let (answer, reply) = self.call(&list);
+            assert_eq!(answer.status, Status::Ok);
+            for pair in listed(&reply) {
+                let Listed { key, version, value, until_ms } = pair.unwrap();
+                told.insert(key.to_vec(), (version, value.to_vec(), until_ms));
+            }
+        }
+        told
+    }
+}
+
+#[test]
+fn a_list_tells_until_when_keys_hold_and_reads_no_value_it_does_not_show() {
+    for durability in [Durability::Memory, Durability::Buffered] {
+        let disk = formatted();
+        let mut bench = begin(&disk, WALL_MS);
+        let space = bench.open(ObjectKind::Space, "space", durability);
+        let before_ms = bench.reactor.clock.wall_ms();
+        let timed = bench.put_for(space, b"timed", b"12345", 60_000);
+        let (answer, _) = bench.call(&Request::Put { space, key: b"plain", value: b"a value", how: Write::default() });
+        let plain = answer.version;
+        let snapshot = Snapshot(bench.call(&Request::Snapshot).0.version);
+        let until = |told: &Told| told[&b"timed"[..]].2.unwrap();
+        let all = bench.list(None, space, false);
+        assert_eq!(all[&b"plain"[..]], (plain, b"a value".to_vec(), None));
+        assert_eq!((all[&b"timed"[..]].0, &all[&b"timed"[..]].1), (timed, &b"12345".to_vec()));
+        let until_ms = until(&all);
+        assert!((before_ms + 59_000..=before_ms + 61_000).contains(&until_ms), "{until_ms} after {before_ms}");
+        // What only the snapshot sees keeps its moment.
+        assert_eq!(bench.put(space, b"timed", b"another"), Status::Ok);
+        assert_eq!(bench.list(Some(snapshot), space, false), all);
+        assert_eq!(bench.list(None, space, false)[&b"timed"[..]].2, None);
+        let keys = bench.list(Some(snapshot), space, true);
+        assert_eq!(keys[&b"timed"[..]], (timed, Vec::new(), Some(until_ms)));
+        assert_eq!((keys.len(), keys[&b"plain"[..]].0), (2, plain));
+        if durability == Durability::Memory {
+            continue;
+        }
+        // Over a restart, where no value is in memory any more.
+        let longer = bench.put_for(space, b"timed", &[7; 100_000], 90_000);
+        assert_eq!(bench.call(&Request::Sync { reactor: 0 }).0.status, Status::Ok);
+        let before = bench.list(None, space, true);
+        drop(bench);
+        let mut bench = begin(&disk, WALL_MS + 5);
+        assert_eq!(bench.list(None, space, true), before);
+        assert_eq!((before[&b"timed"[..]].0, bench.reactor.metrics.get(stats::FETCHES)), (longer, 0));
+    }
 }

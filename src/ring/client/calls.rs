@@ -8,7 +8,7 @@ use crate::types::{Compression, Durability, ObjectId, ObjectKind};
 
 use super::reply::{events, objects};
 use super::slots::Owner;
-use super::{Answer, Client, ClientError, Creation, Object, Once, Request, Retention, SubmitError, Version, Write};
+use super::{Answer, Client, ClientError, Creation, Object, Once, Request, SubmitError, Version, Write};
 
 /// Room asked for where the size of the reply is anyone's guess. A larger one is asked for again.
 pub(super) const REPLY_BYTES: usize = 64 << 10;
@@ -198,22 +198,15 @@ impl Client {
         self.call(&Request::Trim { stream, before })?.0.ok().map(|_| ())
     }
 
-    /// Bounds what a stream keeps, from now on and after any restart. Both bounds are as given.
+    /// Makes a stream that never had an event begin at an offset: one that is restored. `head` is that before the offset
+    /// where events are linked, else empty.
     ///
     /// # Errors
-    /// `BadRequest` for a bound of 0 or an age beyond `TTL_MS_MAX`; else as `wait`.
-    pub fn set_retention(&mut self, stream: Object, retention: Retention) -> Result<(), ClientError> {
-        self.call(&Request::Retain { stream, set: Some(retention) })?.0.ok().map(|_| ())
-    }
-
-    /// What a stream keeps.
-    ///
-    /// # Errors
-    /// As `wait`.
-    pub fn retention(&mut self, stream: Object) -> Result<Retention, ClientError> {
-        let answer = self.call(&Request::Retain { stream, set: None })?.0.ok()?;
-        let bound = |word: u64| (word > 0).then_some(word);
-        Ok(Retention { bytes: bound(answer.version), age: bound(answer.aux).map(Duration::from_millis) })
+    /// `BadRequest` when it had events; else as `wait`.
+    pub fn begin_stream(&mut self, stream: Object, at: u64, head: &[u8]) -> Result<(), ClientError> {
+        let answer = self.call(&Request::Begin { stream, at, head })?.0.ok()?;
+        // An older daemon takes it for a trim of nothing.
+        if answer.version == at { Ok(()) } else { Err(ClientError::Status(Status::BadRequest)) }
     }
 
     /// Waits until all that any reactor took before is durable on the drive.

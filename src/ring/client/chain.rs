@@ -81,6 +81,35 @@ impl Client {
         if attributes & ATTRIBUTE_CHAINED == 0 { Err(ClientError::NotChained) } else { Ok(object) }
     }
 
+    /// Finds a stream by name, and whether its events are linked.
+    ///
+    /// # Errors
+    /// As `open_stream`.
+    pub fn find_stream(&mut self, name: &str) -> Result<(Object, bool), ClientError> {
+        let request = Request::Open { name, kind: ObjectKind::Stream, create: None };
+        self.open_by(name, &request).map(|(object, attributes)| (object, attributes & ATTRIBUTE_CHAINED != 0))
+    }
+
+    /// The head before an event of a chained stream that is kept, or after its last one.
+    ///
+    /// # Errors
+    /// `Trimmed` when the stream begins later; `NotChained`; else as `wait`.
+    pub fn head_before(&mut self, stream: Object, offset: u64) -> Result<Head, ClientError> {
+        let mut reply_bytes_max = REPLY_BYTES;
+        loop {
+            let (answer, reply) = self.call(&Request::ReadChain { stream, from: offset, reply_bytes_max })?;
+            match answer.status {
+                Status::WrongKind => return Err(ClientError::NotChained),
+                Status::ReplyTooSmall => reply_bytes_max = larger_reply(reply_bytes_max, answer.aux)?,
+                _ => {
+                    answer.ok()?;
+                    let none = || ClientError::Broken("a reply has no head".into());
+                    return reply.first_chunk().copied().ok_or_else(none);
+                }
+            }
+        }
+    }
+
     /// Appends all the events or none to a chained stream, with `once` however often it is tried. The offset of the first
     /// and the head after the last; no head where a retry comes after its events were trimmed.
     ///

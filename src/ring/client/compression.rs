@@ -8,7 +8,7 @@ use crate::ring::protocol::{COMPRESSED_HEADER_BYTES, PAIR_HEADER_BYTES, PLAIN_HE
 use crate::types::{Compression, ObjectId};
 
 use super::codec::Codecs;
-use super::reply::pairs;
+use super::reply::{Listed, listed};
 use super::{ClientError, Object};
 
 /// Smaller values are not tried.
@@ -177,18 +177,20 @@ impl Compressor {
         out: &mut Vec<u8>,
     ) -> Result<(u64, bool), ClientError> {
         let mut taken = 0;
-        for pair in pairs(reply) {
+        for pair in listed(reply) {
             if out.len() > VALUE_BYTES_MAX {
                 return Ok((taken, true));
             }
-            let (key, version, stored) = pair?;
-            let header = out.len();
-            out.extend_from_slice(&low_u32(key.len() as u64).to_le_bytes());
+            let Listed { key, version, value: stored, until_ms } = pair?;
+            let (header, until) = (out.len(), until_ms.map(u64::to_le_bytes));
+            // The key's length, and `PAIR_TIMED` behind it.
+            out.extend_from_slice(&low_u32(key.len() as u64 | u64::from(until.is_some()) << 16).to_le_bytes());
             out.extend_from_slice(&[0; 4]);
             out.extend_from_slice(&version.to_le_bytes());
+            debug_assert_eq!(out.len() - header, PAIR_HEADER_BYTES);
+            out.extend_from_slice(until.as_ref().map_or(&[], |until| until));
             out.extend_from_slice(key);
             let value = out.len();
-            debug_assert_eq!(value - header - key.len(), PAIR_HEADER_BYTES);
             let decoded = self.decode(stored, value_bytes_max, out);
             decoded.map_err(|cause| ClientError::bad_value(Some(key), cause))?;
             let value_bytes = low_u32((out.len() - value) as u64);

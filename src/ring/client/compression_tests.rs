@@ -1,4 +1,5 @@
 use super::*;
+use crate::ring::client::pairs;
 use crate::types::{Durability, ObjectKind};
 
 fn space(compression: Compression) -> Object {

@@ -1,19 +1,36 @@
 //! What replies hold.
 
 use crate::ring::protocol::{
-    CATALOG_HEADER_BYTES, CURSOR_HEADER_BYTES, EVENT_HEADER_BYTES, HEAD_BYTES, PAIR_HEADER_BYTES,
+    CATALOG_HEADER_BYTES, CURSOR_HEADER_BYTES, EVENT_HEADER_BYTES, HEAD_BYTES, PAIR_HEADER_BYTES, PAIR_TIMED,
 };
 use crate::types::{Compression, Durability, ObjectId, ObjectKind};
 
 use super::{ClientError, Object, Version};
 
+/// A pair as a scan shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listed<'a> {
+    pub key: &'a [u8],
+    pub version: Version,
+    pub value: &'a [u8],
+    /// Until when it holds, in ms since 1970; told by `Request::List`.
+    pub until_ms: Option<u64>,
+}
+
 /// The pairs of a scan's reply: key, version, value.
 pub fn pairs(reply: &[u8]) -> impl Iterator<Item = Result<(&[u8], Version, &[u8]), ClientError>> {
+    listed(reply).map(|pair| pair.map(|Listed { key, version, value, .. }| (key, version, value)))
+}
+
+/// The same, with until when they hold.
+pub fn listed(reply: &[u8]) -> impl Iterator<Item = Result<Listed<'_>, ClientError>> {
     items(reply, |reply| {
         let header = reply.split_off(..PAIR_HEADER_BYTES)?;
+        let timed = u16::from_le_bytes([header[2], header[3]]) & PAIR_TIMED != 0;
+        let until_ms = if timed { Some(u64_at(reply.split_off(..8)?, 0)) } else { None };
         let key = reply.split_off(..usize::from(u16::from_le_bytes([header[0], header[1]])))?;
         let value = reply.split_off(..u32_at(header, 4) as usize)?;
-        Some((key, u64_at(header, 8), value))
+        Some(Listed { key, version: u64_at(header, 8), value, until_ms })
     })
 }
 

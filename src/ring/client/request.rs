@@ -6,11 +6,12 @@ use crate::ring::protocol::commit::{self, Entry};
 use crate::ring::protocol::stats::About;
 use crate::ring::protocol::{
     BATCH_HEADER_BYTES, HEAD_BYTES, KEY_BYTES_MAX, Opcode, PAGE_ENTRY_BYTES, PLAIN_HEADER_BYTES, RETENTION_AS_IS,
-    Status, Submission, TTL_MS_MAX, VALUE_BYTES_MAX, flag, page_request_bytes_max, shard_of_key, shard_of_stream,
+    Status, Submission, TRIM_BEGINS, TTL_MS_MAX, VALUE_BYTES_MAX, flag, page_request_bytes_max, shard_of_key,
+    shard_of_stream,
 };
 use crate::types::{Compression, Durability, ObjectId, ObjectKind, PageSize, ShardId};
 
-use super::ClientError;
+use super::{ClientError, Retention};
 
 /// Of a key: every write of it makes a larger one. 0: the key is absent.
 pub type Version = u64;
@@ -82,27 +83,6 @@ pub struct CursorMove {
     pub rewind: bool,
 }
 
-/// What a stream keeps: what is beyond a bound is trimmed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retention {
-    /// At most so many bytes, where each event counts its own and 32 B; the newest one stays. `None`: no bound.
-    pub bytes: Option<u64>,
-    /// Events are kept for at least so long, and up to a 64th of it longer; in ms, rounded up, at most `TTL_MS_MAX`.
-    /// `None`: no bound.
-    pub age: Option<Duration>,
-}
-
-impl Retention {
-    /// As the wire has it.
-    fn words(self) -> Result<(u64, u64), ClientError> {
-        let bytes = self.bytes.filter(|bytes| (1..RETENTION_AS_IS).contains(bytes));
-        if bytes != self.bytes {
-            return Err(BAD_REQUEST);
-        }
-        Ok((bytes.unwrap_or(0), self.age.map_or(Ok(0), ttl_ms)?))
-    }
-}
-
 /// The number of a snapshot: never that of another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot(pub u64);
@@ -143,6 +123,19 @@ pub enum Request<'a> {
         reply_bytes_max: usize,
         relaxed: bool,
     },
+    /// As `Scan`, or as `ScanAt` of a snapshot, and tells until when keys hold that have a time to live. With `keys_only` the
+    /// values are empty. See `listed` for the reply.
+    List {
+        snapshot: Option<Snapshot>,
+        space: Object,
+        shard: ShardId,
+        begin: &'a [u8],
+        end: &'a [u8],
+        prefix: bool,
+        limit: u32,
+        keys_only: bool,
+        reply_bytes_max: usize,
+    },
     /// Takes a snapshot of everything. The answer's `version` is its number. It ends with the connection.
     Snapshot,
     /// Ends a snapshot of this connection.
@@ -164,6 +157,9 @@ pub enum Request<'a> {
     Extent { snapshot: Snapshot, stream: Object },
     /// Forgets all events below an offset.
     Trim { stream: Object, before: u64 },
+    /// Makes a stream that never had an event begin at an offset; `head` is that before it, empty where events are not
+    /// linked.
+    Begin { stream: Object, at: u64, head: &'a [u8] },
     /// All the writes, if every key that was read still has the version it had; the reads stand first, and at most
     /// `commit::ENTRIES_MAX` entries in all. The answer's `version` is that of every key written. `Conflict`: entry number
     /// `aux` read another version than the present one, `version`. Values go as they are: in a space with compression they
@@ -216,7 +212,10 @@ impl Form {
             Request::Get { space, .. } | Request::GetAt { space, .. } if space.compression != Compression::None => {
                 Form::Value
             }
-            Request::Scan { space, .. } | Request::ScanAt { space, .. } if space.compression != Compression::None => {
+            Request::List { keys_only: true, .. } => Form::Plain,
+            Request::Scan { space, .. } | Request::ScanAt { space, .. } | Request::List { space, .. }
+                if space.compression != Compression::None =>
+            {
                 Form::Pairs
             }
             _ => Form::Plain,
@@ -268,7 +267,8 @@ impl<'a> Plan<'a> {
         let mut plan = Plan { reactor: 0, submission, key: &[], payload, form: Form::Plain };
         let shard = plan.fill(request, shards)?;
         plan.form = Form::of(request);
-        if plan.submission.flags & flag::EXPIRES != 0 && plan.submission.opcode != Opcode::Put as u8 {
+        let expires = plan.submission.flags & flag::EXPIRES != 0 && !matches!(request, Request::List { .. });
+        if expires && plan.submission.opcode != Opcode::Put as u8 {
             return Err(BAD_REQUEST);
         }
         if plan.form == Form::Value {
@@ -399,10 +399,8 @@ impl<'a> Plan<'a> {
                 Ok(Some(self.streamed(Opcode::Read, stream, Write::default(), shards)))
             }
             Request::Commit { entries, durability, relaxed } => self.commit(entries, durability, relaxed, shards),
-            Request::Trim { stream, before } => {
-                submission.arg0 = before;
-                Ok(Some(self.streamed(Opcode::Trim, stream, Write::default(), shards)))
-            }
+            Request::Trim { stream, before } => Ok(Some(self.trim(stream, before, None, shards))),
+            Request::Begin { stream, at, head } => Ok(Some(self.trim(stream, at, Some(head), shards))),
             Request::SetCursor { stream, name, offset, how } => {
                 self.key = name.as_bytes();
                 let write = Write { durability: how.durability, ..Write::default() };
@@ -451,6 +449,19 @@ impl<'a> Plan<'a> {
                 submission.object = space.id.0;
                 submission.reply_bytes_max = wire_bytes(reply_bytes_max)?;
                 (submission.arg0, submission.arg1) = (snapshot.0, u64::from(shard.0) | u64::from(limit) << u32::BITS);
+                (self.key, self.payload) = (begin, Payload::Bytes(end));
+                Ok(Some(shard))
+            }
+            Request::List { snapshot, space, shard, begin, end, prefix, limit, keys_only, reply_bytes_max } => {
+                let (own, limit) = (u64::from(shard.0), u64::from(limit));
+                let scan = (Opcode::Scan, limit, own);
+                let at = |Snapshot(snapshot)| (Opcode::ScanAt, snapshot, own | limit << u32::BITS);
+                let (opcode, arg0, arg1) = snapshot.map_or(scan, at);
+                (submission.opcode, submission.arg0, submission.arg1) = (opcode as u8, arg0, arg1);
+                let flag = |is_set: bool, flag| if is_set { flag } else { 0 };
+                submission.flags = flag::EXPIRES | flag(prefix, flag::PREFIX) | flag(keys_only, flag::KEYS_ONLY);
+                submission.object = space.id.0;
+                submission.reply_bytes_max = wire_bytes(reply_bytes_max)?;
                 (self.key, self.payload) = (begin, Payload::Bytes(end));
                 Ok(Some(shard))
             }
@@ -518,6 +529,15 @@ impl<'a> Plan<'a> {
         Ok(Some(self.streamed(Opcode::Retain, stream, Write::default(), shards)))
     }
 
+    /// `begins`: the head before the offset at which the stream begins.
+    fn trim(&mut self, stream: Object, before: u64, begins: Option<&'a [u8]>, shards: u32) -> ShardId {
+        self.submission.arg0 = before;
+        if let Some(head) = begins {
+            (self.submission.arg1, self.payload) = (TRIM_BEGINS, Payload::Bytes(head));
+        }
+        self.streamed(Opcode::Trim, stream, Write::default(), shards)
+    }
+
     fn keyed(&mut self, opcode: Opcode, space: Object, key: &'a [u8], how: Write, shards: u32) -> ShardId {
         self.key = key;
         self.common(opcode, space, how);
@@ -555,10 +575,10 @@ fn shard_of_commit(entries: &[Entry<'_>], shards: u32) -> Result<ShardId, Client
     of_keys.min().filter(|_| entries.is_sorted_by_key(|entry| !entry.is_read())).ok_or(BAD_REQUEST)
 }
 
-const BAD_REQUEST: ClientError = ClientError::Status(Status::BadRequest);
+pub(super) const BAD_REQUEST: ClientError = ClientError::Status(Status::BadRequest);
 
 /// As the wire has it.
-fn ttl_ms(expires: Duration) -> Result<u64, ClientError> {
+pub(super) fn ttl_ms(expires: Duration) -> Result<u64, ClientError> {
     let ms = u64::try_from(expires.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     Some(ms).filter(|ms| (1..=TTL_MS_MAX).contains(ms)).ok_or(BAD_REQUEST)
 }

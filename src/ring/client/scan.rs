@@ -7,7 +7,7 @@ use crate::ring::protocol::{AUX_MORE, KEY_BYTES_MAX, Status};
 use crate::types::ShardId;
 
 use super::calls::{REPLY_BYTES, larger_reply};
-use super::reply::pairs;
+use super::reply::{Listed, listed};
 use super::{Client, ClientError, Object, Request, Snapshot, Version};
 
 /// Which keys.
@@ -24,6 +24,8 @@ pub struct Pair {
     pub key: Vec<u8>,
     pub version: Version,
     pub value: Vec<u8>,
+    /// Until when it holds, in ms since 1970; told by `list`.
+    pub until_ms: Option<u64>,
 }
 
 /// Pairs in the order of their keys.
@@ -32,6 +34,16 @@ pub struct ScanPage {
     pub pairs: Vec<Pair>,
     /// There may be more: scan again with this as `after` of a prefix, or as `begin` of a range. `None`: that was all.
     pub cursor: Option<Vec<u8>>,
+}
+
+/// What a scan is to show.
+#[derive(Clone, Copy)]
+pub(super) enum Show {
+    Pairs,
+    /// Until when keys hold, too.
+    List {
+        keys_only: bool,
+    },
 }
 
 /// How far one shard was read.
@@ -50,13 +62,29 @@ impl Client {
     /// # Errors
     /// As `wait`.
     pub fn scan(&mut self, space: Object, range: &ScanRange<'_>, limit: usize) -> Result<ScanPage, ClientError> {
-        self.scan_of(None, space, range, limit)
+        self.scan_of((None, Show::Pairs), space, range, limit)
+    }
+
+    /// A scan of what is there, or of a snapshot, that tells until when keys hold. With `keys_only` the values are empty,
+    /// and none is read for it.
+    ///
+    /// # Errors
+    /// `SnapshotGone` when the daemon gave it up; else as `wait`.
+    pub fn list(
+        &mut self,
+        at: Option<Snapshot>,
+        space: Object,
+        range: &ScanRange<'_>,
+        limit: usize,
+        keys_only: bool,
+    ) -> Result<ScanPage, ClientError> {
+        self.scan_of((at, Show::List { keys_only }), space, range, limit)
     }
 
     /// A scan of what is there, or of a snapshot.
     pub(super) fn scan_of(
         &mut self,
-        at: Option<Snapshot>,
+        at: (Option<Snapshot>, Show),
         space: Object,
         range: &ScanRange<'_>,
         limit: usize,
@@ -99,7 +127,7 @@ impl Client {
     /// Reads on in all shards given, side by side, until each has a pair to show or is at its end.
     fn fill(
         &mut self,
-        at: Option<Snapshot>,
+        at: (Option<Snapshot>, Show),
         space: Object,
         range: &ScanRange<'_>,
         limit: usize,
@@ -129,12 +157,12 @@ impl Client {
 
 impl ShardScan {
     fn take(&mut self, range: &ScanRange<'_>, reply: &[u8], more: bool) -> Result<(), ClientError> {
-        for pair in pairs(reply) {
-            let (key, version, value) = pair?;
+        for pair in listed(reply) {
+            let Listed { key, version, value, until_ms } = pair?;
             if self.pairs.back().is_some_and(|last| last.key.as_slice() >= key) {
                 return Err(ClientError::Broken("a scan is not in order".into()));
             }
-            self.pairs.push_back(Pair { key: key.to_vec(), version, value: value.to_vec() });
+            self.pairs.push_back(Pair { key: key.to_vec(), version, value: value.to_vec(), until_ms });
         }
         self.cursor = match self.pairs.back() {
             Some(last) if more => cursor_after(range, &last.key),
@@ -146,7 +174,7 @@ impl ShardScan {
 }
 
 fn request<'a>(
-    at: Option<Snapshot>,
+    (at, show): (Option<Snapshot>, Show),
     space: Object,
     range: &ScanRange<'a>,
     limit: usize,
@@ -158,6 +186,20 @@ fn request<'a>(
         ScanRange::Range { end, .. } => (cursor, end, false),
     };
     let (own, reply_bytes_max) = (shard.shard, shard.reply_bytes_max);
+    if let Show::List { keys_only } = show {
+        let (snapshot, limit) = (at, u32::try_from(limit).unwrap_or(u32::MAX));
+        return Some(Request::List {
+            snapshot,
+            space,
+            shard: own,
+            begin,
+            end,
+            prefix,
+            limit,
+            keys_only,
+            reply_bytes_max,
+        });
+    }
     if let Some(snapshot) = at {
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         return Some(Request::ScanAt { snapshot, space, shard: own, begin, end, prefix, limit, reply_bytes_max });

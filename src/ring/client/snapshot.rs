@@ -3,6 +3,7 @@
 use crate::ring::protocol::Status;
 
 use super::calls::larger_reply;
+use super::scan::Show;
 use super::{Client, ClientError, Object, Request, ScanPage, ScanRange, Snapshot, Version};
 
 impl Client {
@@ -56,7 +57,7 @@ impl Client {
         range: &ScanRange<'_>,
         limit: usize,
     ) -> Result<ScanPage, ClientError> {
-        self.scan_of(Some(snapshot), space, range, limit)
+        self.scan_of((Some(snapshot), Show::Pairs), space, range, limit)
     }
 
     /// The first offset and the next one of a stream when a snapshot was taken. Events are read with `read`, up to the next

@@ -160,6 +160,7 @@ mod tests {
         shards: 4,
         key_bytes_max: 1_024,
         value_bytes_max: 4_096,
+        lineage: crate::types::Lineage::NONE,
     };
 
     fn hello(sq_entries: u32, arena_bytes: u64) -> [u8; hello::BYTES] {

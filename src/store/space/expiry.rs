@@ -66,6 +66,13 @@ pub fn is_over(entry: &Entry, heap: &Heap, lived_ms: u64) -> bool {
     node_of(entry, heap).at_ms <= lived_ms
 }
 
+/// Until when a key that has a time to live holds, by the wall clock as the log says it.
+#[cold]
+pub fn until_ms(entry: &Entry, heap: &Heap) -> u64 {
+    let at = entry.key_bytes() + NODE_BYTES;
+    get_u64(heap.bytes(entry.cell(), at + 8), at)
+}
+
 impl Spaces {
     /// Keys with a time to live.
     pub fn timed(&self) -> usize {
@@ -111,9 +118,7 @@ impl Spaces {
     /// Until when a key holds.
     pub(super) fn until(&self, heap: &Heap, found: Option<u32>) -> Option<Until> {
         let entry = &self.entries[found? as usize];
-        let at = entry.key_bytes() + NODE_BYTES;
-        let logged_ms = || get_u64(heap.bytes(entry.cell(), at + 8), at);
-        entry.is_timed().then(|| Until { lived_ms: node_of(entry, heap).at_ms, logged_ms: logged_ms() })
+        entry.is_timed().then(|| Until { lived_ms: node_of(entry, heap).at_ms, logged_ms: until_ms(entry, heap) })
     }
 
     /// Removes a key as the log says, if it holds the version that the record names.

@@ -6,7 +6,8 @@ use crate::bytes::{index, len_u16, len_u32};
 use crate::ring::protocol::{AUX_MORE, Completion, Status, flag};
 use crate::store::cache::Cache;
 use crate::store::heap::Heap;
-use crate::store::space::{Entry, Spaces, View, expiry::is_over};
+use crate::store::space::expiry::{is_over, until_ms};
+use crate::store::space::{Entry, Spaces, View};
 use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
 use crate::types::Lsn;
 
@@ -34,7 +35,8 @@ impl Store {
         let (entries, heap) = (entries.as_slice(), &self.heap);
         let slots = ordered.order.from(|slot| is_before(entries[slot as usize].key(heap), range.begin));
         let slots = slots.map(|slot| (slot, u64::MAX));
-        Scan { entries, heap, cache, reply, view, after }.run(slots, context, request, &range)
+        Scan { entries, heap, cache, reply, view, after, shows: Shows::of(request) }
+            .run(slots, context, request, &range)
     }
 
     /// The same, as a snapshot sees it.
@@ -68,7 +70,8 @@ impl Store {
             };
             if old_first { old.next() } else { current.next() }
         });
-        Scan { entries, heap, cache, reply, view, after }.run(slots, context, request, &range)
+        Scan { entries, heap, cache, reply, view, after, shows: Shows::of(request) }
+            .run(slots, context, request, &range)
     }
 }
 
@@ -87,6 +90,20 @@ impl<'a> Range<'a> {
     }
 }
 
+/// What it tells of each key.
+#[derive(Clone, Copy)]
+struct Shows {
+    until: bool,
+    values: bool,
+}
+
+impl Shows {
+    fn of(request: &Request<'_>) -> Shows {
+        let flags = request.submission.flags;
+        Shows { until: flags & flag::EXPIRES != 0, values: flags & flag::KEYS_ONLY == 0 }
+    }
+}
+
 struct Scan<'a, R> {
     entries: &'a [Entry],
     heap: &'a Heap,
@@ -94,6 +111,7 @@ struct Scan<'a, R> {
     reply: &'a mut R,
     view: View,
     after: Lsn,
+    shows: Shows,
 }
 
 impl<R: Reply> Scan<'_, R> {
@@ -106,7 +124,7 @@ impl<R: Reply> Scan<'_, R> {
         request: &Request<'_>,
         range: &Range<'_>,
     ) -> Outcome {
-        let Scan { entries, heap, cache, reply, view, after } = self;
+        let Scan { entries, heap, cache, reply, view, after, shows } = self;
         let (mut pairs, mut more, mut needed, mut over, limit) = (0, false, 0, 0, range.limit);
         // The first value that is not in memory ends the answer. Those behind it are read at the same time.
         let (mut absent, mut looked) = (None, 0);
@@ -132,7 +150,11 @@ impl<R: Reply> Scan<'_, R> {
                 more = true;
                 break;
             }
-            let Some(value) = entry.value(slot, heap, cache, context.fetched.as_ref()) else {
+            let value = match shows.values {
+                true => entry.value(slot, heap, cache, context.fetched.as_ref()),
+                false => Some(&[][..]),
+            };
+            let Some(value) = value else {
                 more = true;
                 looked += 1;
                 if pairs == 0 && absent.is_none() {
@@ -146,9 +168,10 @@ impl<R: Reply> Scan<'_, R> {
                 looked += 1;
                 continue;
             }
-            if !push(reply, &entry, key, value) {
+            let until_ms = if shows.until && entry.is_timed() { Some(until_ms(&entry, heap)) } else { None };
+            if !push(reply, &entry, until_ms, key, value) {
                 more = true;
-                needed = (key.len() + value.len()) as u64 + 16;
+                needed = (key.len() + value.len()) as u64 + if until_ms.is_some() { 24 } else { 16 };
                 break;
             }
             pairs += 1;
@@ -167,12 +190,14 @@ impl<R: Reply> Scan<'_, R> {
 
 /// Adds a pair to the reply. `false`: it does not fit.
 #[inline]
-fn push<R: Reply>(reply: &mut R, entry: &Entry, key: &[u8], value: &[u8]) -> bool {
+fn push<R: Reply>(reply: &mut R, entry: &Entry, until_ms: Option<u64>, key: &[u8], value: &[u8]) -> bool {
+    let timed = until_ms.map(u64::to_le_bytes);
     reply.push(&[
         &len_u16(key.len()).to_le_bytes()[..],
-        &[0, 0],
-        &entry.value_bytes().to_le_bytes(),
+        &u16::from(timed.is_some()).to_le_bytes(),
+        &len_u32(value.len()).to_le_bytes(),
         &entry.version.to_le_bytes(),
+        timed.as_ref().map_or(&[], |until| until),
         key,
         value,
     ])

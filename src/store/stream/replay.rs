@@ -12,7 +12,7 @@ use crate::wal::record::{Record, encoded_bytes};
 
 impl Stream {
     /// Forgets its chunks, whose events gave their memory back, and goes on at `offset`.
-    fn begin_at(&mut self, heap: &mut Heap, offset: u64) {
+    pub(super) fn begin_at(&mut self, heap: &mut Heap, offset: u64) {
         heap.refund((self.chunks.len() + usize::from(self.spare.is_some())) * CHUNK_BYTES);
         self.chunks.clear();
         self.spare = None;
