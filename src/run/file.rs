@@ -4,17 +4,18 @@ use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
-use crate::bytes::{get_u64, len_u32};
-use crate::ring::client::{Client, ClientError, CursorMove, Object, Write as How};
-use crate::ring::protocol::{NAME_BYTES_MAX, Status, VALUE_BYTES_MAX, stats};
+use crate::bytes::{array, get_u64, len_u32};
+use crate::ring::client::{Client, ClientError, CursorMove, Head, Object, Write as How};
+use crate::ring::protocol::{HEAD_BYTES, NAME_BYTES_MAX, Status, VALUE_BYTES_MAX};
 use crate::types::Durability;
 
 use super::step::Step;
-use super::{RunError, STATE_CURSOR, begin_of, step};
+use super::{RunError, STATE_CURSOR, begin_of};
 
 const MAGIC: [u8; 8] = *b"FBRUN\0\0\x01";
-/// Magic, u64 offset of the first step, u64 offset behind the last, u8 durability, u8 chained, u8 name bytes, five zeros.
-const HEADER_BYTES: usize = 32;
+/// Magic, u64 offset of the first step, u64 offset behind the last, u8 durability, u8 chained, u8 name bytes, five zeros, and
+/// the head before the first step.
+const HEADER_BYTES: usize = 32 + HEAD_BYTES;
 /// Stands in the place of a step's size behind the last one.
 const END: u32 = u32::MAX;
 const LEVEL: i32 = 3;
@@ -32,6 +33,8 @@ pub struct Summary {
     pub next: u64,
     pub durability: Durability,
     pub chained: bool,
+    /// Before the first step, where they are linked.
+    head: Head,
     pub step_bytes_max: usize,
 }
 
@@ -45,7 +48,7 @@ pub fn export(
     out: impl Write,
     mut progress: impl FnMut(u64),
 ) -> Result<Summary, RunError> {
-    let stream = client.open_stream(name, None)?;
+    let (stream, chained) = client.find_stream(name)?;
     let begin = begin_of(client, stream)?;
     let whole = !matches!(client.read(stream, 0, None), Err(ClientError::Trimmed { .. }));
     let first = if whole { 0 } else { begin.unwrap_or(0) };
@@ -53,9 +56,7 @@ pub fn export(
     let extent = client.extent(snapshot, stream);
     client.release(snapshot)?;
     let (_, next) = extent?;
-    let own = client.object_stats()?;
-    let own = own.iter().find(|words| words[stats::OBJECT] == u64::from(stream.id.0));
-    let chained = own.is_some_and(|words| words[stats::OBJECT_CHAINED] != 0);
+    let head = if chained { client.head_before(stream, first)? } else { [0; HEAD_BYTES] };
     let mut encoder = zstd::Encoder::new(out, LEVEL)?;
     encoder.include_checksum(true)?;
     let mut sink = Digested { inner: encoder, hasher: blake3::Hasher::new() };
@@ -65,6 +66,7 @@ pub fn export(
     header[16..24].copy_from_slice(&next.to_le_bytes());
     header[24..26].copy_from_slice(&[stream.durability as u8, u8::from(chained)]);
     header[26] = u8::try_from(name.len()).map_err(|_| ClientError::BadName)?;
+    header[32..].copy_from_slice(&head);
     sink.write_all(&header)?;
     sink.write_all(name.as_bytes())?;
     let (mut at, mut step_bytes_max) = (first, 0);
@@ -89,7 +91,7 @@ pub fn export(
     let Digested { inner: mut encoder, hasher } = sink;
     encoder.write_all(hasher.finalize().as_bytes())?;
     encoder.finish()?.flush()?;
-    Ok(Summary { name: name.to_owned(), first, next, durability: stream.durability, chained, step_bytes_max })
+    Ok(Summary { name: name.to_owned(), first, next, durability: stream.durability, chained, head, step_bytes_max })
 }
 
 /// Reads all of a file, and proves that it is what was written. Blocks.
@@ -101,7 +103,7 @@ pub fn check(path: &Path) -> Result<Summary, RunError> {
 }
 
 /// Makes a run of a file, under another name with `name`. All of the file is checked before anything is written; when
-/// it ends all is durable. A run that was compacted begins with its state at offset 0. Blocks.
+/// it ends all is durable. Steps have the offsets that they had. Blocks.
 ///
 /// # Errors
 /// `BadFile`, `IsThere`, `TooLarge`, `Io`; else those of `Client::append_batch`, after which a part of it may be there.
@@ -126,9 +128,11 @@ pub fn import(
     } else {
         client.open_stream(&summary.name, Some(summary.durability))?
     };
-    let (mut batch, mut batch_bytes, bytes_max) = (Vec::new(), 0, client.value_bytes_max());
-    let (first, mut written) = (summary.first, 0);
-    read(path, |offset, event| {
+    if summary.first > 0 {
+        client.begin_stream(stream, summary.first, if summary.chained { &summary.head } else { &[] })?;
+    }
+    let (mut batch, mut batch_bytes, bytes_max, mut written) = (Vec::new(), 0, client.value_bytes_max(), 0);
+    read(path, |_, event| {
         // In a request each stands behind its size.
         let bytes = event.len() + size_of::<u32>();
         if batch.len() == BATCH_STEPS_MAX || batch_bytes + bytes > BATCH_BYTES_MAX.min(bytes_max) {
@@ -137,16 +141,12 @@ pub fn import(
             progress(written);
         }
         batch_bytes += bytes;
-        let mut event = event.to_vec();
-        if let Some(part) = Step::decode(&event).ok_or(RunError::NotAStep { offset })?.state {
-            step::set_as_of(&mut event, part.as_of.checked_sub(first).unwrap_or(u64::MAX));
-        }
-        batch.push(event);
+        batch.push(event.to_vec());
         Ok(())
     })?;
     flush(client, stream, &mut batch)?;
-    if first > 0 {
-        client.set_cursor(stream, STATE_CURSOR, 0, CursorMove::default())?;
+    if summary.first > 0 {
+        client.set_cursor(stream, STATE_CURSOR, summary.first, CursorMove::default())?;
     }
     client.sync()?;
     Ok(summary)
@@ -230,5 +230,5 @@ fn read(path: &Path, mut take: impl FnMut(u64, &[u8]) -> Result<(), RunError>) -
     if at != next || *digest.as_bytes() != stated || !ends {
         return Err(bad("its digest is another one"));
     }
-    Ok(Summary { name, first, next, durability, chained, step_bytes_max })
+    Ok(Summary { name, first, next, durability, chained, head: array(&header, 32), step_bytes_max })
 }

@@ -153,12 +153,6 @@ impl<'a> Step<'a> {
     }
 }
 
-/// Says of an encoded part of a state that it holds what stood below another offset.
-#[cfg(any(feature = "zstd", test))]
-pub(super) fn set_as_of(event: &mut [u8], as_of: u64) {
-    put_u64(event, AS_OF, as_of);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,10 +170,8 @@ mod tests {
         let step = Step { wall_ms: 77, state: None, changes: CHANGES.to_vec() };
         assert_eq!(Step::decode(&event), Some(step));
         let state = Some(StatePart { as_of: 9, last: true });
-        let mut part = encode(77, state, &CHANGES[..2]).unwrap();
+        let part = encode(77, state, &CHANGES[..2]).unwrap();
         assert_eq!(Step::decode(&part).unwrap().state, state);
-        set_as_of(&mut part, 3);
-        assert_eq!(Step::decode(&part).unwrap().state, Some(StatePart { as_of: 3, last: true }));
         assert_eq!(Step::decode(&encode(77, state, &CHANGES).unwrap()), None, "a state holds puts alone");
         assert_eq!(Step::decode(&encode(77, None, &[]).unwrap()), None, "nothing happened");
         for cut in 0..event.len() {

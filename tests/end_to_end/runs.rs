@@ -146,7 +146,8 @@ fn a_state_holds_what_others_write_beside_it_and_what_came_before_may_go() {
     let written = file::export(&mut client, "agent", fs::File::create(&path).unwrap(), |_| {}).expect("it is written");
     assert!(written.first > 0);
     file::import(&mut client, &path, Some("again"), |_| {}).expect("it is read");
-    assert_eq!(held(&Run::open(&mut client, "again", None).expect("it is made")), held(&run));
+    let copy = Run::open(&mut client, "again", None).expect("it is made");
+    assert_eq!((held(&copy), copy.next()), (held(&run), again.next()));
     // Without its state it is no run any more.
     client.trim(run.stream(), again.next()).expect("it is there");
     assert!(matches!(Run::open(&mut client, "agent", None), Err(RunError::Trimmed { .. })));
@@ -197,11 +198,21 @@ fn a_file_holds_a_run_or_is_refused() {
     let head = client.verify_stream(stream).expect("it is whole").head;
     assert_eq!(other.verify_stream(again.stream()).expect("it is whole").head, head);
     assert_eq!(events(&mut other, &again), events(&mut client, &run));
+    // Compacted and trimmed too: steps keep their offsets, and the chain goes on.
+    run.compact(&mut client, true).expect("it is compacted");
+    let short = place.path("short.run");
+    let summary = file::export(&mut client, "agent", fs::File::create(&short).unwrap(), |_| {}).expect("it is written");
+    assert_eq!((summary.first, summary.next), (600, 601));
+    file::import(&mut other, &short, Some("short"), |_| {}).expect("it is read");
+    let again = Run::open(&mut other, "short", None).expect("it is made");
+    assert_eq!((held(&again), again.next()), (held(&run), 601));
+    let [here, there] = [client.verify_stream(stream), other.verify_stream(again.stream())];
+    assert_eq!(here.expect("it is whole"), there.expect("it is whole"));
     // What is no step is told.
     client.append(stream, b"a stranger", Write::default()).expect("there is room");
-    assert!(matches!(run.refresh(&mut client), Err(RunError::NotAStep { offset: 600 })));
-    let refused = refused(&place, &["run", "replay", "agent", "--from", "600"]);
-    assert!(refused.contains("event 600"), "{refused}");
+    assert!(matches!(run.refresh(&mut client), Err(RunError::NotAStep { offset: 601 })));
+    let refused = refused(&place, &["run", "replay", "agent", "--from", "601"]);
+    assert!(refused.contains("event 601"), "{refused}");
     daemon.kill();
     let gone = run.write(&mut client, &[put("s", b"k", b"v")], None);
     assert!(matches!(gone, Err(RunError::Client(ClientError::Disconnected))), "{gone:?}");
