@@ -39,9 +39,8 @@ pub fn run(args: &Args, context: &mut Context) -> Result<(), Failure> {
     }
     let mut client = context.connect()?;
     let mut check = Check::new(&mut client, Policy { append: false, fresh: true });
-    Merge::new(&chain, &mut |item| check.item(item))?.run()?;
+    let counts = Merge::new(&chain, &mut |item| check.item(item))?.run()?;
     let targets = check.targets;
-    let counts = chain.last().map(|whole| whole.counts).unwrap_or_default();
     let mut apply = Apply::new(client, targets, counts);
     Merge::new(&chain, &mut |item| apply.item(item))?.run().map_err(begun)?;
     let Done { expired, .. } = apply.finish().map_err(begun)?;

@@ -62,6 +62,8 @@ fn restored(name: &str, backups: &Backups<'_>, at: u64) -> (Vec<Value>, Option<H
     let mut daemon = Daemon::start(&to);
     let mut client = daemon.connect(&to);
     let found = contents(&to);
+    let events = found.iter().filter(|line| line["kind"] == "event").count();
+    assert_eq!(told[0]["events"], events);
     let line = refused(&to, &["restore", backups.directory()]);
     assert!(line.contains("is there already; nothing was changed"), "{line}");
     assert!(contents(&to) == found, "what refused changed something");

@@ -113,6 +113,7 @@ pub struct Merge<'a> {
     /// Those before the last, and whether each has the object at hand.
     before: Vec<(Reader, bool)>,
     last: Reader,
+    counts: Counts,
     each: &'a mut dyn FnMut(Item) -> Result<(), Failure>,
 }
 
@@ -122,14 +123,15 @@ impl<'a> Merge<'a> {
     pub fn new(chain: &'a [Whole], each: &'a mut dyn FnMut(Item) -> Result<(), Failure>) -> Result<Merge<'a>, Error> {
         let mut readers = chain.iter().map(|whole| Reader::open(&whole.path)).collect::<Result<Vec<_>, _>>()?;
         let Some(last) = readers.pop() else { return Err(Error::new("there is no backup")) };
-        Ok(Merge { chain, before: readers.into_iter().map(|reader| (reader, false)).collect(), last, each })
+        let before = readers.into_iter().map(|reader| (reader, false)).collect();
+        Ok(Merge { chain, before, last, counts: Counts::default(), each })
     }
 
-    /// Gives one item after another.
+    /// Gives one item after another. How many there were.
     ///
     /// # Errors
     /// Damage, also of what changed since it was checked; and what `each` says.
-    pub fn run(mut self) -> Result<(), Failure> {
+    pub fn run(mut self) -> Result<Counts, Failure> {
         let mut number = 0;
         while let Some(line) = self.last.take()? {
             let Some((name, _)) = begun(&line) else { continue };
@@ -151,7 +153,7 @@ impl<'a> Merge<'a> {
                 self.stream(number, &mut told)?;
             } else {
                 let page = told.page;
-                (self.each)(Item::Object(told))?;
+                self.give(Item::Object(told))?;
                 self.keys(number, page)?;
             }
             for (reader, _) in self.before.iter_mut().filter(|(_, has)| *has) {
@@ -162,7 +164,20 @@ impl<'a> Merge<'a> {
         if self.chain.last().map(|whole| &whole.digest) != self.last.digest.as_ref() {
             return Err(self.last.damaged("it changed while it was read").into());
         }
-        (self.each)(Item::End)
+        self.give(Item::End)?;
+        Ok(self.counts)
+    }
+
+    fn give(&mut self, item: Item) -> Result<(), Failure> {
+        match item {
+            Item::Object(_) => self.counts.objects += 1,
+            Item::Pair { .. } => self.counts.pairs += 1,
+            Item::Page { .. } => self.counts.pages += 1,
+            Item::Event { .. } => self.counts.events += 1,
+            Item::Cursor { .. } => self.counts.cursors += 1,
+            Item::End => {}
+        }
+        (self.each)(item)
     }
 
     fn keys(&mut self, object: usize, page: Option<PageSize>) -> Result<(), Failure> {
@@ -174,7 +189,7 @@ impl<'a> Merge<'a> {
                 _ => self.value(&key, version)?,
             };
             let item = item(object, line, page).map_err(|cause| self.last.damaged(&cause))?;
-            (self.each)(item)?;
+            self.give(item)?;
         }
         Ok(())
     }
@@ -208,7 +223,7 @@ impl<'a> Merge<'a> {
             }
             begin -= 1;
         }
-        (self.each)(Item::Object(told.clone()))?;
+        self.give(Item::Object(told.clone()))?;
         let last = self.before.len();
         for number in begin..=last {
             let reader = self.before.get_mut(number).map_or(&mut self.last, |(reader, _)| reader);
@@ -217,6 +232,7 @@ impl<'a> Merge<'a> {
                     && event.offset >= first
                 {
                     let (offset, event) = (event.offset, event.bytes().map_err(|cause| reader.damaged(&cause))?);
+                    self.counts.events += 1;
                     (self.each)(Item::Event { object, event, offset })?;
                 }
             }
@@ -225,7 +241,7 @@ impl<'a> Merge<'a> {
             if let Some(Line::Cursor(cursor)) = self.last.take()? {
                 let (name, offset) = (cursor.name, cursor.offset);
                 check_cursor(&name, offset, next).map_err(|cause| self.last.damaged(&cause))?;
-                (self.each)(Item::Cursor { object, name, offset })?;
+                self.give(Item::Cursor { object, name, offset })?;
             }
         }
         Ok(())
