@@ -10,6 +10,7 @@ mod full;
 mod hostile;
 mod pages;
 mod reclaim;
+mod requests;
 mod sessions;
 mod slow;
 #[path = "../../tests/small/mod.rs"]
