@@ -383,6 +383,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             .chain(postponed)
             .chain(self.look_ns())
             .chain(self.expires_ns())
+            .chain(self.snapshots.gives_up_ns())
             .min()
     }
 

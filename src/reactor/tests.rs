@@ -1,6 +1,7 @@
 //! The vertical path over the memory device, with real rings, in one thread of control.
 
 mod across;
+mod barrier;
 mod catalog;
 mod commit;
 mod events;
