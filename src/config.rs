@@ -141,7 +141,7 @@ pub struct Limits {
     pub producers_max: u32,
     /// Cursors of each stream. 1 to 65,536.
     pub cursors_max: u32,
-    /// Snapshots of all clients together. 0 to 1,024.
+    /// Snapshots of all clients together, of which each has half at most. 0 to 1,024.
     pub snapshots_max: u32,
     /// For values that were written over or deleted and that a snapshot still sees. Beyond it the oldest snapshot is given
     /// up. It is part of `memory_bytes_max`; default: an eighth of it, at most a half.

@@ -14,6 +14,7 @@ mod intake;
 mod participant;
 mod rates;
 mod reclaim;
+mod requests;
 mod resume;
 mod shard;
 mod shared;
@@ -40,7 +41,7 @@ use crate::store::catalog::Catalog;
 use crate::store::catalog::Object;
 use crate::store::{Context, Fetched, Outcome, Reply, Request, Wall};
 use crate::timing::{self, Layer};
-use crate::types::Lsn;
+use crate::types::{Lsn, ObjectId};
 use crate::wal::Wal;
 
 use across::Commits;
@@ -48,7 +49,8 @@ use control::SyncTable;
 use deallocation::Deallocation;
 use fetch::Fetches;
 pub use idle::run;
-use rates::Rates;
+use rates::Rate;
+use requests::Requests;
 pub use resume::Log;
 use shard::Pending;
 pub use shard::Shard;
@@ -179,7 +181,9 @@ pub struct Reactor<D, C> {
     look_at_wall_ns: u64,
     device: Watched<D>,
     stall: Stall,
-    rates: Rates,
+    /// Of requests, and of device operations.
+    rates: [Rate; 2],
+    requests: Requests,
     pool: Pool,
     catalog: Catalog,
     shards: Vec<Shard>,
@@ -227,6 +231,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         catalog: Catalog,
         shards: Vec<Shard>,
     ) -> Self {
+        let mut requests = Requests::default();
+        requests.grow(catalog.len());
         Reactor {
             place,
             limits,
@@ -235,7 +241,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             clock,
             device: Watched::new(device, pool.count_all()),
             stall: Stall::default(),
-            rates: Rates::default(),
+            rates: [Rate::default(); 2],
+            requests,
             pool,
             catalog,
             shards,
@@ -340,6 +347,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         // A request that waits, or stays where it is, comes here again.
         if let Outcome::Answer { completion, .. } = &outcome {
             self.metrics.add(if writes { stats::WRITES } else { stats::READS }, 1);
+            self.requests.count(ObjectId(submission.object), writes);
             self.progressed |= appends || opcode == Opcode::Trim;
             let done = completion.status == Status::Ok as u16;
             if writes {
@@ -349,7 +357,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 self.metrics.add(stats::GETS_FETCHED, u64::from(fetched.is_some()));
             }
             if matches!(opcode, Opcode::Commit | Opcode::WritePages | Opcode::ReadPages) {
-                self.count_several(opcode, completion);
+                self.count_several(opcode, submission, completion);
             }
         }
         (outcome, at)

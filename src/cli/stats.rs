@@ -70,9 +70,28 @@ impl Named {
     fn get(&self, at: usize) -> u64 {
         self.words.get(at).copied().unwrap_or(0)
     }
-}
 
-impl Named {
+    /// Its line.
+    fn text(&self) -> String {
+        let (kind, holds) = match self.kind {
+            ObjectKind::Space => ("space", format!("{} keys", self.get(stats::OBJECT_KEYS))),
+            ObjectKind::Stream => ("stream", format!("{} events", self.get(stats::OBJECT_EVENTS))),
+            ObjectKind::Pages => ("pages", format!("{} pages", self.get(stats::OBJECT_KEYS))),
+        };
+        let chained = self.get(stats::OBJECT_CHAINED) != 0;
+        let chain = if chained { self.get(stats::OBJECT_NEXT_OFFSET).to_string() } else { "-".to_owned() };
+        format!(
+            "{kind:<6} {holds:>12} {:>10} {chain:>12} {:>12} {:>12} {:>10} {:>10}  {}{}",
+            self.get(stats::OBJECT_LIVE_BYTES) >> 20,
+            self.get(stats::OBJECT_READS),
+            self.get(stats::OBJECT_WRITES),
+            self.get(stats::OBJECT_REQUESTS_PER_SECOND),
+            self.get(stats::OBJECT_REQUESTS_PER_SECOND_MAX),
+            self.name,
+            self.retention()
+        )
+    }
+
     /// What a stream keeps, and what was trimmed for it.
     fn retention(&self) -> String {
         let (bytes, age_ms) = (self.get(stats::OBJECT_RETAIN_BYTES), self.get(stats::OBJECT_RETAIN_AGE_MS));
@@ -148,21 +167,11 @@ fn print(reactors: &[Vec<u64>], shards: &[Vec<u64>], objects: &[Named], context:
             if word(stats::SHARD_FENCED) == 0 { "" } else { "  stopped writing" }
         ))?;
     }
-    context
-        .out
-        .line(format!("\n{:<6} {:>12} {:>10} {:>12}  name (retention)", "kind", "holds", "live MiB", "chain"))?;
-    for object in objects {
-        let (kind, holds) = match object.kind {
-            ObjectKind::Space => ("space", format!("{} keys", object.get(stats::OBJECT_KEYS))),
-            ObjectKind::Stream => ("stream", format!("{} events", object.get(stats::OBJECT_EVENTS))),
-            ObjectKind::Pages => ("pages", format!("{} pages", object.get(stats::OBJECT_KEYS))),
-        };
-        let chained = object.get(stats::OBJECT_CHAINED) != 0;
-        let chain = if chained { object.get(stats::OBJECT_NEXT_OFFSET).to_string() } else { "-".to_owned() };
-        let live = object.get(stats::OBJECT_LIVE_BYTES) >> 20;
-        let retention = object.retention();
-        context.out.line(format!("{kind:<6} {holds:>12} {live:>10} {chain:>12}  {}{retention}", object.name))?;
-    }
+    context.out.line(format!(
+        "\n{:<6} {:>12} {:>10} {:>12} {:>12} {:>12} {:>10} {:>10}  name (retention)",
+        "kind", "holds", "live MiB", "chain", "reads", "writes", "requests/s", "most/s"
+    ))?;
+    objects.iter().try_for_each(|object| context.out.line(object.text()))?;
     Ok(())
 }
 

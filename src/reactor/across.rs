@@ -341,6 +341,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     fn answer_commit(&mut self, number: usize, completion: Completion) {
         let Some((slot, user_data)) = self.commits.coordinated[number].client.take() else { return };
         self.count_commit(&completion);
+        if completion.status == Status::Ok as u16 {
+            self.requests.count_commit(&self.commits.coordinated[number].shared.entries);
+        }
         self.reply(slot, Completion { user_data, ..completion });
     }
 

@@ -72,6 +72,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         }
         sum[stats::OBJECT] = u64::from(object.id.0);
         sum[stats::OBJECT_CHAINED] = u64::from(object.chained);
+        self.requests.tell(object.id, [self.turned_ns, self.worked_ns], &mut sum);
         sum
     }
 }

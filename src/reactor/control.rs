@@ -79,7 +79,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         {
             mailed = true;
             match order {
-                Order::Object(object) => self.catalog.insert(*object),
+                Order::Object(object) => self.learn(*object),
                 Order::Snapshot(id, arrived) => self.arrive(id, arrived, None, now_ns),
                 Order::Release(id) => self.end_snapshot(id),
                 Order::Commit(shared) => self.take_part(&shared),
@@ -94,6 +94,12 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             mailed |= self.pass_barrier(now_ns);
         }
         self.end_snapshots() | mailed
+    }
+
+    /// There is a new space or stream.
+    fn learn(&mut self, object: Object) {
+        self.catalog.insert(object);
+        self.requests.grow(self.catalog.len());
     }
 
     /// Takes a client in. The listener sends it by mail; tests and the simulator call this.
@@ -205,7 +211,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let attributes = object.attributes();
         object.lsn = wal.append(&mut self.pool, now_ns, Kind::Create, id, attributes, &object.name, &[]);
         let after = told_after(wal, &object);
-        self.catalog.insert(object.clone());
+        self.learn(object.clone());
         for other in self.place.reactors.iter().skip(1) {
             other.send(Order::Object(Box::new(object.clone()))).expect("half of its orders were free a moment ago");
         }
@@ -249,7 +255,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     /// Brings the gauges up to date.
     pub(super) fn gauge(&mut self) {
         self.look_at_rates(self.turned_ns);
-        let [requests, requests_max, operations, operations_max] = self.rates.told(self.turned_ns, self.worked_ns);
+        let [[requests, requests_max], [operations, operations_max]] =
+            self.rates.map(|rate| rate.told(self.turned_ns, self.worked_ns));
         let traffic = self.device.traffic();
         let sum = |of: fn(&super::Shard) -> u64| self.shards.iter().map(of).sum::<u64>();
         let gauges = [
@@ -313,7 +320,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     pub(super) fn look_at_rates(&mut self, now_ns: u64) {
         let traffic = self.device.traffic();
         let counted = [self.metrics.get(stats::REQUESTS), traffic.reads + traffic.writes];
-        self.rates.look(now_ns, self.worked_ns, counted);
+        self.rates.iter_mut().zip(counted).for_each(|(rate, now)| rate.look(now_ns, self.worked_ns, now));
+        self.requests.look(now_ns, self.worked_ns);
     }
 
     /// Moves on from settling to serving, and from stopping to stopped; writes idle watermarks.
@@ -375,6 +383,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             .chain(postponed)
             .chain(self.look_ns())
             .chain(self.expires_ns())
+            .chain(self.snapshots.gives_up_ns())
             .min()
     }
 

@@ -204,7 +204,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
 
     /// The request at hand, of several keys or pages, was answered.
     #[inline(never)]
-    pub(super) fn count_several(&mut self, opcode: Opcode, completion: &Completion) {
+    pub(super) fn count_several(&mut self, opcode: Opcode, submission: &Submission, completion: &Completion) {
         let done = completion.status == Status::Ok as u16;
         match opcode {
             Opcode::ReadPages if done => {
@@ -216,6 +216,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             }
             Opcode::Commit => {
                 self.metrics.add(stats::COMMITS, u64::from(done));
+                if done {
+                    self.requests.count_commit(&self.payload[usize::from(submission.key_bytes)..]);
+                }
                 self.metrics.add(stats::CONFLICTS, u64::from(completion.status == Status::Conflict as u16));
             }
             _ => {}

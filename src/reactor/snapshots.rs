@@ -6,6 +6,9 @@
 //!
 //! A commit over several shards is in all of its parts or in none: one that has keys locked here ends first, and none
 //! begins here before the snapshot is taken.
+//!
+//! A reactor that does not come to the barrier, or a commit that waits for a slow drive, holds up all others: for a second at
+//! most. Who has stood there for so long gives the snapshot up, in the word in which they count themselves: all take it, or none.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,6 +19,11 @@ use crate::ring::protocol::{Completion, Status, Submission};
 use crate::ring::server::SessionId;
 use crate::store::Outcome;
 use crate::wal::planted::Planted;
+
+/// The longest that reactors stand at a barrier.
+const BARRIER_NS_MAX: u64 = 1_000_000_000;
+/// Beside the number of those who arrived: the snapshot is given up.
+const GIVEN_UP: u32 = 1 << 31;
 
 /// A snapshot that a client has.
 struct Owned {
@@ -35,6 +43,7 @@ struct Barrier {
     counted: bool,
     /// Whom to answer, and its word; of reactor 0.
     asked: Option<(usize, u64)>,
+    since_ns: u64,
     /// Its client is gone meanwhile.
     ends: bool,
 }
@@ -59,6 +68,17 @@ impl Snapshots {
         self.owned.len() as u64
     }
 
+    /// When this reactor waits for the others no longer.
+    pub(super) fn gives_up_ns(&self) -> Option<u64> {
+        self.barrier.as_ref().map(|barrier| barrier.since_ns + BARRIER_NS_MAX)
+    }
+
+    /// Whether a client has as many as are its share: half of all, so that none takes them from the others.
+    fn are_enough(&self, session: SessionId, snapshots_max: usize) -> bool {
+        let own = self.owned.iter().filter(|owned| owned.session == session).count();
+        self.owned.len() >= snapshots_max || own >= snapshots_max.div_ceil(2)
+    }
+
     /// How long the oldest has been there.
     pub(super) fn oldest_ns(&self, now_ns: u64) -> u64 {
         self.owned.first().map_or(0, |oldest| now_ns.saturating_sub(oldest.taken_ns))
@@ -72,7 +92,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             return Outcome::status(Status::WrongReactor);
         }
         let Some(session) = &self.sessions[slot] else { return Outcome::Later };
-        if self.snapshots.owned.len() >= self.limits.snapshots_max {
+        if self.snapshots.are_enough(session.id(), self.limits.snapshots_max) {
             return Outcome::status(Status::TooManySnapshots);
         }
         if self.orders_are_full() {
@@ -92,7 +112,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     pub(super) fn arrive(&mut self, id: u64, arrived: Arc<AtomicU32>, asked: Option<(usize, u64)>, now_ns: u64) {
         // One that is still here has come to its end: the next one began after it.
         self.pass_barrier(now_ns);
-        self.snapshots.barrier = Some(Barrier { id, arrived, counted: false, asked, ends: false });
+        self.snapshots.barrier = Some(Barrier { id, arrived, counted: false, asked, since_ns: now_ns, ends: false });
         self.count_in();
         // This turn takes nothing more.
         self.moved_bytes = intake::TURN_BYTES_MAX;
@@ -113,9 +133,17 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     #[cold]
     pub(super) fn pass_barrier(&mut self, now_ns: u64) -> bool {
         let counts = self.count_in();
-        let Some(barrier) = self.snapshots.barrier.as_ref().filter(|barrier| barrier.counted) else { return false };
+        let Some(barrier) = &self.snapshots.barrier else { return false };
+        let arrived = self.arrived_at(barrier, now_ns);
+        if arrived & GIVEN_UP != 0 {
+            self.leave_barrier();
+            return true;
+        }
+        if !barrier.counted {
+            return false;
+        }
         let skips = self.shards[0].wal.planted().is(Planted::SkipBarrier);
-        if barrier.arrived.load(Ordering::Acquire) < self.place.count() && !skips {
+        if arrived < self.place.count() && !skips {
             // The others may wait for the device.
             return counts;
         }
@@ -133,6 +161,26 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             self.reply(slot, Completion { user_data, status, version: id, ..Completion::default() });
         }
         true
+    }
+
+    /// How many have arrived, or `GIVEN_UP`: who has waited for too long says so, if one is missing still. One look, so that
+    /// nobody takes its part of what another gives up.
+    fn arrived_at(&self, barrier: &Barrier, now_ns: u64) -> u32 {
+        if now_ns < barrier.since_ns + BARRIER_NS_MAX {
+            return barrier.arrived.load(Ordering::Acquire);
+        }
+        let missing = |arrived| (arrived < self.place.count()).then_some(arrived | GIVEN_UP);
+        let before = barrier.arrived.fetch_update(Ordering::AcqRel, Ordering::Acquire, missing);
+        before.map_or_else(|arrived| arrived, |arrived| arrived | GIVEN_UP)
+    }
+
+    /// Goes on without a snapshot that was given up.
+    fn leave_barrier(&mut self) {
+        let Some(Barrier { id, asked, .. }) = self.snapshots.barrier.take() else { return };
+        let Some((slot, user_data)) = asked else { return };
+        self.snapshots.owned.retain(|owned| owned.id != id);
+        let status = Status::Busy as u16;
+        self.reply(slot, Completion { user_data, status, ..Completion::default() });
     }
 
     /// A client has done with its snapshot.

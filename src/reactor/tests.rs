@@ -1,6 +1,7 @@
 //! The vertical path over the memory device, with real rings, in one thread of control.
 
 mod across;
+mod barrier;
 mod catalog;
 mod commit;
 mod events;
@@ -10,6 +11,7 @@ mod full;
 mod hostile;
 mod pages;
 mod reclaim;
+mod requests;
 mod sessions;
 mod slow;
 #[path = "../../tests/small/mod.rs"]

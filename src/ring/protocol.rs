@@ -483,7 +483,7 @@ impl Status {
             Status::TimedOut => "no event came in time",
             Status::WrongReactor => "this reactor does not serve that key or stream",
             Status::ReplyTooSmall => "the reply does not fit the room given for it",
-            Status::Busy => "too many reads wait already",
+            Status::Busy => "too many reads wait already, or a reactor is held up",
             Status::Stopping => "the daemon is stopping",
             Status::Denied => "this peer may not write",
             Status::Conflict => "a key that the transaction read was written meanwhile",
@@ -495,7 +495,9 @@ impl Status {
             Status::SnapshotGone => {
                 "the snapshot is gone: it was ended, or what it alone saw took more than limits.snapshot_bytes_max"
             }
-            Status::TooManySnapshots => "there are as many snapshots as limits.snapshots_max allows",
+            Status::TooManySnapshots => {
+                "there are as many snapshots as limits.snapshots_max allows, or this client has half of them"
+            }
             Status::Unreadable => "the drive does not give the value back as it was written; run `forebay verify`",
         }
     }

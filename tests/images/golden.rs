@@ -57,7 +57,7 @@ fn write_image() -> Image {
     open.image()
 }
 
-fn to_text(image: &Image) -> String {
+pub fn to_text(image: &Image) -> String {
     let mut text = format!("bytes {}\n", image.0.len());
     for (number, line) in image.0.chunks(LINE_BYTES).enumerate().filter(|(_, line)| line.iter().any(|byte| *byte != 0))
     {
@@ -68,7 +68,7 @@ fn to_text(image: &Image) -> String {
     text
 }
 
-fn from_text(text: &str) -> Image {
+pub fn from_text(text: &str) -> Image {
     let mut lines = text.lines();
     let bytes = lines.next().and_then(|line| line.strip_prefix("bytes ")).unwrap().parse().unwrap();
     let mut image = vec![0; bytes];

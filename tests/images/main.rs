@@ -8,8 +8,13 @@ mod golden;
 #[cfg(test)]
 mod image;
 #[cfg(test)]
+mod kinds;
+#[cfg(test)]
 mod repair;
 #[cfg(test)]
 mod replay;
 #[cfg(test)]
 mod sample;
+#[cfg(test)]
+#[path = "../small/mod.rs"]
+mod small;

@@ -33,7 +33,7 @@ pub const SETTINGS: Settings = Settings {
         keys_max: 10_000,
         producers_max: 1_024,
         cursors_max: 1_024,
-        snapshots_max: 4,
+        snapshots_max: 6,
         snapshot_bytes_max: 1 << 20,
         cache_bytes_max: 1 << 20,
         cache_chunk_bytes: 64 << 10,
@@ -54,7 +54,7 @@ pub const SHAPE: Shape = Shape {
 };
 
 pub const LIMITS: Limits = Limits {
-    snapshots_max: 4,
+    snapshots_max: 6,
     turn_requests_max: 64,
     waiting_reads_max: 8,
     objects_max: 16,

@@ -10,19 +10,19 @@ use forebay_sys::net::WakeSet;
 use std::sync::Arc;
 
 /// A key of this space that lies in this shard.
-fn key_in(space: Object, shard: u32, number: u32) -> [u8; 8] {
+pub(super) fn key_in(space: Object, shard: u32, number: u32) -> [u8; 8] {
     let keys = (0..).map(|more: u32| (u64::from(number) << 32 | u64::from(more)).to_be_bytes());
     keys.into_iter().find(|key| shard_of_key(space.id.0, key, SHARDS) == ShardId(shard)).unwrap()
 }
 
 /// Two reactors with a shard each, over one drive, turned by hand.
-struct Pair {
-    reactors: Vec<Reactor<MemoryDevice, TestClock>>,
-    client: Client,
+pub(super) struct Pair {
+    pub(super) reactors: Vec<Reactor<MemoryDevice, TestClock>>,
+    pub(super) client: Client,
 }
 
 impl Pair {
-    fn start(disk: &MemoryDisk) -> Pair {
+    pub(super) fn start(disk: &MemoryDisk) -> Pair {
         let recover::Begun { shards, catalog, .. } = small::begin(disk, disk.capacity_bytes(), || None, None);
         let addresses: Arc<[Address]> = (0..2).map(|_| Address::new().unwrap()).collect();
         let shape = Shape { reactors: 2, ..SHAPE };
@@ -45,16 +45,16 @@ impl Pair {
         pair
     }
 
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         self.reactors.iter_mut().for_each(|reactor| _ = reactor.turn());
     }
 
-    fn call(&mut self, request: &Request<'_>) -> (Answer, Vec<u8>) {
+    pub(super) fn call(&mut self, request: &Request<'_>) -> (Answer, Vec<u8>) {
         self.client.submit(7, request).unwrap();
         self.answer().unwrap_or_else(|| panic!("no answer to {request:?}"))
     }
 
-    fn answer(&mut self) -> Option<(Answer, Vec<u8>)> {
+    pub(super) fn answer(&mut self) -> Option<(Answer, Vec<u8>)> {
         let mut reply = Vec::new();
         (0..20_000).find_map(|_| {
             self.turn();
@@ -62,7 +62,7 @@ impl Pair {
         })
     }
 
-    fn open(&mut self, name: &str, durability: Durability) -> Object {
+    pub(super) fn open(&mut self, name: &str, durability: Durability) -> Object {
         let (kind, compression) = (ObjectKind::Space, Compression::None);
         let (answer, _) = self.call(&Request::Open { kind, name, create: Some(durability.into()) });
         Object { id: ObjectId(u32::try_from(answer.version).unwrap()), kind, durability, compression }

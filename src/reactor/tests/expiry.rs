@@ -95,9 +95,10 @@ fn a_key_is_gone_at_its_moment_and_gives_back_what_it_took() {
 
 #[test]
 fn a_write_without_a_time_to_live_takes_it_away() {
-    let mut bench = begin(&formatted(), WALL_MS);
+    let disk = formatted();
+    let mut bench = begin(&disk, WALL_MS);
     let space = bench.open(ObjectKind::Space, "space", Durability::Buffered);
-    for key in [&b"put"[..], b"commit", b"longer", b"deleted", b"shorter"] {
+    for key in [&b"put"[..], b"commit", b"longer", b"deleted", b"shorter", b"across", b"over"] {
         bench.put_for(space, key, b"a value of some length", 50);
     }
     assert_eq!(bench.put(space, b"put", b"1"), Status::Ok);
@@ -106,16 +107,28 @@ fn a_write_without_a_time_to_live_takes_it_away() {
         bench.call(&Request::Commit { entries: &entries, durability: None, relaxed: false }).0.status,
         Status::Ok
     );
+    // In one shard, and over two.
+    let put = |key| Entry { object: space.id, key, what: What::Put(b"2") };
+    let entries = [put(b"across"), put(b"over")];
+    let shard = |key| shard_of_key(space.id.0, key, SHARDS);
+    assert_ne!(shard(b"across"), shard(b"over"));
+    let commit = Request::Commit { entries: &entries, durability: None, relaxed: false };
+    assert_eq!(bench.call(&commit).0.status, Status::Ok);
     bench.put_for(space, b"longer", b"2", 100_000);
     bench.put_for(space, b"shorter", b"2", 10);
     let delete = Request::Delete { space, key: b"deleted", how: Write::default() };
     assert_eq!(bench.call(&delete).0.status, Status::Ok);
     assert_eq!(bench.put(space, b"deleted", b"3"), Status::Ok);
     bench.pass(30);
-    assert_eq!(bench.scanned(space).len(), 4);
+    assert_eq!(bench.scanned(space).len(), 6);
     bench.pass(1_000);
-    assert_eq!(bench.scanned(space), [&b"commit"[..], b"deleted", b"longer", b"put"]);
-    assert_eq!(bench.keys(), (4, 1));
+    let stay = [&b"across"[..], b"commit", b"deleted", b"longer", b"over", b"put"];
+    assert_eq!(bench.scanned(space), stay);
+    assert_eq!(bench.keys(), (6, 1));
+    assert_eq!(bench.call(&Request::Sync { reactor: 0 }).0.status, Status::Ok);
+    drop(bench);
+    let mut bench = begin(&disk, WALL_MS + 2_000);
+    assert_eq!(bench.scanned(space), stay, "also after a start");
 }
 
 #[test]

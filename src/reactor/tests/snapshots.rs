@@ -255,13 +255,15 @@ fn snapshots_are_as_many_as_configured_and_end_with_their_client() {
     rings.into_iter().for_each(|ring| bench.reactor.begin_session(ring));
     let mut other = Client::from_parts(parts, Duration::ZERO).unwrap();
     let mut of_other = Vec::new();
-    for _ in 0..2 {
+    let mut take = |bench: &mut Bench| {
         other.submit(1, &Request::Snapshot).unwrap();
         (0..10).for_each(|_| _ = bench.reactor.turn());
-        of_other.push(Snapshot(other.poll(&mut Vec::new()).unwrap().unwrap().version));
-    }
+        other.poll(&mut Vec::new()).unwrap().unwrap()
+    };
+    (0..3).for_each(|_| of_other.push(Snapshot(take(&mut bench).version)));
+    assert_eq!(take(&mut bench).status, Status::TooManySnapshots, "half of them are for others");
     assert_eq!(bench.call(&Request::Trim { stream, before: 4 }).0.status, Status::Ok);
-    let own = [bench.snapshot(), bench.snapshot()];
+    let own = [bench.snapshot(), bench.snapshot(), bench.snapshot()];
     assert_eq!(bench.call(&Request::Snapshot).0.status, Status::TooManySnapshots);
     assert_eq!(bench.call(&Request::Append { stream, event: b"1", how: Write::default() }).0.status, Status::Ok);
     let extent = |bench: &mut Bench, snapshot| {
@@ -275,5 +277,7 @@ fn snapshots_are_as_many_as_configured_and_end_with_their_client() {
     (0..10).for_each(|_| _ = bench.reactor.turn());
     assert_eq!(extent(&mut bench, of_other[0]).0, Status::SnapshotGone);
     assert_eq!(extent(&mut bench, own[1]), (Status::Ok, 4, 10));
+    assert_eq!(bench.call(&Request::Snapshot).0.status, Status::TooManySnapshots);
+    assert_eq!(bench.release(own[2]), Status::Ok);
     bench.snapshot();
 }

@@ -60,7 +60,7 @@ pub struct Write {
     /// Put and delete: only if the key has this version; 0: only if it is absent.
     pub if_version: Option<Version>,
     /// Put: the key is gone after so long; in ms, rounded up, 1 ms to `TTL_MS_MAX`. `None`: it stays, whatever was said
-    /// of it before. Other writes with it are `BadRequest`.
+    /// of it before. Other writes with it are `BadRequest`; a `Commit` has no place for it, and its puts stay.
     pub expires: Option<Duration>,
 }
 

@@ -12,7 +12,8 @@ impl Client {
     /// so `release` it soon. It ends with this connection. Blocks.
     ///
     /// # Errors
-    /// `TooManySnapshots`; else as `wait`.
+    /// `TooManySnapshots`: of all clients, or this one has half of what there may be. `Busy`: a reactor of the daemon was held up
+    /// for a second, and there is none. Else as `wait`.
     pub fn snapshot(&mut self) -> Result<Snapshot, ClientError> {
         Ok(Snapshot(self.call(&Request::Snapshot)?.0.ok()?.version))
     }

@@ -88,7 +88,8 @@ impl Transaction<'_> {
         Ok(value)
     }
 
-    /// Writes a pair, when the transaction commits.
+    /// Writes a pair, when the transaction commits. The key stays until it is written again: a time to live that it had is gone,
+    /// and a transaction gives none.
     pub fn put(&mut self, space: Object, key: &[u8], value: &[u8]) {
         self.write(space, key, Some(value.to_vec()));
     }

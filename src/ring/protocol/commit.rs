@@ -31,6 +31,7 @@ pub struct Entry<'a> {
 pub enum What<'a> {
     /// It saw this version; 0: it saw that the key is absent.
     Read(u64),
+    /// The key stays: a time to live that it had is gone.
     Put(&'a [u8]),
     /// Of an absent key too.
     Delete,

@@ -247,8 +247,14 @@ pub const OBJECT_CHAINED: usize = 5;
 pub const OBJECT_RETAIN_BYTES: usize = 6;
 pub const OBJECT_RETAIN_AGE_MS: usize = 7;
 pub const OBJECT_RETIRED: usize = 8;
+/// Requests on it that were answered, since the start, and the entries of commits that were done.
+pub const OBJECT_READS: usize = 9;
+pub const OBJECT_WRITES: usize = 10;
+/// Both in the last second, and in the second with the most.
+pub const OBJECT_REQUESTS_PER_SECOND: usize = 11;
+pub const OBJECT_REQUESTS_PER_SECOND_MAX: usize = 12;
 
-pub const OBJECT_NAMES: [&str; 9] = [
+pub const OBJECT_NAMES: [&str; 13] = [
     "object",
     "keys",
     "events",
@@ -258,4 +264,8 @@ pub const OBJECT_NAMES: [&str; 9] = [
     "retain_bytes",
     "retain_age_ms",
     "events_retired",
+    "reads",
+    "writes",
+    "requests_per_second",
+    "requests_per_second_max",
 ];

@@ -17,6 +17,9 @@ use crate::sim::oracle::pages::shard_of;
 use crate::sim::oracle::{Oracle, Pending, Verdict, ensure, is_strict};
 use crate::types::{ObjectId, ShardId};
 
+/// No snapshot is given up before it was waited for so long; whole milliseconds.
+const BARRIER_MS: u64 = 999;
+
 /// When a write was asked for and when it was acknowledged, in requests and answers of this life.
 #[derive(Clone, Copy)]
 struct Wrote {
@@ -133,6 +136,11 @@ impl Oracle {
                 self.snapshot_read(action, answer, reply)
             }
             (Status::Fenced | Status::Stopping | Status::TooManySnapshots, _) => Ok(()),
+            (Status::Busy, Action::Snapshot) => {
+                let (asked_ms, now_ms) = self.times.judged();
+                ensure!(now_ms - asked_ms >= BARRIER_MS, "given up after {} ms", now_ms - asked_ms);
+                Ok(())
+            }
             (Status::Unreadable, _) if self.may_spoil => Ok(()),
             (Status::SnapshotGone, action) => {
                 let named = action.snapshot();
