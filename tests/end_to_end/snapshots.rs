@@ -135,8 +135,15 @@ fn a_snapshot_is_of_one_moment() {
     // Those of a connection that is gone are gone.
     for _ in 0..4 {
         let mut other = place.connect();
-        (0..3).for_each(|_| _ = other.snapshot().expect("those of the one before are gone, or soon"));
-        assert!(matches!(other.snapshot(), Err(ClientError::Status(Status::TooManySnapshots))));
+        (0..2).for_each(|_| _ = other.snapshot().expect("those of the one before are gone, or soon"));
+        let too_many = Err(Status::TooManySnapshots);
+        let taken = |client: &mut Client| match client.snapshot() {
+            Err(ClientError::Status(status)) => Err(status),
+            snapshot => Ok(snapshot.expect("the daemon answers")),
+        };
+        assert_eq!(taken(&mut other), too_many, "it has its share");
+        let own = taken(&mut client).expect("one is left");
+        assert_eq!(taken(&mut client), too_many, "all are taken");
         drop(other);
         let mut tries = 0;
         while matches!(client.snapshot().map(|snapshot| client.release(snapshot)), Err(ClientError::Status(_))) {
@@ -144,6 +151,7 @@ fn a_snapshot_is_of_one_moment() {
             assert!(tries < 10_000, "the snapshots of a client that is gone stay");
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
+        client.release(own).expect("it is there");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     drop(client);
