@@ -19,8 +19,14 @@ impl Rate {
             return;
         }
         let elapsed_ns = worked_ns.saturating_sub(self.since_ns).max(SECOND_NS);
-        let rate = u128::from(counted - self.counted) * u128::from(SECOND_NS) / u128::from(elapsed_ns);
-        self.last = u64::try_from(rate).unwrap_or(u64::MAX);
+        self.last = match counted - self.counted {
+            // Of thousands of objects most: without a division a look at all of them is short.
+            0 => 0,
+            more => {
+                let rate = u128::from(more) * u128::from(SECOND_NS) / u128::from(elapsed_ns);
+                u64::try_from(rate).unwrap_or(u64::MAX)
+            }
+        };
         self.max = self.max.max(self.last);
         (self.since_ns, self.counted) = (now_ns, counted);
     }
