@@ -10,6 +10,7 @@ pub mod health;
 pub mod hugetlbfs;
 pub mod hwmon;
 pub mod identity;
+mod lone;
 pub mod memory;
 pub mod nvme;
 pub mod nvme_status;

@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
+use std::time::Instant;
 
 use forebay_sys::dma::DmaSpan;
 use forebay_sys::uring::{Ended, TaskRun, Transfer, Uring, UringOptions};
 
 use super::blocking::{check_whole, transfer};
 use super::flush::FlushFailed;
+use super::lone::{Way, Ways};
 use super::{Completion, Device, DeviceError, Geometry, Head, Operation, OperationKind, Tier};
 use crate::bytes::len_u32;
 use crate::types::DriveDurability;
@@ -25,9 +27,9 @@ pub enum WritePath {
     /// (benches/device.rs). A linked fsync runs in a worker too, and costs two more thread switches: 10 to 20 % at
     /// depth 1. This thread's own flush needs no worker, and any number of writes share it: at depth 32 1.5 times as
     /// many as with RWF_DSYNC. The price: it blocks the reactor for one flush, about 20 us.
-    /// A small write that is alone is carried out at once, blocking, which is the fastest of all at depth 1: as
-    /// RWF_DSYNC, which the kernel turns into FUA where the drive says that it has it, or with a flush of its own where
-    /// FUA is not to be trusted.
+    /// A small write that is alone goes the way that is quicker here (`lone.rs`): so too, or at once and blocking, as RWF_DSYNC,
+    /// which the kernel turns into FUA where the drive says that it has it, or with a flush of its own where FUA is not to
+    /// be trusted.
     ThenFlush { lone: DriveDurability },
 }
 
@@ -41,8 +43,11 @@ pub struct UringDevice {
     geometry: Geometry,
     write_path: WritePath,
     ended: VecDeque<Completion>,
-    /// A small write that was submitted when nothing was under way: unless company comes, it needs no ring.
+    /// A small write that was submitted when nothing was under way: unless company comes, it may need no ring.
     lone: Option<Operation>,
+    /// When a lone write went into the ring, until company comes.
+    alone_since: Option<Instant>,
+    ways: Ways,
     flush_failed: FlushFailed,
 }
 
@@ -64,7 +69,17 @@ impl UringDevice {
         let options = UringOptions { iopoll, task_run: TaskRun::Cooperative, span, held: None };
         let uring = Uring::new(file.try_clone()?, geometry.operations_max, &options)?;
         let ended = VecDeque::with_capacity(geometry.operations_max as usize);
-        Ok(UringDevice { uring, file, geometry, write_path, ended, lone: None, flush_failed })
+        Ok(UringDevice {
+            uring,
+            file,
+            geometry,
+            write_path,
+            ended,
+            lone: None,
+            alone_since: None,
+            ways: Ways::default(),
+            flush_failed,
+        })
     }
 
     /// What was asked for and could not be had, for people.
@@ -74,6 +89,7 @@ impl UringDevice {
     }
 
     fn queue(&mut self, operation: Operation) -> Result<(), Operation> {
+        self.alone_since = None;
         if let Err(error) = operation.check(self.geometry.capacity_bytes) {
             self.ended.push_back(Completion { operation, result: Err(error) });
             return Ok(());
@@ -92,9 +108,21 @@ impl UringDevice {
     }
 
     /// Carries out a write that stayed alone.
-    fn write_lone(&mut self, mut operation: Operation, durability: DriveDurability) {
+    fn write_lone(&mut self, operation: Operation, durability: DriveDurability) {
+        let begun = Instant::now();
+        let mut operation = match self.ways.next() {
+            Way::Blocking => operation,
+            Way::Ring => match self.queue(operation) {
+                Ok(()) => {
+                    self.alone_since = Some(begun);
+                    return;
+                }
+                Err(operation) => operation,
+            },
+        };
         let result = transfer(&self.file, &self.geometry, durability, &self.flush_failed, &mut operation);
         self.ended.push_back(Completion { operation, result });
+        self.ways.took(Way::Blocking, begun.elapsed());
     }
 
     /// Takes all that ended from the ring, and makes it durable with one flush.
@@ -116,6 +144,9 @@ impl UringDevice {
             && let Err(error) = self.settle()
         {
             self.flush_failed.set(error);
+        }
+        if let Some(begun) = self.alone_since.take() {
+            self.ways.took(Way::Ring, begun.elapsed());
         }
         // Also when it was another device's flush that failed meanwhile.
         let Some(error) = self.flush_failed.get() else { return };
