@@ -14,8 +14,9 @@ pub fn measure(
     mut trip: impl FnMut(),
 ) -> f64 {
     core_affinity::set_for_current(cores[0]);
-    let stop = AtomicBool::new(false);
-    let stop = &stop;
+    // On a line of its own: what lies beside it, the thread that measures writes.
+    let stop = Apart(AtomicBool::new(false));
+    let stop = &stop.0;
     std::thread::scope(|scope| {
         scope.spawn(move || {
             core_affinity::set_for_current(cores[1]);
@@ -39,11 +40,11 @@ pub fn measure(
 }
 
 #[repr(align(128))]
-struct Line(AtomicU64);
+struct Apart<T>(T);
 
 /// One cache line there and back between two cores: nothing that crosses cores is faster.
 pub fn cache_line(cores: [core_affinity::CoreId; 2]) -> f64 {
-    let line = Line(AtomicU64::new(0));
+    let line = Apart(AtomicU64::new(0));
     let answer = |stop: &AtomicBool| {
         let mut turn = 1;
         while !stop.load(Ordering::Relaxed) {

@@ -12,9 +12,9 @@ use crate::wal::pool::Writer;
 use crate::wal::record::Kind;
 use crate::wal::{Fence, Room, Wal};
 
-/// A catalog's reply is bounded by this, so that one request does not hold up the others.
 /// A request that had to stay where it is is looked at again after so long, asleep or not: nothing may ring for it.
 const POSTPONED_INTERVAL_NS: u64 = 1_000_000;
+/// A catalog's reply is bounded by this, so that one request does not hold up the others.
 const CATALOG_BYTES_MAX: usize = 256 << 10;
 
 /// Syncs under way: each waits for one part of every shard.
