@@ -14,6 +14,8 @@ mod drive;
 mod floor;
 #[path = "floor/memory.rs"]
 mod memory;
+#[path = "floor/stalls.rs"]
+mod stalls;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -120,7 +122,11 @@ fn measure(
     table: &mut Table,
 ) -> Result<(), Failure> {
     match other {
-        Some(other) => table.add("cache line there and back", "ns", floor::cache_line([own, other]), "", None),
+        Some(other) => {
+            table.add("cache line there and back", "ns", floor::cache_line([own, other]), "", None);
+            let stalls_us = stalls::stalls([own, other], 0.999, args.run) / 1e3;
+            table.add("what comes while a core stalls, p99.9", "us", stalls_us, "", None);
+        }
         None => table.note("a cache line there and back: skipped, this process may use one core only".to_owned()),
     }
     core_affinity::set_for_current(own);
