@@ -104,7 +104,7 @@ pub struct Reactors {
 pub struct Wal {
     /// What one device write carries at most. 4KiB to 16MiB, at most half a segment.
     pub frame_bytes_max: ByteSize,
-    /// Frames of a shard under way at once; further records share the next frame. 1 to 256.
+    /// While so many frames of a shard are under way, one that is not full waits for more records. 1 to 256.
     pub frames_in_flight_max: u32,
     /// A start reads about so much of the log at most: when half of it is written, checkpoints begin. One takes some 50 B a
     /// key and 24 B an event, and is no more than a quarter of what is written. 16MiB to 1TiB.

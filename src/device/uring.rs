@@ -20,7 +20,7 @@ use crate::types::DriveDurability;
 pub enum WritePath {
     /// RWF_DSYNC: one command, because the drive has no volatile cache or takes FUA.
     Through,
-    /// A write, then `fdatasync` by the polling thread once for all writes that have ended.
+    /// A write, then `fdatasync` by the polling thread once for several writes that have ended.
     ///
     /// Where the drive knows no FUA, the kernel ends an RWF_DSYNC write in a worker on the core of the interrupt. A
     /// thread that spins on that core, the reactor or a client, holds it up until the next tick: 4 ms instead of 50 us
@@ -43,6 +43,9 @@ pub struct UringDevice {
     geometry: Geometry,
     write_path: WritePath,
     ended: VecDeque<Completion>,
+    /// Writes in the ring, and those that ended and wait for a flush.
+    writing: u32,
+    written: VecDeque<Completion>,
     /// A small write that was submitted when nothing was under way: unless company comes, it may need no ring.
     lone: Option<Operation>,
     /// When a lone write went into the ring, until company comes.
@@ -68,13 +71,15 @@ impl UringDevice {
         // completion, and does not tie the ring to the thread that made it.
         let options = UringOptions { iopoll, task_run: TaskRun::Cooperative, span, held: None };
         let uring = Uring::new(file.try_clone()?, geometry.operations_max, &options)?;
-        let ended = VecDeque::with_capacity(geometry.operations_max as usize);
+        let [ended, written] = [(); 2].map(|()| VecDeque::with_capacity(geometry.operations_max as usize));
         Ok(UringDevice {
             uring,
             file,
             geometry,
             write_path,
             ended,
+            writing: 0,
+            written,
             lone: None,
             alone_since: None,
             ways: Ways::default(),
@@ -103,8 +108,10 @@ impl UringDevice {
             (OperationKind::WriteDurable, WritePath::Through) => Transfer::WriteDsync,
             (OperationKind::WriteDurable, WritePath::ThenFlush { .. }) => Transfer::Write,
         };
+        let writes = u32::from(operation.kind == OperationKind::WriteDurable);
         let (head, buffer) = operation.split();
-        self.uring.submit(how, head.address.0, head.bytes, buffer, head).map_err(|(buffer, head)| head.with(buffer))
+        let queued = self.uring.submit(how, head.address.0, head.bytes, buffer, head);
+        queued.map(|()| self.writing += writes).map_err(|(buffer, head)| head.with(buffer))
     }
 
     /// Carries out a write that stayed alone.
@@ -125,19 +132,22 @@ impl UringDevice {
         self.ways.took(Way::Blocking, begun.elapsed());
     }
 
-    /// Takes all that ended from the ring, and makes it durable with one flush.
+    /// Takes all that ended from the ring. Writes are made durable with one flush when half of those under way have ended: a
+    /// flush blocks this thread, and with each one alone the drive would run dry.
     fn collect(&mut self) {
-        let mut written = false;
+        let is_block = matches!(self.geometry.tier, Tier::Block { .. });
+        let counts_at_once = is_block && self.write_path == WritePath::Through;
         while let Some(ended) = self.uring.poll() {
             let mut completion = completion(ended, self.geometry.tier);
-            written |= completion.operation.kind == OperationKind::WriteDurable && completion.result.is_ok();
+            let writes = completion.operation.kind == OperationKind::WriteDurable;
+            self.writing -= u32::from(writes);
             if let Err(DeviceError::Short { .. }) = completion.result {
                 completion.result = check_whole(&self.file, &self.geometry).and(completion.result);
             }
-            self.ended.push_back(completion);
+            let waits = writes && completion.result.is_ok() && !counts_at_once;
+            if waits { &mut self.written } else { &mut self.ended }.push_back(completion);
         }
-        let is_block = matches!(self.geometry.tier, Tier::Block { .. });
-        if !written || (is_block && self.write_path == WritePath::Through) {
+        if self.written.is_empty() || len_u32(self.written.len()) < self.writing {
             return;
         }
         if self.flush_failed.get().is_none()
@@ -148,6 +158,7 @@ impl UringDevice {
         if let Some(begun) = self.alone_since.take() {
             self.ways.took(Way::Ring, begun.elapsed());
         }
+        self.ended.append(&mut self.written);
         // Also when it was another device's flush that failed meanwhile.
         let Some(error) = self.flush_failed.get() else { return };
         for completion in &mut self.ended {
@@ -215,7 +226,7 @@ impl Device for UringDevice {
     }
 
     fn in_flight(&self) -> u32 {
-        let waiting = self.ended.len() + usize::from(self.lone.is_some());
+        let waiting = self.ended.len() + self.written.len() + usize::from(self.lone.is_some());
         self.uring.in_flight() + len_u32(waiting)
     }
 }

@@ -9,8 +9,8 @@ use crate::wal::pool::Writer;
 use crate::wal::{ChainSegment, Fence, Prepared, TAG_HEADER, TAG_MASK, Wal, frame, record, segment};
 
 impl Wal {
-    /// Seals what is due and hands it to the device: at once for those who wait, while fewer than
-    /// `frames_in_flight_max` are out; buffered records when their window is over. Gives the operations handed over.
+    /// Seals what is due, for those who wait at once while fewer than `frames_in_flight_max` are out, buffered records when their
+    /// window is over, and hands over all that is sealed: a full frame has nothing to wait for. Gives the operations handed over.
     #[inline]
     pub fn seal<D: Device>(&mut self, pool: &mut Pool, device: &mut D, now_ns: u64) -> u32 {
         if self.fenced.is_some() {
@@ -22,10 +22,8 @@ impl Wal {
         }
         let mut handed = 0;
         loop {
-            if self.submitted >= self.limits.frames_in_flight_max {
-                return handed;
-            }
-            if self.outbox.is_empty() && self.is_due(now_ns) {
+            let few = self.submitted < self.limits.frames_in_flight_max;
+            if few && self.outbox.is_empty() && self.is_due(now_ns) {
                 self.seal_open(pool, 0);
                 self.urgent = false;
             }
