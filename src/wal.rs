@@ -26,7 +26,7 @@ mod writeout;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Pool};
 use crate::bytes::{index, len_u32};
 use crate::device::{DeviceError, Operation};
 use crate::timing::FrameStamp;
@@ -41,7 +41,7 @@ pub use rewrite::Rewrite;
 /// Bounds and timing of one shard's log; from the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Frames under way at once. More than one hides the drive's latency; few keep frames full.
+    /// Frames under way beyond which one that is not full waits. More than one hides the drive's latency; few keep frames full.
     pub frames_in_flight_max: u32,
     /// A buffered record waits for company at most so long.
     pub window_interval_ns: u64,
@@ -177,6 +177,8 @@ struct OpenFrame {
     first_lsn: Lsn,
     records: u32,
     opened_ns: u64,
+    /// Holds a record that is neither a copy nor a part of a checkpoint.
+    for_clients: bool,
 }
 
 struct InFlight {
@@ -238,6 +240,8 @@ pub struct Wal {
     segments: Arc<SegmentPool>,
     /// A durable record says that segments of the chain before this number are given up.
     kept_from: u64,
+    /// A record says so, durable or not yet.
+    logged_kept_from: u64,
     checkpoint: checkpoint::Begin,
     /// Bytes of records before those that `counters` has.
     recovered_bytes: u64,
@@ -256,6 +260,9 @@ pub struct Wal {
     front_number: u64,
     submitted: u32,
     urgent: bool,
+    /// What is appended now is a copy or a part of a checkpoint.
+    own: bool,
+    client_frame_bytes: u64,
     /// Copies found no room: the next segment may be one of those that are kept for them.
     needs_segment: bool,
     idle_since_ns: u64,
@@ -298,6 +305,7 @@ impl Wal {
             prepared: prepared.collect(),
             segments,
             kept_from: tail.kept_from,
+            logged_kept_from: tail.kept_from,
             checkpoint: tail.checkpoint,
             recovered_bytes: tail.recovered_bytes,
             next_lsn: tail.next_lsn,
@@ -311,6 +319,8 @@ impl Wal {
             front_number: 0,
             submitted: 0,
             urgent: false,
+            own: false,
+            client_frame_bytes: 0,
             needs_segment: false,
             idle_since_ns: 0,
             flight,
@@ -354,6 +364,12 @@ impl Wal {
     #[must_use]
     pub fn client_bytes(&self) -> u64 {
         self.counters.record_bytes - self.counters.copied_bytes - self.counters.checkpoint_bytes
+    }
+
+    /// Bytes of the log in frames that hold any such record, padded as they are.
+    #[must_use]
+    pub fn client_frame_bytes(&self) -> u64 {
+        self.client_frame_bytes
     }
 
     #[must_use]
@@ -404,6 +420,13 @@ impl Wal {
     /// Somebody waits for durability: what is open goes out at the next chance, not when its window is over.
     pub fn want_durable(&mut self) {
         self.urgent = true;
+    }
+
+    /// Somebody waits for room, which what is open may take: a buffer, a part of the flight recorder. Copies alone stay
+    /// together while buffers are many: a block for each few of them would take what they are to free.
+    pub fn want_room(&mut self, pool: &Pool) {
+        let copies = self.open.as_ref().is_some_and(|open| !open.for_clients);
+        self.urgent |= !copies || pool.available() <= pool.count() / 4;
     }
 
     /// Copies, or what a flight recorder held, wait for room: the last segments are for them.

@@ -277,7 +277,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         match self.shards[at].wal.room(&self.pool, DECISION_KEY_BYTES, bytes, writer) {
             Room::Yes => {}
             Room::Later => {
-                self.shards.iter_mut().for_each(|shard| shard.wal.want_durable());
+                self.shards.iter_mut().for_each(|shard| shard.wal.want_room(&self.pool));
                 return false;
             }
             Room::NoSpace => {

@@ -148,7 +148,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 self.postponed = true;
                 self.metrics.add(stats::BACK_PRESSURE, 1);
                 // What is open holds buffers that this request needs.
-                self.shards.iter_mut().for_each(|shard| shard.wal.want_durable());
+                self.shards.iter_mut().for_each(|shard| shard.wal.want_room(&self.pool));
                 return false;
             }
         }

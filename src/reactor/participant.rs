@@ -185,7 +185,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         match self.prepare(number, now_ns) {
             Ok(()) => true,
             Err(Unready::Later) => {
-                self.shards.iter_mut().for_each(|shard| shard.wal.want_durable());
+                self.shards.iter_mut().for_each(|shard| shard.wal.want_room(&self.pool));
                 false
             }
             Err(Unready::Locked(completion)) => {

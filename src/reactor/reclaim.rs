@@ -33,7 +33,7 @@ enum Step {
 struct Round {
     /// The chain's last segment when it began.
     last_sequence: u64,
-    free: usize,
+    closed: usize,
     written_bytes: u64,
 }
 
@@ -201,13 +201,14 @@ impl Reclaim {
 
     /// The round before is over: if it gained nothing, and clients wrote next to nothing, the next would not either.
     fn begin_round(&mut self, wal: &Wal, oldest: &Link) {
-        let (free, written_bytes) = (wal.segments().free_count(), wal.client_bytes());
+        // Of this shard's own chain, with what frames take: others use up what this one frees, and a small record a whole block.
+        let (closed, written_bytes) = (wal.segments_closed(), wal.client_frame_bytes());
         let quiet = written_bytes - self.round.written_bytes < wal.identity().layout.segment_bytes;
-        if self.round.last_sequence > 0 && quiet && free <= self.round.free {
-            self.exhausted_at = Some(written_bytes);
+        if self.round.last_sequence > 0 && quiet && closed >= self.round.closed {
+            self.exhausted_at = Some(wal.client_bytes());
         }
-        let last_sequence = oldest.chained.sequence + wal.segments_closed() as u64;
-        self.round = Round { last_sequence, free, written_bytes };
+        let last_sequence = oldest.chained.sequence + closed as u64;
+        self.round = Round { last_sequence, closed, written_bytes };
     }
 
     fn copy<D: Device>(

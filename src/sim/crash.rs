@@ -7,13 +7,14 @@ use crate::reactor::{Phase, Reactor};
 use crate::sim::action::Action;
 use crate::sim::device::{Fate, SimBlocks};
 use crate::sim::history::History;
-use crate::sim::machine::{FoundLog, RecoveryFaults};
+use crate::sim::machine::{FoundLog, NAMESPACE, RecoveryFaults};
 use crate::sim::oracle::{End, Judgement, Loss, Verdict, ensure, evidence};
 use crate::sim::profile::Plot;
 use crate::sim::report::Count;
 use crate::types::ShardId;
 use crate::wal::Fence;
 use crate::wal::layout::HEAD_BYTES;
+use crate::wal::segment;
 use crate::wal::superblock::Superblock;
 
 /// Recoveries of one crash that may go wrong before one must succeed.
@@ -98,7 +99,10 @@ impl History {
                     self.counts.add_many(Count::PartsDoneAgain, judgement.redone as u64);
                     let first = dead.get_or_insert(judgement.dead);
                     self.oracle.begin_anew(&logs)?;
-                    self.machine.drive.borrow_mut().disk.accept();
+                    let freed = |address, block: &[u8]| {
+                        segment::decode(block, &NAMESPACE, address).is_some_and(|header| header.freed)
+                    };
+                    self.machine.drive.borrow_mut().disk.accept(freed);
                     let first = std::mem::take(first);
                     if self.settle(&mut end)? {
                         return Ok(first);

@@ -181,9 +181,15 @@ impl Disk {
     }
 
     /// What was recovered is what there is from here on. Damage that recovery passed over lies where nothing is kept:
-    /// to heal it later would bring back what was cut.
-    pub fn accept(&mut self) {
-        self.truth.clear();
+    /// to heal it later would bring back what was cut. Only headers that say of a segment that it is free are put right: it was
+    /// known from another one, which may be gone when this one is needed.
+    pub fn accept(&mut self, is_free: impl Fn(DeviceAddress, &[u8]) -> bool) {
+        for (block, bytes) in std::mem::take(&mut self.truth) {
+            let address = DeviceAddress((block * BLOCK_BYTES) as u64);
+            if bytes.as_ref().is_some_and(|bytes| is_free(address, bytes)) {
+                self.blocks[block] = bytes;
+            }
+        }
     }
 
     /// Puts right what faults did: as if the drive had never lied.

@@ -316,7 +316,7 @@ impl Store {
             return Err(Room::Fenced);
         }
         if matches!(room, Room::Later | Room::NoSpace) {
-            context.wal.want_durable();
+            context.wal.want_room(context.pool);
             if last {
                 context.wal.want_segment();
             }

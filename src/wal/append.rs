@@ -133,6 +133,7 @@ impl Wal {
             self.flight.push(&open.buffer[at..at + taken]);
             open.used += taken;
             open.records += 1;
+            open.for_clients |= !self.own;
             self.next_lsn = lsn.next();
             self.counters.records += 1;
             self.counters.record_bytes += taken as u64;
@@ -219,6 +220,7 @@ impl Wal {
             first_lsn: self.next_lsn,
             records: 0,
             opened_ns: now_ns,
+            for_clients: false,
         });
     }
 
@@ -259,6 +261,7 @@ impl Wal {
         });
         self.counters.frames += 1;
         self.counters.frame_bytes += frame_bytes as u64;
+        self.client_frame_bytes += if open.for_clients { frame_bytes as u64 } else { 0 };
         self.counters.count_records(open.records);
         let tag = self.tag(number);
         self.outbox.push_back(Operation {

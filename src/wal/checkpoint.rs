@@ -163,9 +163,11 @@ impl Wal {
     /// stands in it too.
     pub fn begin_checkpoint(&mut self, pool: &mut Pool, now_ns: u64) -> Begin {
         let logged_bytes = self.logged_bytes();
-        let kept = self.links.iter().find(|link| link.chained.sequence == self.kept_from);
-        let kept_lsn = kept.map_or(Lsn::NONE, |link| link.first_lsn);
-        let (kept_from, kept_lsn) = (self.kept_from, kept_lsn.0.to_le_bytes());
+        // Also of the one whose record goes before this and is not durable yet: who begins here never sees that record, and this
+        // counts only when it is durable.
+        let kept_from = self.logged_kept_from;
+        let kept = self.links.iter().find(|link| link.chained.sequence == kept_from);
+        let kept_lsn = kept.map_or(Lsn::NONE, |link| link.first_lsn).0.to_le_bytes();
         let lsn = self.append_own(pool, now_ns, Kind::CheckpointBegin, kept_from, &kept_lsn);
         let place = Place { lsn, sequence: self.sequence_of_last() };
         Begin { place, epoch: self.identity.epoch, logged_bytes }
@@ -181,7 +183,9 @@ impl Wal {
 
     fn append_own(&mut self, pool: &mut Pool, now_ns: u64, kind: Kind, version: u64, value: &[u8]) -> Lsn {
         let before = self.counters.record_bytes;
+        self.own = true;
         let lsn = self.append(pool, now_ns, kind, ObjectId(0), version, &[], value);
+        self.own = false;
         self.counters.checkpoint_bytes += self.counters.record_bytes - before;
         lsn
     }
@@ -189,7 +193,9 @@ impl Wal {
     /// Appends a part of a checkpoint. `room` said yes.
     pub fn append_checkpoint(&mut self, pool: &mut Pool, now_ns: u64, record: &Record<'_>) {
         let before = self.counters.record_bytes;
+        self.own = true;
         self.append_record(pool, now_ns, record);
+        self.own = false;
         self.counters.checkpoint_bytes += self.counters.record_bytes - before;
     }
 
@@ -224,5 +230,57 @@ impl Wal {
     #[must_use]
     pub fn recovery_bytes(&self) -> u64 {
         self.logged_bytes() - self.checkpoint.logged_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use forebay_sys::dma::{DmaRegion, Pages};
+
+    use super::*;
+    use crate::types::{SegmentIndex, ShardId};
+    use crate::wal::flight::{Flight, Owner};
+    use crate::wal::layout::Layout;
+    use crate::wal::pool::SegmentPool;
+    use crate::wal::{ChainSegment, Identity, Limits, Position, Tail, frame, record};
+
+    /// Who begins at the checkpoint reads neither what is before it nor the segment that was given up.
+    #[test]
+    fn it_knows_of_a_segment_that_is_being_given_up() {
+        let (namespace, shard) = ([7; 16], ShardId(0));
+        let layout = Layout { capacity_bytes: 0, segment_bytes: 64 << 10, segments: 20, shards: 1 };
+        let link = |sequence: u32| {
+            let chained =
+                ChainSegment { segment: SegmentIndex(sequence), sequence: u64::from(sequence), reserved: false };
+            Link { chained, first_lsn: Lsn(u64::from(sequence) * 10) }
+        };
+        let links = vec![link(1), link(2), link(3)];
+        let position = Some(Position { chained: links[2].chained, offset: 4_096 });
+        let tail = Tail { next_lsn: Lsn(40), links: links.clone(), position, kept_from: 1, ..Tail::default() };
+        let limits = Limits {
+            frames_in_flight_max: 1,
+            window_interval_ns: 1,
+            window_bytes: 4_096,
+            watermark_interval_ns: 1,
+            recovery_bytes_max: 1 << 20,
+        };
+        let flight = Flight::new(None, Owner { namespace, shard, boot: [0; 16] }, 1);
+        let segments = Arc::new(SegmentPool::new(&layout, &[]));
+        let identity = Identity { namespace, shard, epoch: 1, layout };
+        let mut wal = Wal::new(identity, limits, tail, segments, flight, Planted::None);
+        let mut pool = Pool::new(DmaRegion::allocate(4 * 8_192, Pages::Ordinary).unwrap(), 8_192);
+
+        wal.append_give_up(&mut pool, 0, &links[0], links[1].first_lsn);
+        wal.begin_checkpoint(&mut pool, 0);
+
+        let open = wal.open.as_ref().unwrap();
+        let (_, taken) = record::decode(&open.buffer[frame::HEADER_BYTES..open.used], wal.seed).unwrap();
+        let (begins, _) = record::decode(&open.buffer[frame::HEADER_BYTES + taken..open.used], wal.seed).unwrap();
+        assert_eq!((begins.kind, begins.version), (Kind::CheckpointBegin, 2));
+        assert_eq!(begins.value, links[1].first_lsn.0.to_le_bytes());
+        // Headers of segments say it only when it is durable.
+        assert_eq!(wal.kept_from, 1);
     }
 }

@@ -47,8 +47,11 @@ impl Wal {
     pub fn append_give_up(&mut self, pool: &mut Pool, now_ns: u64, link: &Link, end_lsn: Lsn) -> Lsn {
         let (object, version) = (ObjectId(0), link.chained.sequence + 1);
         let before = self.counters.record_bytes;
+        self.own = true;
         let lsn = self.append(pool, now_ns, Kind::Reclaim, object, version, &[], &end_lsn.0.to_le_bytes());
+        self.own = false;
         self.counters.copied_bytes += self.counters.record_bytes - before;
+        self.logged_kept_from = version;
         self.want_durable();
         lsn
     }
@@ -56,7 +59,9 @@ impl Wal {
     /// Appends a record that still counts once more.
     pub fn append_copy(&mut self, pool: &mut Pool, now_ns: u64, record: &Record<'_>) {
         let before = self.counters.record_bytes;
+        self.own = true;
         self.append_record(pool, now_ns, &Record { flags: FLAG_COPY, ..*record });
+        self.own = false;
         self.counters.copied_bytes += self.counters.record_bytes - before;
     }
 

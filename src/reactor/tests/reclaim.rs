@@ -68,6 +68,29 @@ fn a_data_set_of_70_percent_is_overwritten_ten_times() {
     }
 }
 
+/// Each takes a block for a few bytes, so the log fills with padding and not with what counts.
+#[test]
+fn small_strict_puts_do_not_fill_it() {
+    const CAPACITY: u64 = 8 << 20;
+    let disk = formatted_small(CAPACITY);
+    let mut bench = start(&disk);
+    let space = bench.open(ObjectKind::Space, "space", Durability::Strict);
+    let (mut number, mut reply) = (0_u64, Vec::new());
+    while number < 20 * CAPACITY / 4_096 {
+        while bench.client.in_flight() < 8 {
+            let (key, value) = ((number % 500).to_be_bytes(), number.to_le_bytes());
+            let put = Request::Put { space, key: &key, value: &value, how: Write::default() };
+            bench.client.submit(number, &put).unwrap();
+            number += 1;
+        }
+        bench.reactor.turn();
+        while let Some(answer) = bench.client.poll(&mut reply).unwrap() {
+            assert_eq!(answer.status, Status::Ok, "put {}", answer.user_data);
+        }
+    }
+    assert!(bench.sum(|counters| counters.segments_reclaimed) > 100);
+}
+
 #[test]
 fn what_is_deleted_on_a_full_namespace_makes_room() {
     let disk = formatted_small(CAPACITY);
