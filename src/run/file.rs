@@ -1,8 +1,8 @@
 //! A run as one file: its steps as they are, compressed, with a digest at the end. docs/ring.md has the layout.
 
-use std::fs::File;
-use std::io::{BufReader, Read, Write};
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Seek, Write};
+use std::path::{Path, PathBuf};
 
 use crate::bytes::{array, get_u64, len_u32};
 use crate::ring::client::{Client, ClientError, CursorMove, Head, Object, Write as How};
@@ -10,7 +10,7 @@ use crate::ring::protocol::{HEAD_BYTES, NAME_BYTES_MAX, Status, VALUE_BYTES_MAX}
 use crate::types::Durability;
 
 use super::step::Step;
-use super::{RunError, STATE_CURSOR, begin_of};
+use super::{RunError, STATE_CURSOR, begin_of, step_of};
 
 const MAGIC: [u8; 8] = *b"FBRUN\0\0\x01";
 /// Magic, u64 offset of the first step, u64 offset behind the last, u8 durability, u8 chained, u8 name bytes, five zeros, and
@@ -38,25 +38,56 @@ pub struct Summary {
     pub step_bytes_max: usize,
 }
 
-/// Writes a run as it is now. `out` is not flushed to a drive. `progress` hears how many steps are written. Blocks.
+/// Writes a run as it is now to a file, which must not be there. The file has its name only when all of it is durable; a crash
+/// leaves at most one whose name begins with `.unfinished`. `progress` hears how many steps are written. Blocks.
 ///
 /// # Errors
-/// `NotAStep`, `Trimmed`, `Io`; else those of `Client::read`.
+/// `NotAStep`, `Trimmed`, `Io`; else those of `Client::read`. Nothing has the name then.
 pub fn export(
     client: &mut Client,
     name: &str,
-    out: impl Write,
+    path: &Path,
     mut progress: impl FnMut(u64),
 ) -> Result<Summary, RunError> {
     let (stream, chained) = client.find_stream(name)?;
-    let begin = begin_of(client, stream)?;
-    let whole = !matches!(client.read(stream, 0, None), Err(ClientError::Trimmed { .. }));
-    let first = if whole { 0 } else { begin.unwrap_or(0) };
+    let mut unfinished = Unfinished::create(path)?;
+    let summary = loop {
+        let (kept, _) = extent(client, stream)?;
+        let begin = if kept == 0 { None } else { begin_of(client, stream, kept)? };
+        // Behind the state that the run is read from.
+        let (_, next) = extent(client, stream)?;
+        let (name, first, durability, head) = (name.to_owned(), begin.unwrap_or(0), stream.durability, [0; HEAD_BYTES]);
+        let summary = Summary { name, first, next, durability, chained, head, step_bytes_max: 0 };
+        match write(client, stream, summary, &mut unfinished.file, &mut progress) {
+            // It was compacted meanwhile.
+            Err(RunError::Trimmed { .. } | RunError::Client(ClientError::Trimmed { .. })) => unfinished.rewind()?,
+            written => break written?,
+        }
+    };
+    unfinished.finish()?;
+    Ok(summary)
+}
+
+/// The first offset that a stream keeps, and the one behind its last event.
+fn extent(client: &mut Client, stream: Object) -> Result<(u64, u64), RunError> {
     let snapshot = client.snapshot()?;
     let extent = client.extent(snapshot, stream);
     client.release(snapshot)?;
-    let (_, next) = extent?;
-    let head = if chained { client.head_before(stream, first)? } else { [0; HEAD_BYTES] };
+    Ok(extent?)
+}
+
+/// Writes the run that `summary` tells of, and gives what is known then.
+fn write(
+    client: &mut Client,
+    stream: Object,
+    mut summary: Summary,
+    out: &mut File,
+    progress: &mut impl FnMut(u64),
+) -> Result<Summary, RunError> {
+    let Summary { first, next, durability, chained, .. } = summary;
+    if chained {
+        summary.head = client.head_before(stream, first)?;
+    }
     let mut encoder = zstd::Encoder::new(out, LEVEL)?;
     encoder.include_checksum(true)?;
     let mut sink = Digested { inner: encoder, hasher: blake3::Hasher::new() };
@@ -64,22 +95,19 @@ pub fn export(
     header[..8].copy_from_slice(&MAGIC);
     header[8..16].copy_from_slice(&first.to_le_bytes());
     header[16..24].copy_from_slice(&next.to_le_bytes());
-    header[24..26].copy_from_slice(&[stream.durability as u8, u8::from(chained)]);
-    header[26] = u8::try_from(name.len()).map_err(|_| ClientError::BadName)?;
-    header[32..].copy_from_slice(&head);
+    header[24..26].copy_from_slice(&[durability as u8, u8::from(chained)]);
+    header[26] = u8::try_from(summary.name.len()).map_err(|_| ClientError::BadName)?;
+    header[32..].copy_from_slice(&summary.head);
     sink.write_all(&header)?;
-    sink.write_all(name.as_bytes())?;
-    let (mut at, mut step_bytes_max) = (first, 0);
+    sink.write_all(summary.name.as_bytes())?;
+    let mut at = first;
     while at < next {
-        let events = match client.read(stream, at, None) {
-            Err(ClientError::Trimmed { first }) => return Err(RunError::Trimmed { first }),
-            events => events?,
-        };
+        let events = super::read(client, stream, at)?;
         for (offset, event) in events.iter().filter(|(offset, _)| *offset < next) {
-            Step::decode(event).ok_or(RunError::NotAStep { offset: *offset })?;
+            step_of(*offset, event)?;
             sink.write_all(&len_u32(event.len()).to_le_bytes())?;
             sink.write_all(event)?;
-            step_bytes_max = step_bytes_max.max(event.len());
+            summary.step_bytes_max = summary.step_bytes_max.max(event.len());
             at = offset + 1;
         }
         if events.is_empty() {
@@ -90,8 +118,50 @@ pub fn export(
     sink.write_all(&END.to_le_bytes())?;
     let Digested { inner: mut encoder, hasher } = sink;
     encoder.write_all(hasher.finalize().as_bytes())?;
-    encoder.finish()?.flush()?;
-    Ok(Summary { name: name.to_owned(), first, next, durability: stream.durability, chained, head, step_bytes_max })
+    encoder.finish()?;
+    Ok(summary)
+}
+
+/// A file that has another name until it is whole, in the same directory. Dropped before its end, it is gone.
+struct Unfinished<'a> {
+    file: File,
+    path: PathBuf,
+    last_path: &'a Path,
+}
+
+impl Unfinished<'_> {
+    fn create(last_path: &Path) -> Result<Unfinished<'_>, RunError> {
+        if last_path.symlink_metadata().is_ok() {
+            return Err(io::Error::from(io::ErrorKind::AlreadyExists).into());
+        }
+        for number in 0_u32.. {
+            let path = last_path.with_file_name(format!(".unfinished-{}-{number}.run", std::process::id()));
+            match File::create_new(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                file => return Ok(Unfinished { file: file?, path, last_path }),
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::AlreadyExists).into())
+    }
+
+    fn rewind(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.rewind()
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        self.file.sync_all()?;
+        fs::rename(&self.path, self.last_path)?;
+        let directory = self.last_path.parent().filter(|parent| *parent != Path::new(""));
+        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        // It has another name by then, or is no run.
+        _ = fs::remove_file(&self.path);
+    }
 }
 
 /// Reads all of a file, and proves that it is what was written. Blocks.
