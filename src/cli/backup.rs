@@ -99,7 +99,7 @@ fn write(
 ) -> Result<Done, Failure> {
     let lineage = client.lineage();
     let mut writer = Writer::create(directory, sequence)?;
-    let prior = before.as_ref().map(|whole| Reader::open(&whole.path)).transpose()?;
+    let prior = before.as_ref().map(|whole| Ok::<_, Error>((Reader::open(&whole.path)?, whole))).transpose()?;
     let mut sink = |line: &Line| writer.line(line);
     let mut take = Take::new(client, true, Some(Prior(prior)), &mut sink)?;
     let snapshot = take.snapshot().map_or(0, |snapshot| snapshot.0);
@@ -123,7 +123,7 @@ fn write(
         appliance: namespace(lineage),
         cuts: lineage.cuts,
         sequence,
-        parent: before.map(|whole| whole.digest),
+        parent: before.as_ref().map(|whole| whole.digest.clone()),
         snapshot,
         taken_unix_ms: u64::try_from(taken_unix_ms).unwrap_or(u64::MAX),
     }))?;

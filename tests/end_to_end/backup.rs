@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forebay::ring::client::{Client, CursorMove, Head, Retry, Write};
+use forebay::run::Run;
+use forebay::run::step::Change;
 use forebay::types::{Durability, PageHint};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::commands::{json, refused, run};
@@ -339,5 +343,77 @@ fn a_backup_is_of_one_moment() {
         let found = client.read_pages(pages, &[1, 2]).expect("they are read");
         let bytes: Vec<Option<&Vec<u8>>> = found.iter().map(|page| page.as_ref().map(|(_, bytes)| bytes)).collect();
         assert_eq!(bytes[0], bytes[1], "backup {at}");
+    }
+}
+
+/// What the space `state` of a run holds.
+fn held(run: &Run) -> Vec<(Vec<u8>, Vec<u8>)> {
+    run.scan("state").map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+}
+
+#[test]
+fn a_run_that_is_compacted_meanwhile_is_whole_in_the_backup() {
+    let (from, _daemon, mut client) = started("backup-run");
+    let big = client.open_space("before the runs", Some(Durability::Buffered)).expect("it is made");
+    for key in 0..60_u32 {
+        // What zstd cannot make small: the file grows while the space is read.
+        let value: Vec<u8> =
+            (0..50_000_u32).flat_map(|at| (at + 50_000 * key).wrapping_mul(0x9e37_79b1).to_le_bytes()).collect();
+        client.put(big, &key.to_le_bytes(), &value, Write::default()).expect("there is room");
+    }
+    client.open_chained("chained run", Durability::Buffered).expect("it is made");
+    client.open_chained("chained", Durability::Buffered).expect("it is made");
+    let names = ["run", "chained run"];
+    let mut runs = names.map(|name| Run::open(&mut client, name, Some(Durability::Buffered)).expect("it is made"));
+    let backups = Backups::new(&from);
+    for round in 0..2_u8 {
+        let chained = client.open_stream("chained", None).expect("it is there");
+        client.append(chained, &[round], Write::default()).expect("there is room");
+        for run in &mut runs {
+            for key in 0..20 {
+                let changes = [Change::Put { space: "state", key: &[key], value: &[round; 100] }];
+                run.write(&mut client, &changes, None).expect("there is room");
+            }
+        }
+        let full: &[&str] = if round == 0 { &[] } else { &["--full"] };
+        let mut taken = from.forebay(&[&["backup", backups.directory()], full].concat());
+        let mut taken = taken.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("the program starts");
+        let pid = Pid::from_child(&taken);
+        let unfinished = backups.path.join("unfinished");
+        while fs::metadata(&unfinished).map_or(0, |metadata| metadata.len()) == 0 {
+            assert!(taken.try_wait().expect("it is ours").is_none(), "it ended too soon");
+            std::thread::yield_now();
+        }
+        // It has its snapshot, and reads the space.
+        kill_process(pid, Signal::STOP).expect("it runs");
+        for run in &mut runs {
+            run.write(&mut client, &[Change::Put { space: "state", key: b"new", value: &[round] }], None)
+                .expect("there is room");
+            run.compact(&mut client, true).expect("it is compacted");
+        }
+        client.append(chained, b"behind the snapshot", Write::default()).expect("there is room");
+        let next = client.append(chained, b"the last one", Write::default()).expect("there is room");
+        client.trim(chained, next).expect("it is there");
+        kill_process(pid, Signal::CONT).expect("it is stopped");
+        assert!(taken.wait().expect("it is ours").success(), "round {round}");
+        let compacted = runs.each_ref().map(held);
+        // What goes on from it takes over where it ended.
+        for run in &mut runs {
+            run.write(&mut client, &[Change::Put { space: "state", key: b"then", value: &[round] }], None)
+                .expect("there is room");
+        }
+        backups.take(&[]);
+        let then = runs.each_ref().map(held);
+        for (at, expected) in (2 * u64::from(round) + 1..).zip([compacted, then]) {
+            let (to, _daemon, mut restored) = started("backup-run-to");
+            run(&to, &["restore", backups.directory(), "--at", &at.to_string()]);
+            for (name, expected) in names.iter().zip(expected) {
+                let again = Run::open(&mut restored, name, None);
+                let again = again.unwrap_or_else(|error| panic!("{name}, backup {at}: {error}"));
+                assert!(held(&again) == expected, "{name}, backup {at}");
+            }
+            let chained = restored.open_stream("chained", None).expect("it is there");
+            restored.verify_stream(chained).expect("it is proven");
+        }
     }
 }

@@ -203,10 +203,13 @@ impl Reader {
                     self.rises(&page.object, page.number.to_be_bytes().to_vec())
                 }
                 Line::Trimmed(trimmed) => self.of_stream(&trimmed.object).is_some_and(|extent| {
+                    let next = trimmed.next.unwrap_or(extent.next);
+                    let grows = next >= extent.next;
+                    extent.next = next;
                     extent.first = extent.first.max(trimmed.first);
                     extent.expected = extent.expected.max(trimmed.first);
                     extent.head.clone_from(&trimmed.head);
-                    extent.first <= extent.next
+                    grows && extent.first <= extent.next
                 }),
                 Line::Event(event) => self.of_stream(&event.object).is_some_and(|extent| {
                     extent.expected += 1;
