@@ -47,6 +47,10 @@ pub enum RunError {
     BadFile(String),
     /// There is a stream of this name already.
     IsThere(String),
+    /// Another program wrote a step to a run while it was imported.
+    WrittenBeside {
+        offset: u64,
+    },
     Io(std::io::Error),
 }
 
@@ -78,6 +82,10 @@ impl fmt::Display for RunError {
             RunError::IsThere(name) => {
                 write!(f, "a stream or space is named {name:?} already; import under another name (--as)")
             }
+            RunError::WrittenBeside { offset } => write!(
+                f,
+                "another program wrote step {offset} while the run was imported; import under another name (--as)"
+            ),
             RunError::Io(error) => error.fmt(f),
         }
     }

@@ -48,7 +48,10 @@ pub fn run(args: &Args, context: &mut Context) -> Result<(), Failure> {
         Some(newest) => Some(parent(&directory.path, newest, client.lineage()).map_err(|error| error.remedy(WHOLE))?),
         None => None,
     };
-    let sequence = newest.map_or(1, |newest| newest + 1);
+    let sequence = newest.unwrap_or(0).checked_add(1).ok_or_else(|| {
+        Error::new(format!("{} holds the last backup that can have a number", directory.path.display()))
+            .remedy("name another directory")
+    })?;
     let base = before.as_ref().map(|whole| whole.head.sequence);
     let done = write(&mut client, &directory, sequence, before)?;
     let Done { written: Written { path, file_bytes }, counts, new } = done;

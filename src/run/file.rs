@@ -1,12 +1,13 @@
 //! A run as one file: its steps as they are, compressed, with a digest at the end. docs/ring.md has the layout.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use crate::bytes::{array, get_u64, len_u32};
 use crate::ring::client::{Client, ClientError, CursorMove, Head, Object, Write as How};
-use crate::ring::protocol::{HEAD_BYTES, NAME_BYTES_MAX, Status, VALUE_BYTES_MAX};
+use crate::ring::protocol::{HEAD_BYTES, OFFSETS_END, Status, VALUE_BYTES_MAX, name_is_valid};
 use crate::types::Durability;
 
 use super::step::Step;
@@ -173,10 +174,12 @@ pub fn check(path: &Path) -> Result<Summary, RunError> {
 }
 
 /// Makes a run of a file, under another name with `name`. All of the file is checked before anything is written; when
-/// it ends all is durable. Steps have the offsets that they had. Blocks.
+/// it ends all is durable. Steps have the offsets that they had. A run that holds the first of them and nothing else is an import
+/// that was interrupted: it goes on. Blocks.
 ///
 /// # Errors
-/// `BadFile`, `IsThere`, `TooLarge`, `Io`; else those of `Client::append_batch`, after which a part of it may be there.
+/// `BadFile`, `IsThere`, `TooLarge`, `Io`: nothing was written. Else those of `Client::append_batch`, after which a part of it
+/// may be there.
 pub fn import(
     client: &mut Client,
     path: &Path,
@@ -185,36 +188,41 @@ pub fn import(
 ) -> Result<Summary, RunError> {
     let mut summary = check(path)?;
     summary.name = name.map_or(summary.name, str::to_owned);
-    match client.open_stream(&summary.name, None) {
-        Err(ClientError::Status(Status::UnknownObject)) => {}
-        Ok(_) | Err(ClientError::Status(Status::WrongKind)) => return Err(RunError::IsThere(summary.name)),
-        Err(error) => return Err(error.into()),
-    }
+    let found = match client.find_stream(&summary.name) {
+        Err(ClientError::Status(Status::UnknownObject)) => None,
+        Err(ClientError::Status(Status::WrongKind)) => return Err(RunError::IsThere(summary.name)),
+        found => Some(found?),
+    };
     if summary.step_bytes_max > client.value_bytes_max() {
         return Err(RunError::TooLarge { bytes: summary.step_bytes_max, bytes_max: client.value_bytes_max() });
     }
-    let stream = if summary.chained {
-        client.open_chained(&summary.name, summary.durability)?
-    } else {
-        client.open_stream(&summary.name, Some(summary.durability))?
+    let mut at = found.map_or(Ok(0), |(stream, chained)| held_of(client, stream, chained, path, &summary))?;
+    let stream = match found {
+        Some((stream, _)) => stream,
+        None if summary.chained => client.open_chained(&summary.name, summary.durability)?,
+        None => client.open_stream(&summary.name, Some(summary.durability))?,
     };
-    if summary.first > 0 {
+    if at < summary.first {
         client.begin_stream(stream, summary.first, if summary.chained { &summary.head } else { &[] })?;
+        at = summary.first;
     }
-    let (mut batch, mut batch_bytes, bytes_max, mut written) = (Vec::new(), 0, client.value_bytes_max(), 0);
-    read(path, |_, event| {
+    let (mut batch, mut batch_bytes, bytes_max) = (Vec::new(), 0, client.value_bytes_max());
+    read(path, |offset, event| {
+        if offset < at {
+            return Ok(());
+        }
         // In a request each stands behind its size.
         let bytes = event.len() + size_of::<u32>();
         if batch.len() == BATCH_STEPS_MAX || batch_bytes + bytes > BATCH_BYTES_MAX.min(bytes_max) {
-            written += flush(client, stream, &mut batch)?;
+            at = flush(client, stream, at, &mut batch)?;
             batch_bytes = 0;
-            progress(written);
+            progress(at - summary.first);
         }
         batch_bytes += bytes;
         batch.push(event.to_vec());
         Ok(())
     })?;
-    flush(client, stream, &mut batch)?;
+    flush(client, stream, at, &mut batch)?;
     if summary.first > 0 {
         client.set_cursor(stream, STATE_CURSOR, summary.first, CursorMove::default())?;
     }
@@ -222,16 +230,51 @@ pub fn import(
     Ok(summary)
 }
 
-fn flush(client: &mut Client, stream: Object, batch: &mut Vec<Vec<u8>>) -> Result<u64, RunError> {
-    let events: Vec<&[u8]> = batch.iter().map(Vec::as_slice).collect();
-    match events.as_slice() {
-        [] => {}
-        [event] => _ = client.append(stream, event, How::default())?,
-        events => _ = client.append_batch(stream, events, How::default())?,
+/// The offset behind the last step that a stream holds, where all that it holds are the first steps of a file, but not all.
+fn held_of(
+    client: &mut Client,
+    stream: Object,
+    chained: bool,
+    path: &Path,
+    summary: &Summary,
+) -> Result<u64, RunError> {
+    let another = || RunError::IsThere(summary.name.clone());
+    let (first, next) = extent(client, stream)?;
+    let begins = first == if next == 0 { 0 } else { summary.first };
+    if !begins || next >= summary.next || (chained, stream.durability) != (summary.chained, summary.durability) {
+        return Err(another());
     }
-    let steps = batch.len() as u64;
+    if chained && next > 0 && client.head_before(stream, first)? != summary.head {
+        return Err(another());
+    }
+    let mut held = VecDeque::new();
+    read(path, |offset, event| {
+        if offset >= next {
+            return Ok(());
+        }
+        if held.is_empty() {
+            held.extend(super::read(client, stream, offset)?);
+        }
+        let same = held.pop_front().is_some_and(|(at, step)| at == offset && step == event);
+        if same { Ok(()) } else { Err(another()) }
+    })?;
+    Ok(next)
+}
+
+/// Writes steps that have their offsets from `at` on. Gives the offset behind the last.
+fn flush(client: &mut Client, stream: Object, at: u64, batch: &mut Vec<Vec<u8>>) -> Result<u64, RunError> {
+    let events: Vec<&[u8]> = batch.iter().map(Vec::as_slice).collect();
+    let offset = match events.as_slice() {
+        [] => at,
+        [event] => client.append(stream, event, How::default())?,
+        events => client.append_batch(stream, events, How::default())?,
+    };
+    if offset != at {
+        return Err(RunError::WrittenBeside { offset: at });
+    }
+    let next = at + batch.len() as u64;
     batch.clear();
-    Ok(steps)
+    Ok(next)
 }
 
 /// What is written or read, and the digest of it.
@@ -271,14 +314,20 @@ fn read(path: &Path, mut take: impl FnMut(u64, &[u8]) -> Result<(), RunError>) -
     let mut source = Digested { inner, hasher: blake3::Hasher::new() };
     let header: [u8; HEADER_BYTES] = source.take()?;
     let (first, next) = (get_u64(&header, 8), get_u64(&header, 16));
-    let durability = Durability::from_wire(header[24]).ok_or_else(|| bad("its durability is unknown"))?;
-    if header[..8] != MAGIC || header[25] > 1 || next < first {
+    let (chained, head) = (header[25] == 1, array(&header, 32));
+    if header[..8] != MAGIC || header[25] > 1 || header[27..32] != [0; 5] || !chained && head != [0; HEAD_BYTES] {
         return Err(bad("it does not begin as one"));
     }
-    let mut name = vec![0; usize::from(header[26]).clamp(1, NAME_BYTES_MAX)];
+    if next < first || next >= OFFSETS_END {
+        return Err(bad("no run has such offsets"));
+    }
+    let durability = Durability::from_wire(header[24]).filter(|durability| *durability != Durability::Memory);
+    let durability = durability.ok_or_else(|| bad("no run has its durability"))?;
+    let mut name = vec![0; usize::from(header[26])];
     source.fill(&mut name)?;
-    let name = String::from_utf8(name).map_err(|_| bad("its name is no UTF-8"))?;
-    let (chained, mut at, mut event, mut step_bytes_max) = (header[25] == 1, first, Vec::new(), 0);
+    let name = String::from_utf8(name).ok().filter(|name| name_is_valid(name.as_bytes()));
+    let name = name.ok_or_else(|| bad("no run can be called so"))?;
+    let (mut at, mut event, mut step_bytes_max) = (first, Vec::new(), 0);
     loop {
         let bytes = u32::from_le_bytes(source.take()?);
         if bytes == END {
@@ -300,5 +349,5 @@ fn read(path: &Path, mut take: impl FnMut(u64, &[u8]) -> Result<(), RunError>) -
     if at != next || *digest.as_bytes() != stated || !ends {
         return Err(bad("its digest is another one"));
     }
-    Ok(Summary { name, first, next, durability, chained, head: array(&header, 32), step_bytes_max })
+    Ok(Summary { name, first, next, durability, chained, head, step_bytes_max })
 }

@@ -226,6 +226,64 @@ fn a_damaged_chain_is_refused_and_nothing_changes() {
     assert_eq!(run(&to, &["export"]).lines().count(), 9);
 }
 
+/// A whole backup of these lines, with digests that are right.
+fn forged(lines: &[&str]) -> Vec<u8> {
+    let head = r#"{"kind":"backup","format":1,"appliance":"","cuts":0,"sequence":1,"parent":null,"snapshot":1,"taken_unix_ms":0}"#;
+    let mut text: String = [&[head], lines].concat().iter().flat_map(|line| [*line, "\n"]).collect();
+    let count = |kinds: &[&str]| {
+        let of = |line: &&&str| kinds.iter().any(|kind| line.contains(&format!(r#""kind":"{kind}""#)));
+        lines.iter().filter(of).count()
+    };
+    let end = serde_json::json!({
+        "kind": "end", "objects": count(&["space", "stream"]), "pairs": count(&["pair"]), "pages": 0, "events": count(&["event"]),
+        "cursors": 0, "digest": blake3::hash(text.as_bytes()).to_hex().to_string(),
+    });
+    text += &format!("{end}\n");
+    let mut file = zstd::encode_all(text.as_bytes(), 3).expect("there is memory");
+    let seal = blake3::hash(&file);
+    file.extend([0x50, 0x2a, 0x4d, 0x18, 32, 0, 0, 0]);
+    file.extend(seal.as_bytes());
+    file
+}
+
+#[test]
+fn what_no_backup_says_is_refused_under_digests_that_are_right() {
+    const SPACE: &str = r#"{"kind":"space","object":"s","durability":"strict","compression":"none"}"#;
+    let (place, _daemon, mut client) = started("backup-forged");
+    let backups = Backups::new(&place);
+    fs::create_dir(&backups.path).expect("the place is writable");
+    let stream = |from: u64, next: u64| {
+        format!(r#"{{"kind":"stream","object":"t","durability":"strict","first":{from},"from":{from},"next":{next}}}"#)
+    };
+    let pair = |key: &str| format!(r#"{{"kind":"pair","object":"s",{key},"value":"v","version":1}}"#);
+    let last = format!(r#"{{"kind":"event","object":"t","event":"e","offset":{}}}"#, u64::MAX);
+    for (lines, cause) in [
+        (vec![SPACE, &pair(r#""key_hex":"6""#)], "line 3: it may not stand here"),
+        (vec![SPACE, &pair(r#""key":"""#)], "line 3: it may not stand here"),
+        (vec![SPACE, SPACE], "line 3: it may not stand here"),
+        (vec![SPACE, &stream(0, 0).replace("\"t\"", "\"s\"")], "line 3: it may not stand here"),
+        (vec![&SPACE.replace("\"s\"", r#""a\nb""#)], "line 2: it may not stand here"),
+        (vec![&stream(u64::MAX, u64::MAX)], "no stream comes as far"),
+        (vec![&stream(u64::MAX, u64::MAX), &last], "line 3: it may not stand here"),
+        (vec![&stream(0, 0), r#"{"kind":"trimmed","object":"t","first":0,"next":7}"#], "line 4: it may not stand here"),
+        (vec![&stream(7, 7), r#"{"kind":"trimmed","object":"t","first":7,"next":5}"#], "line 3: it may not stand here"),
+    ] {
+        fs::write(backups.file(1), forged(&lines)).expect("the place is writable");
+        for arguments in [&["restore", backups.directory(), "--check"][..], &["restore", backups.directory()]] {
+            let line = refused(&place, arguments);
+            assert!(line.contains(cause), "{cause}: {line}");
+        }
+        assert_eq!(client.catalog().expect("it answers"), [], "{cause}");
+    }
+    fs::write(backups.file(1), forged(&[SPACE, &pair(r#""key":"k""#), &stream(7, 7)])).expect("the place is writable");
+    run(&place, &["restore", backups.directory()]);
+    assert_eq!(run(&place, &["get", "s", "k"]), "v");
+    // No number follows the last one.
+    fs::rename(backups.file(1), backups.file(u64::MAX)).expect("it is there");
+    let line = refused(&place, &["backup", backups.directory(), "--full"]);
+    assert!(line.contains("the last backup that can have a number"), "{line}");
+}
+
 #[test]
 fn a_backup_does_not_go_on_from_what_it_must_not() {
     let (from, mut daemon, mut client) = started("backup-parent");

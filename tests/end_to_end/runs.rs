@@ -2,6 +2,7 @@
 //! files that come back as they were.
 
 use std::fs;
+use std::path::PathBuf;
 
 use forebay::ring::client::{Client, ClientError, CursorMove, Write};
 use forebay::ring::protocol::to_usize;
@@ -278,6 +279,80 @@ fn a_file_holds_a_run_or_is_refused() {
     daemon.kill();
     let gone = run.write(&mut client, &[put("s", b"k", b"v")], None);
     assert!(matches!(gone, Err(RunError::Client(ClientError::Disconnected))), "{gone:?}");
+}
+
+/// A chained run of 600 steps, and a file of it.
+fn exported(place: &Place, client: &mut Client) -> (Run, PathBuf) {
+    client.open_chained("agent", Durability::Buffered).expect("it is made");
+    let mut run = Run::open(client, "agent", None).expect("it is there");
+    for step in 0..600_u64 {
+        run.write(client, &[put("state", &step.to_le_bytes(), &[7; 900])], Some(Durability::Memory))
+            .expect("there is room");
+    }
+    let path = place.path("agent.run");
+    file::export(client, "agent", &path, |_| {}).expect("it is written");
+    (run, path)
+}
+
+#[test]
+fn what_no_run_has_is_refused_under_a_digest_that_is_right() {
+    let (place, _daemon, mut client) = started("runs-forged");
+    let (_, path) = exported(&place, &mut client);
+    let (bytes, bad) = (fs::read(&path).unwrap(), place.path("bad.run"));
+    for (at, byte, cause) in [
+        (24, 1, "durability"),
+        (23, 0x80, "offsets"),
+        (27, 1, "begin"),
+        (25, 0, "begin"),
+        (26, 0, "called"),
+        (64, 7, "called"),
+    ] {
+        let mut other = zstd::decode_all(&bytes[..]).unwrap();
+        other[at] = byte;
+        other[32] = 1;
+        let digest = blake3::hash(&other[..other.len() - blake3::OUT_LEN]);
+        let end = other.len() - blake3::OUT_LEN;
+        other[end..].copy_from_slice(digest.as_bytes());
+        fs::write(&bad, zstd::encode_all(&other[..], 3).unwrap()).unwrap();
+        let error = file::import(&mut client, &bad, Some("bad"), |_| {}).expect_err("it is none");
+        assert!(error.to_string().contains(cause), "byte {at}: {error}");
+    }
+    assert!(client.open_stream("bad", None).is_err(), "nothing was written");
+}
+
+#[test]
+fn an_import_that_was_interrupted_goes_on() {
+    let (place, mut daemon, mut client) = started("runs-part");
+    let (run, path) = exported(&place, &mut client);
+    let head = client.verify_stream(run.stream()).expect("it is whole").head;
+    let mut other = daemon.connect(&place);
+    let mut part: Vec<(u64, Vec<u8>)> = events(&mut client, &run);
+    part.truncate(301);
+    for (name, chained) in [("part", true), ("begun", true), ("longer", true), ("other", true), ("unlinked", false)] {
+        let stream = if chained {
+            other.open_chained(name, Durability::Buffered)
+        } else {
+            other.open_stream(name, Some(Durability::Buffered))
+        };
+        let stream = stream.expect("it is made");
+        let (all, own) = (events(&mut client, &run), part[7].1.clone());
+        let held: Vec<&[u8]> = match name {
+            "begun" => vec![],
+            "longer" => all.iter().map(|(_, event)| event.as_slice()).chain([own.as_slice()]).collect(),
+            "other" => part.iter().map(|(_, event)| event.as_slice()).chain([own.as_slice()]).collect(),
+            _ => part.iter().map(|(_, event)| event.as_slice()).collect(),
+        };
+        held.iter().for_each(|event| _ = other.append(stream, event, Write::default()).expect("there is room"));
+        let imported = file::import(&mut other, &path, Some(name), |_| {});
+        if !["part", "begun"].contains(&name) {
+            assert!(matches!(imported, Err(RunError::IsThere(_))), "{name}: {imported:?}");
+            continue;
+        }
+        assert_eq!(imported.expect("it goes on").next, 600);
+        let again = Run::open(&mut other, name, None).expect("it is there");
+        assert_eq!(events(&mut other, &again), events(&mut client, &run));
+        assert_eq!(other.verify_stream(again.stream()).expect("it is whole").head, head);
+    }
 }
 
 #[test]
