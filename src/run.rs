@@ -12,7 +12,6 @@ use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::ring::client::{Client, ClientError, CursorMove, Object, Write};
-use crate::ring::protocol::Status;
 use crate::types::Durability;
 
 use state::State;
@@ -48,6 +47,10 @@ pub enum RunError {
     BadFile(String),
     /// There is a stream of this name already.
     IsThere(String),
+    /// Another program wrote a step to a run while it was imported.
+    WrittenBeside {
+        offset: u64,
+    },
     Io(std::io::Error),
 }
 
@@ -79,6 +82,10 @@ impl fmt::Display for RunError {
             RunError::IsThere(name) => {
                 write!(f, "a stream or space is named {name:?} already; import under another name (--as)")
             }
+            RunError::WrittenBeside { offset } => write!(
+                f,
+                "another program wrote step {offset} while the run was imported; import under another name (--as)"
+            ),
             RunError::Io(error) => error.fmt(f),
         }
     }
@@ -129,20 +136,19 @@ impl Run {
     /// `InMemory`, `NotAStep`, `Trimmed`; else those of `Client::open_stream` and `Client::read`.
     pub fn open(client: &mut Client, name: &str, create: Option<Durability>) -> Result<Run, RunError> {
         let stream = open(client, name, create)?;
-        let mut begin = begin_of(client, stream)?;
+        Run::read(client, stream, 0)
+    }
+
+    /// Reads a run whose stream begins at `first` or behind it.
+    fn read(client: &mut Client, stream: Object, mut first: u64) -> Result<Run, RunError> {
         loop {
+            let begin = begin_of(client, stream, first)?;
             let mut run = Run { stream, next: begin.unwrap_or(0), state: State::new(begin) };
-            match run.refresh(client) {
-                Ok(_) if run.state.is_partial() => return Err(RunError::Trimmed { first: run.next }),
-                Ok(_) => return Ok(run),
+            match run.read_on(client) {
                 // It was compacted meanwhile.
-                Err(RunError::Trimmed { first }) => {
-                    let before = std::mem::replace(&mut begin, begin_of(client, stream)?);
-                    if before == begin {
-                        return Err(RunError::Trimmed { first });
-                    }
-                }
-                Err(error) => return Err(error),
+                Err(RunError::Trimmed { first: now }) => first = now,
+                Ok(()) if run.state.is_partial() => return Err(RunError::Trimmed { first: run.next }),
+                read => return read.map(|()| run),
             }
         }
     }
@@ -158,23 +164,28 @@ impl Run {
         self.next
     }
 
-    /// Reads what others wrote since. Gives the number of steps. Blocks.
+    /// Reads what others wrote since, from their state where they compacted the run beyond what is known here. Gives by how many
+    /// steps the run is longer. Blocks.
     ///
     /// # Errors
     /// As `open`.
     pub fn refresh(&mut self, client: &mut Client) -> Result<u64, RunError> {
         let before = self.next;
+        match self.read_on(client) {
+            Err(RunError::Trimmed { first }) => *self = Run::read(client, self.stream, first)?,
+            read => read?,
+        }
+        Ok(self.next - before)
+    }
+
+    fn read_on(&mut self, client: &mut Client) -> Result<(), RunError> {
         loop {
-            let events = match client.read(self.stream, self.next, None) {
-                Err(ClientError::Trimmed { first }) => return Err(RunError::Trimmed { first }),
-                events => events?,
-            };
+            let events = read(client, self.stream, self.next)?;
             if events.is_empty() {
-                return Ok(self.next - before);
+                return Ok(());
             }
             for (offset, event) in &events {
-                let step = Step::decode(event).ok_or(RunError::NotAStep { offset: *offset })?;
-                self.state.take(&step);
+                self.state.take(&step_of(*offset, event)?);
                 self.next = offset + 1;
             }
         }
@@ -271,8 +282,8 @@ pub fn write(
         Err(ClientError::Trimmed { first }) => client.read(stream, first, None),
         events => events,
     };
-    if let Some((offset, _)) = events?.iter().find(|(_, event)| Step::decode(event).is_none()) {
-        return Err(RunError::NotAStep { offset: *offset });
+    for (offset, event) in &events? {
+        step_of(*offset, event)?;
     }
     append(client, stream, None, changes, durability)
 }
@@ -305,11 +316,49 @@ fn append(
     Ok(client.append(stream, &event, Write { durability, ..Write::default() })?)
 }
 
-/// Where a run is to be read from: where its last whole state begins, `None`: from its first step.
-fn begin_of(client: &mut Client, stream: Object) -> Result<Option<u64>, RunError> {
+/// Some of a run's steps, with their offsets.
+fn read(client: &mut Client, stream: Object, from: u64) -> Result<Vec<(u64, Vec<u8>)>, RunError> {
+    match client.read(stream, from, None) {
+        Err(ClientError::Trimmed { first }) => Err(RunError::Trimmed { first }),
+        events => Ok(events?),
+    }
+}
+
+fn step_of(offset: u64, event: &[u8]) -> Result<Step<'_>, RunError> {
+    Step::decode(event).ok_or(RunError::NotAStep { offset })
+}
+
+/// Where a run is to be read from whose stream begins at `first`: where its last whole state begins, `None`: from its first step.
+fn begin_of(client: &mut Client, stream: Object, first: u64) -> Result<Option<u64>, RunError> {
     match client.cursor(stream, STATE_CURSOR) {
-        Err(ClientError::CursorTrimmed { first, .. }) => Err(RunError::Trimmed { first }),
-        Err(ClientError::Status(Status::WrongKind)) => Err(ClientError::Status(Status::WrongKind).into()),
-        cursor => Ok(cursor?),
+        Ok(Some(begin)) if begin >= first => Ok(Some(begin)),
+        Ok(_) if first == 0 => Ok(None),
+        Ok(_) => find_state(client, stream, first).map(Some),
+        Err(ClientError::CursorTrimmed { first, .. }) => find_state(client, stream, first).map(Some),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Where the last state begins that is whole in a stream that begins at `first`. The cursor need not say it: a backup has it as it
+/// stood before, an export may be without it.
+fn find_state(client: &mut Client, stream: Object, first: u64) -> Result<u64, RunError> {
+    let (mut next, mut found) = (first, None);
+    loop {
+        let events = match read(client, stream, next) {
+            Err(RunError::Trimmed { first: now }) => {
+                next = now;
+                continue;
+            }
+            events => events?,
+        };
+        if events.is_empty() {
+            return found.ok_or(RunError::Trimmed { first });
+        }
+        for (offset, event) in &events {
+            next = offset + 1;
+            // All parts stand behind the offset that they name.
+            let state = step_of(*offset, event)?.state.filter(|part| part.last && part.as_of >= first);
+            found = found.max(state.map(|part| part.as_of));
+        }
     }
 }

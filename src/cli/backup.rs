@@ -48,7 +48,10 @@ pub fn run(args: &Args, context: &mut Context) -> Result<(), Failure> {
         Some(newest) => Some(parent(&directory.path, newest, client.lineage()).map_err(|error| error.remedy(WHOLE))?),
         None => None,
     };
-    let sequence = newest.map_or(1, |newest| newest + 1);
+    let sequence = newest.unwrap_or(0).checked_add(1).ok_or_else(|| {
+        Error::new(format!("{} holds the last backup that can have a number", directory.path.display()))
+            .remedy("name another directory")
+    })?;
     let base = before.as_ref().map(|whole| whole.head.sequence);
     let done = write(&mut client, &directory, sequence, before)?;
     let Done { written: Written { path, file_bytes }, counts, new } = done;
@@ -99,7 +102,7 @@ fn write(
 ) -> Result<Done, Failure> {
     let lineage = client.lineage();
     let mut writer = Writer::create(directory, sequence)?;
-    let prior = before.as_ref().map(|whole| Reader::open(&whole.path)).transpose()?;
+    let prior = before.as_ref().map(|whole| Ok::<_, Error>((Reader::open(&whole.path)?, whole))).transpose()?;
     let mut sink = |line: &Line| writer.line(line);
     let mut take = Take::new(client, true, Some(Prior(prior)), &mut sink)?;
     let snapshot = take.snapshot().map_or(0, |snapshot| snapshot.0);
@@ -123,7 +126,7 @@ fn write(
         appliance: namespace(lineage),
         cuts: lineage.cuts,
         sequence,
-        parent: before.map(|whole| whole.digest),
+        parent: before.as_ref().map(|whole| whole.digest.clone()),
         snapshot,
         taken_unix_ms: u64::try_from(taken_unix_ms).unwrap_or(u64::MAX),
     }))?;

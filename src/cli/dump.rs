@@ -120,6 +120,9 @@ pub struct Trimmed {
     pub first: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<String>,
+    /// Of a run: the offset after its last event, now that it is read up to its state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]

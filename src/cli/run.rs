@@ -3,7 +3,6 @@
 mod changes;
 
 use std::ffi::OsString;
-use std::fs::{self, File};
 use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 
@@ -117,7 +116,7 @@ enum Command {
         #[arg(long)]
         trim: bool,
     },
-    /// Write a run to a file, which must not be there.
+    /// Write a run to a file, which must not be there. It has its name only when all of it is durable.
     Export { run: String, file: PathBuf },
     /// Make a run of a file. All of it is checked first.
     Import {
@@ -319,23 +318,16 @@ fn print(step: &Step<'_>, offset: u64, hex: bool, context: &mut Context) -> Resu
 }
 
 fn export(name: &str, path: &Path, context: &mut Context) -> Result<(), Failure> {
-    let mut client = context.connect()?;
-    let failed = |error: io::Error| Failure::from(Error::from(error).context(format_args!("write {}", path.display())));
-    let mut out = File::create_new(path).map_err(failed)?;
-    let mut progress = Progress::new();
+    let (mut client, mut progress) = (context.connect()?, Progress::new());
     let shown = |steps| progress.show(|| format!("exporting {name:?}: {steps} steps so far"));
-    let summary = file::export(&mut client, name, &mut out, shown).map_err(Failure::from).and_then(|summary| {
-        out.sync_all().map_err(failed)?;
-        Ok(summary)
-    });
-    match summary {
-        Ok(summary) => told(summary, context),
-        Err(failure) => {
-            // Half of a run is none.
-            _ = fs::remove_file(path);
-            Err(failure)
-        }
-    }
+    let summary = file::export(&mut client, name, path, shown);
+    told(
+        summary.map_err(|error| match error {
+            RunError::Io(error) => Error::from(error).context(format_args!("write {}", path.display())).into(),
+            error => of_run(name, error),
+        })?,
+        context,
+    )
 }
 
 fn told(summary: Summary, context: &mut Context) -> Result<(), Failure> {

@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use forebay::error::Error;
 use forebay::ring::client::{Client, ClientError, Object, Pair, Retention, ScanPage, ScanRange, Snapshot};
 use forebay::ring::protocol::{KEY_BYTES_MAX, PAGES_MAX};
+use forebay::run::STATE_CURSOR;
 use forebay::types::{Durability, ObjectKind};
 
 use super::backup::prior::Prior;
@@ -32,7 +33,7 @@ pub struct Take<'a> {
     client: &'a mut Client,
     snapshot: Option<Snapshot>,
     /// The backup that this one goes on from; `Some` of a whole one is empty.
-    backup: Option<Prior>,
+    backup: Option<Prior<'a>>,
     /// Where consumers stood before the snapshot: what they had done by then is in it.
     cursors: HashMap<String, Vec<(String, u64)>>,
     sink: Sink<'a>,
@@ -47,7 +48,7 @@ impl<'a> Take<'a> {
     pub fn new(
         client: &'a mut Client,
         consistent: bool,
-        backup: Option<Prior>,
+        backup: Option<Prior<'a>>,
         sink: Sink<'a>,
     ) -> Result<Take<'a>, Failure> {
         let mut cursors = HashMap::new();
@@ -218,14 +219,21 @@ impl<'a> Take<'a> {
 
     /// `known`: where the backup before ended.
     fn stream(&mut self, name: &str, stream: Object, known: Option<u64>) -> Result<(), Failure> {
-        let (mut first, end) = match self.snapshot {
+        let (mut first, mut end) = match self.snapshot {
             Some(snapshot) => self.client.extent(snapshot, stream)?,
             None => (begin(self.client, stream, None)?, u64::MAX),
         };
         let chained = self.client.find_stream(name)?.1;
         let Retention { bytes: retain_bytes, age } = self.client.retention(stream)?;
         let retain_age_ms = age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-        let head = self.head(name, stream, chained, &mut first, end)?;
+        let head = match self.head(stream, chained, first) {
+            Err(ClientError::Trimmed { first: now }) => {
+                let kept = self.trimmed(stream, chained, now, end).map_err(|error| unread(name, error))?;
+                (first, end) = (kept.first, kept.next.unwrap_or(end));
+                kept.head
+            }
+            head => head.map_err(|error| unread(name, error))?,
+        };
         // Offsets of one whose events are not logged begin anew with the daemon.
         let goes_on = known.filter(|next| *next <= end && stream.durability != Durability::Memory);
         let mut next = goes_on.unwrap_or(first).max(first);
@@ -237,14 +245,16 @@ impl<'a> Take<'a> {
             let mut events = match self.client.read(stream, next, None) {
                 // Trimmed meanwhile.
                 Err(ClientError::Trimmed { first: now }) if self.snapshot.is_none() || is_backup => {
-                    next = now.min(end);
                     if is_backup {
-                        let head = self.head(name, stream, chained, &mut next, end)?;
-                        self.say(&Line::Trimmed(Trimmed { object: name.into(), first: next, head }))?;
+                        let kept = self.trimmed(stream, chained, now, end).map_err(|error| unread(name, error))?;
+                        (next, end) = (kept.first, kept.next.unwrap_or(end));
+                        self.say(&Line::Trimmed(Trimmed { object: name.into(), ..kept }))?;
+                    } else {
+                        next = now;
                     }
                     continue;
                 }
-                events => events.map_err(|error| Error::from(error).context(format_args!("read stream {name:?}")))?,
+                events => events.map_err(|error| unread(name, error))?,
             };
             events.retain(|(offset, _)| *offset < end);
             let Some((last, _)) = events.last() else { break };
@@ -262,26 +272,46 @@ impl<'a> Take<'a> {
         Ok(())
     }
 
-    /// The head before the first event, which a trim may move on meanwhile.
-    fn head(
-        &mut self,
-        name: &str,
-        stream: Object,
-        chained: bool,
-        first: &mut u64,
-        end: u64,
-    ) -> Result<Option<String>, Failure> {
-        while chained && *first > 0 {
-            match self.client.head_before(stream, *first) {
-                Err(ClientError::Trimmed { first: now }) if now <= end => *first = now,
-                head => {
-                    let head = head.map_err(|error| Error::from(error).context(format_args!("read {name:?}")))?;
-                    return Ok(Some(to_hex(&head)));
-                }
+    /// What is kept of a stream that was trimmed to `now` since the snapshot, in which it ended at `end`. A backup follows two
+    /// kinds to where they end by now, and makes that durable before anything relies on it: a run, whose state stands behind what the
+    /// snapshot saw when the rest is trimmed, and a chained one of which nothing is left, for the head before `end` is gone.
+    fn trimmed(&mut self, stream: Object, chained: bool, mut now: u64, mut end: u64) -> Result<Trimmed, ClientError> {
+        let mut next = None;
+        loop {
+            if self.backup.is_some() && (chained && now > end || self.is_run(stream)?) {
+                let snapshot = self.client.snapshot()?;
+                let extent = self.client.extent(snapshot, stream);
+                self.client.release(snapshot)?;
+                self.client.sync()?;
+                end = extent?.1;
+                next = Some(end);
+            }
+            let first = now.min(end);
+            match self.head(stream, chained, first) {
+                Err(ClientError::Trimmed { first }) if first > now => now = first,
+                head => return Ok(Trimmed { object: String::new(), first, head: head?, next }),
             }
         }
-        Ok(None)
     }
+
+    fn is_run(&mut self, stream: Object) -> Result<bool, ClientError> {
+        match self.client.cursor(stream, STATE_CURSOR) {
+            Err(ClientError::CursorTrimmed { .. }) => Ok(true),
+            cursor => Ok(cursor?.is_some()),
+        }
+    }
+
+    /// The head before an event of a chained stream.
+    fn head(&mut self, stream: Object, chained: bool, first: u64) -> Result<Option<String>, ClientError> {
+        if !chained || first == 0 {
+            return Ok(None);
+        }
+        self.client.head_before(stream, first).map(|head| Some(to_hex(&head)))
+    }
+}
+
+fn unread(name: &str, error: ClientError) -> Failure {
+    Error::from(error).context(format_args!("read stream {name:?}")).into()
 }
 
 fn moved(name: &str) -> Failure {

@@ -3,9 +3,9 @@
 use crate::bytes::len_u32;
 use crate::device::Device;
 use crate::reactor::{Clock, Order, Phase, Reactor, SessionReply, slot_of};
-use crate::ring::protocol::{AUX_MORE, Completion, EndReason, Status, Submission, stats};
+use crate::ring::protocol::{AUX_MORE, Completion, EndReason, Status, Submission, name_is_valid, stats};
 use crate::ring::server::{Control, Rights, SessionId, SessionRing};
-use crate::store::catalog::{Object, attributes, name_is_valid, page_size};
+use crate::store::catalog::{Object, attributes, page_size};
 use crate::store::{Outcome, Reply};
 use crate::types::{Compression, Lsn, ObjectId, ObjectKind, PageSize, ShardId};
 use crate::wal::pool::Writer;

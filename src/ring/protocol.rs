@@ -525,8 +525,17 @@ pub const CURSOR_ABSENT: u64 = u64::MAX;
 pub const RETENTION_AS_IS: u64 = u64::MAX;
 /// arg1 of a trim that makes an empty stream begin at an offset.
 pub const TRIM_BEGINS: u64 = 1;
+/// No stream comes so far by appending; one that begins there could not go on.
+pub const OFFSETS_END: u64 = 1 << 63;
 /// Set in a completion's `aux` when a scan, read or catalog has more.
 pub const AUX_MORE: u64 = 1 << 32;
+
+/// A name is 1-255 bytes of UTF-8 without control characters.
+#[must_use]
+pub fn name_is_valid(name: &[u8]) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && std::str::from_utf8(name).is_ok_and(|text| !text.contains(char::is_control))
+}
 
 /// The shard of a key: CRC32C of the key, continued from the object number as if that were the checksum of what came
 /// before, scaled to the shard count.

@@ -2,7 +2,7 @@
 //! nothing. docs/ring.md has the layout.
 
 use crate::bytes::{get_u16, get_u32, get_u64, len_u16, len_u32, put_u16, put_u32, put_u64};
-use crate::ring::protocol::NAME_BYTES_MAX;
+use crate::ring::protocol::name_is_valid;
 
 /// Header of a step; its changes follow, without padding.
 pub const HEADER_BYTES: usize = 24;
@@ -72,9 +72,8 @@ impl<'a> Change<'a> {
     /// Whether its name is one, and its key and value have sizes that a step can say.
     fn is_sound(&self) -> bool {
         let (kind, name, key, value) = self.parts();
-        let named = (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control);
         let keyed = kind == 3 || (1..=usize::from(u16::MAX)).contains(&key.len());
-        named && keyed && u32::try_from(value.len()).is_ok()
+        name_is_valid(name.as_bytes()) && keyed && u32::try_from(value.len()).is_ok()
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -156,6 +155,7 @@ impl<'a> Step<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ring::protocol::NAME_BYTES_MAX;
 
     const CHANGES: [Change<'_>; 4] = [
         Change::Put { space: "state", key: b"k", value: b"v" },

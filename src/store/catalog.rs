@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ring::protocol::{ATTRIBUTE_CHAINED, NAME_BYTES_MAX};
+use crate::ring::protocol::ATTRIBUTE_CHAINED;
 use crate::types::{Compression, Durability, Lsn, ObjectId, ObjectKind, PageSize};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,13 +116,6 @@ impl Catalog {
     pub fn iter_after(&self, after: u64) -> impl Iterator<Item = &Object> {
         self.objects.iter().skip(crate::bytes::index(after))
     }
-}
-
-/// A name is 1-255 bytes of UTF-8 without control characters.
-#[must_use]
-pub fn name_is_valid(name: &[u8]) -> bool {
-    (1..=NAME_BYTES_MAX).contains(&name.len())
-        && std::str::from_utf8(name).is_ok_and(|text| !text.chars().any(char::is_control))
 }
 
 #[cfg(test)]

@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use forebay::ring::client::{Client, CursorMove, Head, Retry, Write};
+use forebay::run::Run;
+use forebay::run::step::Change;
 use forebay::types::{Durability, PageHint};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::commands::{json, refused, run};
@@ -222,6 +226,64 @@ fn a_damaged_chain_is_refused_and_nothing_changes() {
     assert_eq!(run(&to, &["export"]).lines().count(), 9);
 }
 
+/// A whole backup of these lines, with digests that are right.
+fn forged(lines: &[&str]) -> Vec<u8> {
+    let head = r#"{"kind":"backup","format":1,"appliance":"","cuts":0,"sequence":1,"parent":null,"snapshot":1,"taken_unix_ms":0}"#;
+    let mut text: String = [&[head], lines].concat().iter().flat_map(|line| [*line, "\n"]).collect();
+    let count = |kinds: &[&str]| {
+        let of = |line: &&&str| kinds.iter().any(|kind| line.contains(&format!(r#""kind":"{kind}""#)));
+        lines.iter().filter(of).count()
+    };
+    let end = serde_json::json!({
+        "kind": "end", "objects": count(&["space", "stream"]), "pairs": count(&["pair"]), "pages": 0, "events": count(&["event"]),
+        "cursors": 0, "digest": blake3::hash(text.as_bytes()).to_hex().to_string(),
+    });
+    text += &format!("{end}\n");
+    let mut file = zstd::encode_all(text.as_bytes(), 3).expect("there is memory");
+    let seal = blake3::hash(&file);
+    file.extend([0x50, 0x2a, 0x4d, 0x18, 32, 0, 0, 0]);
+    file.extend(seal.as_bytes());
+    file
+}
+
+#[test]
+fn what_no_backup_says_is_refused_under_digests_that_are_right() {
+    const SPACE: &str = r#"{"kind":"space","object":"s","durability":"strict","compression":"none"}"#;
+    let (place, _daemon, mut client) = started("backup-forged");
+    let backups = Backups::new(&place);
+    fs::create_dir(&backups.path).expect("the place is writable");
+    let stream = |from: u64, next: u64| {
+        format!(r#"{{"kind":"stream","object":"t","durability":"strict","first":{from},"from":{from},"next":{next}}}"#)
+    };
+    let pair = |key: &str| format!(r#"{{"kind":"pair","object":"s",{key},"value":"v","version":1}}"#);
+    let last = format!(r#"{{"kind":"event","object":"t","event":"e","offset":{}}}"#, u64::MAX);
+    for (lines, cause) in [
+        (vec![SPACE, &pair(r#""key_hex":"6""#)], "line 3: it may not stand here"),
+        (vec![SPACE, &pair(r#""key":"""#)], "line 3: it may not stand here"),
+        (vec![SPACE, SPACE], "line 3: it may not stand here"),
+        (vec![SPACE, &stream(0, 0).replace("\"t\"", "\"s\"")], "line 3: it may not stand here"),
+        (vec![&SPACE.replace("\"s\"", r#""a\nb""#)], "line 2: it may not stand here"),
+        (vec![&stream(u64::MAX, u64::MAX)], "no stream comes as far"),
+        (vec![&stream(u64::MAX, u64::MAX), &last], "line 3: it may not stand here"),
+        (vec![&stream(0, 0), r#"{"kind":"trimmed","object":"t","first":0,"next":7}"#], "line 4: it may not stand here"),
+        (vec![&stream(7, 7), r#"{"kind":"trimmed","object":"t","first":7,"next":5}"#], "line 3: it may not stand here"),
+    ] {
+        fs::write(backups.file(1), forged(&lines)).expect("the place is writable");
+        for arguments in [&["restore", backups.directory(), "--check"][..], &["restore", backups.directory()]] {
+            let line = refused(&place, arguments);
+            assert!(line.contains(cause), "{cause}: {line}");
+        }
+        assert_eq!(client.catalog().expect("it answers"), [], "{cause}");
+    }
+    fs::write(backups.file(1), forged(&[SPACE, &pair(r#""key":"k""#), &stream(7, 7)])).expect("the place is writable");
+    run(&place, &["restore", backups.directory()]);
+    assert_eq!(run(&place, &["get", "s", "k"]), "v");
+    // No number follows the last one.
+    fs::rename(backups.file(1), backups.file(u64::MAX)).expect("it is there");
+    let line = refused(&place, &["backup", backups.directory(), "--full"]);
+    assert!(line.contains("the last backup that can have a number"), "{line}");
+}
+
 #[test]
 fn a_backup_does_not_go_on_from_what_it_must_not() {
     let (from, mut daemon, mut client) = started("backup-parent");
@@ -339,5 +401,77 @@ fn a_backup_is_of_one_moment() {
         let found = client.read_pages(pages, &[1, 2]).expect("they are read");
         let bytes: Vec<Option<&Vec<u8>>> = found.iter().map(|page| page.as_ref().map(|(_, bytes)| bytes)).collect();
         assert_eq!(bytes[0], bytes[1], "backup {at}");
+    }
+}
+
+/// What the space `state` of a run holds.
+fn held(run: &Run) -> Vec<(Vec<u8>, Vec<u8>)> {
+    run.scan("state").map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+}
+
+#[test]
+fn a_run_that_is_compacted_meanwhile_is_whole_in_the_backup() {
+    let (from, _daemon, mut client) = started("backup-run");
+    let big = client.open_space("before the runs", Some(Durability::Buffered)).expect("it is made");
+    for key in 0..60_u32 {
+        // What zstd cannot make small: the file grows while the space is read.
+        let value: Vec<u8> =
+            (0..50_000_u32).flat_map(|at| (at + 50_000 * key).wrapping_mul(0x9e37_79b1).to_le_bytes()).collect();
+        client.put(big, &key.to_le_bytes(), &value, Write::default()).expect("there is room");
+    }
+    client.open_chained("chained run", Durability::Buffered).expect("it is made");
+    client.open_chained("chained", Durability::Buffered).expect("it is made");
+    let names = ["run", "chained run"];
+    let mut runs = names.map(|name| Run::open(&mut client, name, Some(Durability::Buffered)).expect("it is made"));
+    let backups = Backups::new(&from);
+    for round in 0..2_u8 {
+        let chained = client.open_stream("chained", None).expect("it is there");
+        client.append(chained, &[round], Write::default()).expect("there is room");
+        for run in &mut runs {
+            for key in 0..20 {
+                let changes = [Change::Put { space: "state", key: &[key], value: &[round; 100] }];
+                run.write(&mut client, &changes, None).expect("there is room");
+            }
+        }
+        let full: &[&str] = if round == 0 { &[] } else { &["--full"] };
+        let mut taken = from.forebay(&[&["backup", backups.directory()], full].concat());
+        let mut taken = taken.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("the program starts");
+        let pid = Pid::from_child(&taken);
+        let unfinished = backups.path.join("unfinished");
+        while fs::metadata(&unfinished).map_or(0, |metadata| metadata.len()) == 0 {
+            assert!(taken.try_wait().expect("it is ours").is_none(), "it ended too soon");
+            std::thread::yield_now();
+        }
+        // It has its snapshot, and reads the space.
+        kill_process(pid, Signal::STOP).expect("it runs");
+        for run in &mut runs {
+            run.write(&mut client, &[Change::Put { space: "state", key: b"new", value: &[round] }], None)
+                .expect("there is room");
+            run.compact(&mut client, true).expect("it is compacted");
+        }
+        client.append(chained, b"behind the snapshot", Write::default()).expect("there is room");
+        let next = client.append(chained, b"the last one", Write::default()).expect("there is room");
+        client.trim(chained, next).expect("it is there");
+        kill_process(pid, Signal::CONT).expect("it is stopped");
+        assert!(taken.wait().expect("it is ours").success(), "round {round}");
+        let compacted = runs.each_ref().map(held);
+        // What goes on from it takes over where it ended.
+        for run in &mut runs {
+            run.write(&mut client, &[Change::Put { space: "state", key: b"then", value: &[round] }], None)
+                .expect("there is room");
+        }
+        backups.take(&[]);
+        let then = runs.each_ref().map(held);
+        for (at, expected) in (2 * u64::from(round) + 1..).zip([compacted, then]) {
+            let (to, _daemon, mut restored) = started("backup-run-to");
+            run(&to, &["restore", backups.directory(), "--at", &at.to_string()]);
+            for (name, expected) in names.iter().zip(expected) {
+                let again = Run::open(&mut restored, name, None);
+                let again = again.unwrap_or_else(|error| panic!("{name}, backup {at}: {error}"));
+                assert!(held(&again) == expected, "{name}, backup {at}");
+            }
+            let chained = restored.open_stream("chained", None).expect("it is there");
+            restored.verify_stream(chained).expect("it is proven");
+        }
     }
 }

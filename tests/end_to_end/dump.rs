@@ -232,6 +232,7 @@ fn what_does_not_fit_is_refused_before_anything_changes() {
         (vec![space.to_owned(), pair(&"k".repeat(2_000), "v")], "limits.key_bytes_max"),
         (vec![of_t(r#"{"kind":"space",@,"compression":"none"}"#)], "line 1: \"t\" is there and is no space"),
         (vec![r#"{"kind":"stream","object":"","durability":"strict","first":0}"#.to_owned()], "1 to 255 bytes"),
+        (vec![space.to_owned(), pair("k", "v"), space.replace(r#""s""#, r#""a\nb""#)], "1 to 255 bytes"),
         (
             vec![
                 space.to_owned(),

@@ -2,11 +2,12 @@
 //! files that come back as they were.
 
 use std::fs;
+use std::path::PathBuf;
 
-use forebay::ring::client::{Client, ClientError, Write};
+use forebay::ring::client::{Client, ClientError, CursorMove, Write};
 use forebay::ring::protocol::to_usize;
 use forebay::run::step::{Change, Step};
-use forebay::run::{Run, RunError, file};
+use forebay::run::{Run, RunError, STATE_CURSOR, file};
 use forebay::types::Durability;
 
 use crate::commands::{json, refused, run, with_input};
@@ -143,7 +144,7 @@ fn a_state_holds_what_others_write_beside_it_and_what_came_before_may_go() {
     let again = Run::open(&mut client, "agent", None).expect("it is there");
     assert_eq!(held(&again), held(&run));
     let path = place.path("agent.run");
-    let written = file::export(&mut client, "agent", fs::File::create(&path).unwrap(), |_| {}).expect("it is written");
+    let written = file::export(&mut client, "agent", &path, |_| {}).expect("it is written");
     assert!(written.first > 0);
     file::import(&mut client, &path, Some("again"), |_| {}).expect("it is read");
     let copy = Run::open(&mut client, "again", None).expect("it is made");
@@ -153,6 +154,61 @@ fn a_state_holds_what_others_write_beside_it_and_what_came_before_may_go() {
     assert!(matches!(Run::open(&mut client, "agent", None), Err(RunError::Trimmed { .. })));
     let refused = refused(&place, &["run", "scan", "agent"]);
     assert!(refused.contains("forebay run import"), "{refused}");
+}
+
+#[test]
+fn a_run_that_another_compacts_goes_on_and_is_found_again() {
+    let (place, mut daemon, mut client) = started("runs-beside");
+    let mut run = Run::open(&mut client, "agent", Some(Durability::Buffered)).expect("it is made");
+    for key in 0..80_u64 {
+        run.write(&mut client, &[put("big", &key.to_le_bytes(), &[7; 30_000])], None).expect("there is room");
+    }
+    let mut other = daemon.connect(&place);
+    let mut beside = Run::open(&mut other, "agent", None).expect("it is there");
+    let compact = |other: &mut Client, beside: &mut Run, key: u64| {
+        let key = key.to_le_bytes();
+        let changes = [Change::Delete { space: "big", key: &key }, put("small", b"last", &key)];
+        beside.write(other, &changes, None).expect("there is room");
+        beside.compact(other, true).expect("it is compacted").as_of
+    };
+    compact(&mut other, &mut beside, 0);
+    // Who was behind goes on from the state, and is not told that its step failed.
+    run.write(&mut client, &[put("small", b"own", b"1")], None).expect("it was not in the way");
+    beside.refresh(&mut other).expect("it can be read");
+    assert_eq!((held(&run), run.next()), (held(&beside), beside.next()));
+    compact(&mut other, &mut beside, 1);
+    assert!(run.refresh(&mut client).expect("it can be read") > 1);
+    beside.refresh(&mut other).expect("it can be read");
+    assert_eq!((held(&run), run.next()), (held(&beside), beside.next()));
+    // An export that it overtakes begins anew.
+    let (path, mut key) = (place.path("agent.run"), 2);
+    let told = file::export(&mut client, "agent", &path, |_| {
+        if key < 4 {
+            compact(&mut other, &mut beside, key);
+            key += 1;
+        }
+    });
+    assert!(key > 2, "nothing overtook it");
+    beside.refresh(&mut other).expect("it can be read");
+    assert_eq!(told.expect("it is written").next, beside.next());
+    assert_eq!(
+        fs::read_dir(path.parent().unwrap())
+            .unwrap()
+            .filter(|entry| { entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(".unfinished") })
+            .count(),
+        0
+    );
+    file::import(&mut client, &path, Some("copy"), |_| {}).expect("it is read");
+    let copy = Run::open(&mut client, "copy", None).expect("it is there");
+    assert_eq!((held(&copy), copy.next()), (held(&beside), beside.next()));
+    // The cursor of a backup is older than the trim; an export may be without it.
+    let back = CursorMove { rewind: true, ..CursorMove::default() };
+    client.set_cursor(beside.stream(), STATE_CURSOR, 3, back).expect("it may go back");
+    let again = Run::open(&mut client, "agent", None).expect("the state is there");
+    assert_eq!((held(&again), again.next()), (held(&beside), beside.next()));
+    client.drop_cursor(beside.stream(), STATE_CURSOR).expect("it is there");
+    let again = Run::open(&mut client, "agent", None).expect("the state is there");
+    assert_eq!((held(&again), again.next()), (held(&beside), beside.next()));
 }
 
 #[test]
@@ -166,7 +222,7 @@ fn a_file_holds_a_run_or_is_refused() {
         run.write(&mut client, &changes, Some(Durability::Memory)).expect("there is room");
     }
     let (path, bad) = (place.path("agent.run"), place.path("bad.run"));
-    let summary = file::export(&mut client, "agent", fs::File::create(&path).unwrap(), |_| {}).expect("it is written");
+    let summary = file::export(&mut client, "agent", &path, |_| {}).expect("it is written");
     assert!(summary.chained && (summary.first, summary.next) == (0, 600));
     assert_eq!(file::check(&path).expect("it is whole"), summary);
     assert!(matches!(file::import(&mut client, &path, None, |_| {}), Err(RunError::IsThere(_))));
@@ -208,7 +264,7 @@ fn a_file_holds_a_run_or_is_refused() {
     // Compacted and trimmed too: steps keep their offsets, and the chain goes on.
     run.compact(&mut client, true).expect("it is compacted");
     let short = place.path("short.run");
-    let summary = file::export(&mut client, "agent", fs::File::create(&short).unwrap(), |_| {}).expect("it is written");
+    let summary = file::export(&mut client, "agent", &short, |_| {}).expect("it is written");
     assert_eq!((summary.first, summary.next), (600, 601));
     file::import(&mut other, &short, Some("short"), |_| {}).expect("it is read");
     let again = Run::open(&mut other, "short", None).expect("it is made");
@@ -223,6 +279,80 @@ fn a_file_holds_a_run_or_is_refused() {
     daemon.kill();
     let gone = run.write(&mut client, &[put("s", b"k", b"v")], None);
     assert!(matches!(gone, Err(RunError::Client(ClientError::Disconnected))), "{gone:?}");
+}
+
+/// A chained run of 600 steps, and a file of it.
+fn exported(place: &Place, client: &mut Client) -> (Run, PathBuf) {
+    client.open_chained("agent", Durability::Buffered).expect("it is made");
+    let mut run = Run::open(client, "agent", None).expect("it is there");
+    for step in 0..600_u64 {
+        run.write(client, &[put("state", &step.to_le_bytes(), &[7; 900])], Some(Durability::Memory))
+            .expect("there is room");
+    }
+    let path = place.path("agent.run");
+    file::export(client, "agent", &path, |_| {}).expect("it is written");
+    (run, path)
+}
+
+#[test]
+fn what_no_run_has_is_refused_under_a_digest_that_is_right() {
+    let (place, _daemon, mut client) = started("runs-forged");
+    let (_, path) = exported(&place, &mut client);
+    let (bytes, bad) = (fs::read(&path).unwrap(), place.path("bad.run"));
+    for (at, byte, cause) in [
+        (24, 1, "durability"),
+        (23, 0x80, "offsets"),
+        (27, 1, "begin"),
+        (25, 0, "begin"),
+        (26, 0, "called"),
+        (64, 7, "called"),
+    ] {
+        let mut other = zstd::decode_all(&bytes[..]).unwrap();
+        other[at] = byte;
+        other[32] = 1;
+        let digest = blake3::hash(&other[..other.len() - blake3::OUT_LEN]);
+        let end = other.len() - blake3::OUT_LEN;
+        other[end..].copy_from_slice(digest.as_bytes());
+        fs::write(&bad, zstd::encode_all(&other[..], 3).unwrap()).unwrap();
+        let error = file::import(&mut client, &bad, Some("bad"), |_| {}).expect_err("it is none");
+        assert!(error.to_string().contains(cause), "byte {at}: {error}");
+    }
+    assert!(client.open_stream("bad", None).is_err(), "nothing was written");
+}
+
+#[test]
+fn an_import_that_was_interrupted_goes_on() {
+    let (place, mut daemon, mut client) = started("runs-part");
+    let (run, path) = exported(&place, &mut client);
+    let head = client.verify_stream(run.stream()).expect("it is whole").head;
+    let mut other = daemon.connect(&place);
+    let mut part: Vec<(u64, Vec<u8>)> = events(&mut client, &run);
+    part.truncate(301);
+    for (name, chained) in [("part", true), ("begun", true), ("longer", true), ("other", true), ("unlinked", false)] {
+        let stream = if chained {
+            other.open_chained(name, Durability::Buffered)
+        } else {
+            other.open_stream(name, Some(Durability::Buffered))
+        };
+        let stream = stream.expect("it is made");
+        let (all, own) = (events(&mut client, &run), part[7].1.clone());
+        let held: Vec<&[u8]> = match name {
+            "begun" => vec![],
+            "longer" => all.iter().map(|(_, event)| event.as_slice()).chain([own.as_slice()]).collect(),
+            "other" => part.iter().map(|(_, event)| event.as_slice()).chain([own.as_slice()]).collect(),
+            _ => part.iter().map(|(_, event)| event.as_slice()).collect(),
+        };
+        held.iter().for_each(|event| _ = other.append(stream, event, Write::default()).expect("there is room"));
+        let imported = file::import(&mut other, &path, Some(name), |_| {});
+        if !["part", "begun"].contains(&name) {
+            assert!(matches!(imported, Err(RunError::IsThere(_))), "{name}: {imported:?}");
+            continue;
+        }
+        assert_eq!(imported.expect("it goes on").next, 600);
+        let again = Run::open(&mut other, name, None).expect("it is there");
+        assert_eq!(events(&mut other, &again), events(&mut client, &run));
+        assert_eq!(other.verify_stream(again.stream()).expect("it is whole").head, head);
+    }
 }
 
 #[test]

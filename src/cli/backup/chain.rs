@@ -24,6 +24,13 @@ pub struct Whole {
     extents: HashMap<String, Extent>,
 }
 
+impl Whole {
+    /// Where a stream ended.
+    pub fn next_of(&self, stream: &str) -> Option<u64> {
+        self.extents.get(stream).map(|extent| extent.next)
+    }
+}
+
 /// Reads a backup to its end.
 ///
 /// # Errors
@@ -134,10 +141,10 @@ impl<'a> Merge<'a> {
     pub fn run(mut self) -> Result<Counts, Failure> {
         let mut number = 0;
         while let Some(line) = self.last.take()? {
-            let Some((name, _)) = begun(&line) else { continue };
+            let Some(name) = begun(&line) else { continue };
             let name = name.to_owned();
             for (reader, has) in &mut self.before {
-                *has = reader.peek()?.is_some_and(|line| begun(line).is_some_and(|(object, _)| object == name));
+                *has = reader.peek()?.is_some_and(|line| begun(line) == Some(name.as_str()));
                 if *has {
                     reader.take()?;
                 }

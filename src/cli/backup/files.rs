@@ -40,7 +40,7 @@ pub fn sequences(directory: &Path) -> Result<Vec<u64>, Error> {
         let name = entry.map_err(|error| failed("read the directory", directory, error))?.file_name();
         let number = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)).and_then(|name| name.parse().ok());
         // Another spelling of a number is no file of ours.
-        found.extend(number.filter(|number| path_of(Path::new(""), *number).as_os_str() == name));
+        found.extend(number.filter(|number| *number > 0 && path_of(Path::new(""), *number).as_os_str() == name));
     }
     found.sort_unstable();
     Ok(found)
@@ -91,6 +91,20 @@ impl Write for Sealing {
     }
 }
 
+/// Makes a directory, and those above it, so that a power cut takes none of them.
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = path.parent().map(|above| if above == Path::new("") { Path::new(".") } else { above });
+    above.map_or(Ok(()), make_directory)?;
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => made?,
+    }
+    above.map_or(Ok(()), |above| File::open(above)?.sync_all())
+}
+
 /// A directory into which this process alone writes backups.
 pub struct Directory {
     pub path: PathBuf,
@@ -103,7 +117,7 @@ impl Directory {
     /// # Errors
     /// When another backup writes to it, or the system refuses.
     pub fn open(path: &Path) -> Result<Directory, Error> {
-        fs::create_dir_all(path).map_err(|error| failed("make the directory", path, error))?;
+        make_directory(path).map_err(|error| failed("make the directory", path, error))?;
         let handle = File::open(path).map_err(|error| failed("open the directory", path, error))?;
         match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Directory { path: path.to_owned(), handle }),

@@ -2,19 +2,20 @@
 
 use forebay::error::Error;
 
+use super::chain::Whole;
 use super::reader::Reader;
 use crate::cli::context::Failure;
 use crate::cli::dump::Line;
 
 /// None where the backup is whole by itself.
-pub struct Prior(pub Option<Reader>);
+pub struct Prior<'a>(pub Option<(Reader, &'a Whole)>);
 
-/// The object that a line begins, and where a stream ended.
-pub fn begun(line: &Line) -> Option<(&str, Option<u64>)> {
+/// The object that a line begins.
+pub fn begun(line: &Line) -> Option<&str> {
     match line {
-        Line::Space(space) => Some((&space.object, None)),
-        Line::Pages(pages) => Some((&pages.object, None)),
-        Line::Stream(stream) => Some((&stream.object, stream.next)),
+        Line::Space(space) => Some(&space.object),
+        Line::Pages(pages) => Some(&pages.object),
+        Line::Stream(stream) => Some(&stream.object),
         _ => None,
     }
 }
@@ -34,7 +35,7 @@ pub fn keyed(line: &Line) -> Option<(Vec<u8>, u64)> {
     }
 }
 
-impl Prior {
+impl Prior<'_> {
     /// Whether there are versions to compare with.
     pub fn knows_keys(&self) -> bool {
         self.0.is_some()
@@ -42,27 +43,23 @@ impl Prior {
 
     /// Goes to an object, if it is the next one. Where it ended, if it is a stream.
     pub fn begin(&mut self, name: &str) -> Result<Option<u64>, Failure> {
-        let Some(reader) = &mut self.0 else { return Ok(None) };
-        let next =
-            reader.peek()?.and_then(|line| begun(line).filter(|(object, _)| *object == name)).map(|(_, next)| next);
-        match next {
-            None => Ok(None),
-            Some(next) => {
-                reader.take()?;
-                Ok(next)
-            }
+        let Some((reader, whole)) = &mut self.0 else { return Ok(None) };
+        if reader.peek()?.is_none_or(|line| begun(line) != Some(name)) {
+            return Ok(None);
         }
+        reader.take()?;
+        Ok(whole.next_of(name))
     }
 
     /// The version that it has of a key. Keys are asked for in their order.
     pub fn version_of(&mut self, key: &[u8]) -> Result<Option<u64>, Failure> {
-        let Some(reader) = &mut self.0 else { return Ok(None) };
+        let Some((reader, _)) = &mut self.0 else { return Ok(None) };
         Ok(seek(reader, key)?.map(|(version, _)| version))
     }
 
     /// Passes over the rest of the object.
     pub fn end(&mut self) -> Result<(), Failure> {
-        Ok(self.0.as_mut().map_or(Ok(()), pass)?)
+        Ok(self.0.as_mut().map_or(Ok(()), |(reader, _)| pass(reader))?)
     }
 }
 

@@ -1,10 +1,12 @@
 //! Reads a backup line by line. Nothing of it is trusted before its end was read: there its digest is compared.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use forebay::error::Error;
+use forebay::ring::protocol::name_is_valid;
 use zstd::stream::read::Decoder;
 
 use super::files::{SEAL, SEAL_BYTES};
@@ -42,6 +44,8 @@ pub struct Reader {
     pub path: PathBuf,
     pub head: Head,
     pub counts: Counts,
+    /// The names of all objects so far: each stands there once.
+    objects: HashSet<String>,
     /// What it holds of each stream, as far as it was read.
     pub extents: Vec<Extent>,
     /// Values and pages that stand in it.
@@ -78,10 +82,23 @@ impl Reader {
         };
         let (hasher, order, input) = (blake3::Hasher::new(), Order::None, Some(input));
         let (counts, extents, text) = (Counts::default(), Vec::new(), Vec::new());
-        let (path, number, written) = (path.to_owned(), 0, 0);
+        let (path, number, written, objects) = (path.to_owned(), 0, 0, HashSet::new());
         let (peeked, digest) = (None, None);
-        let mut reader =
-            Reader { path, head, counts, extents, written, digest, input, hasher, order, peeked, number, text };
+        let mut reader = Reader {
+            path,
+            head,
+            counts,
+            objects,
+            extents,
+            written,
+            digest,
+            input,
+            hasher,
+            order,
+            peeked,
+            number,
+            text,
+        };
         match reader.take()? {
             Some(Line::Backup(head)) if head.format == FORMAT => {
                 reader.head = head;
@@ -192,25 +209,29 @@ impl Reader {
                 Line::Pair(pair) => {
                     self.written += u64::from(pair.has_value());
                     let key = match (&pair.key, &pair.key_hex) {
-                        (Some(key), None) => key.clone().into_bytes(),
-                        (None, Some(hex)) => crate::cli::bytes::from_hex(hex.as_bytes()).unwrap_or_default(),
-                        _ => Vec::new(),
+                        (Some(key), None) => Some(key.clone().into_bytes()),
+                        (None, Some(hex)) => crate::cli::bytes::from_hex(hex.as_bytes()),
+                        _ => None,
                     };
-                    self.rises(&pair.object, key)
+                    key.is_some_and(|key| !key.is_empty() && self.rises(&pair.object, key))
                 }
                 Line::Page(page) => {
                     self.written += u64::from(page.page.is_some());
                     self.rises(&page.object, page.number.to_be_bytes().to_vec())
                 }
                 Line::Trimmed(trimmed) => self.of_stream(&trimmed.object).is_some_and(|extent| {
+                    let next = trimmed.next.unwrap_or(extent.next);
+                    let grows = next >= extent.next;
+                    extent.next = next;
                     extent.first = extent.first.max(trimmed.first);
                     extent.expected = extent.expected.max(trimmed.first);
                     extent.head.clone_from(&trimmed.head);
-                    extent.first <= extent.next
+                    grows && extent.first <= extent.next
                 }),
                 Line::Event(event) => self.of_stream(&event.object).is_some_and(|extent| {
-                    extent.expected += 1;
-                    event.offset + 1 == extent.expected && extent.expected <= extent.next
+                    let comes_next = event.offset == extent.expected && event.offset < extent.next;
+                    extent.expected = event.offset.saturating_add(1);
+                    comes_next
                 }),
                 Line::Cursor(cursor) => {
                     self.of_stream(&cursor.object).is_some_and(|extent| extent.expected == extent.next)
@@ -229,14 +250,18 @@ impl Reader {
 
     fn begins(&mut self, object: &str) -> bool {
         self.order = Order::Keys { object: object.to_owned(), last: None };
-        true
+        self.is_new(object)
     }
 
     fn begins_stream(&mut self, stream: &Stream) -> bool {
         let (Some(from), Some(next)) = (stream.from, stream.next) else { return false };
         let (object, first, head) = (stream.object.clone(), stream.first, stream.head.clone());
         self.order = Order::Events(Extent { object, first, head, next, from, expected: from });
-        first <= from && from <= next
+        first <= from && from <= next && self.is_new(&stream.object)
+    }
+
+    fn is_new(&mut self, object: &str) -> bool {
+        name_is_valid(object.as_bytes()) && self.objects.insert(object.to_owned())
     }
 
     fn rises(&mut self, name: &str, key: Vec<u8>) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use forebay::ring::client::{Creation, Retention};
-use forebay::ring::protocol::{NAME_BYTES_MAX, TTL_MS_MAX};
+use forebay::ring::protocol::{OFFSETS_END, TTL_MS_MAX, name_is_valid};
 use forebay::types::{Compression, ObjectKind, PageSize};
 
 use super::{Counts, Line, Pages, Space, Stream, head_bytes, made_with};
@@ -63,6 +63,12 @@ impl Told {
             return Err("retain_age_ms is not 1 ms to 100 years".into());
         }
         let head = head_bytes(stream.head.as_deref())?;
+        if !head.is_empty() && !stream.chained {
+            return Err("it has a head, and is not chained".into());
+        }
+        if stream.first >= OFFSETS_END {
+            return Err(format!("no stream comes as far as {}", stream.first));
+        }
         let (first, told) = (stream.first, Told::new(stream.object, ObjectKind::Stream, creation));
         Ok(Told { first, head, retention, ..told })
     }
@@ -178,7 +184,7 @@ pub fn page_bytes(page: Option<String>, size: Option<PageSize>) -> Result<Vec<u8
 
 /// Whether a cursor may be called so, and stands in its stream, whose next event has the offset `next`.
 pub fn check_cursor(name: &str, offset: u64, next: u64) -> Result<(), String> {
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+    if !name_is_valid(name.as_bytes()) {
         return Err("no cursor can be called so".into());
     }
     if offset > next {
@@ -252,6 +258,8 @@ mod tests {
             (vec![SPACE, SPACE], "told of before"),
             (vec![r#"{"kind":"space","object":"s","durability":"sometimes","compression":"none"}"#], "durability"),
             (vec![&pair(r#""key":"k","value":"v""#)], "no line before it tells of the space \"s\""),
+            (vec![&STREAM.replace(":5", ":9223372036854775808")], "as far as 9223372036854775808"),
+            (vec![&stream(&format!(r#""head":"{}""#, "00".repeat(32)))], "is not chained"),
             (vec![SPACE, &pair(r#""key":"k""#)], "neither value nor value_hex"),
             (vec![SPACE, &pair(r#""key":"k","value":"v","value_hex":"00""#)], "one of them is meant"),
             (vec![SPACE, &pair(r#""key_hex":"0","value":"v""#)], "key_hex is not pairs of digits"),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::ring::protocol::stats::{self, About};
-use crate::ring::protocol::{AUX_MORE, NAME_BYTES_MAX, Status, to_usize};
+use crate::ring::protocol::{AUX_MORE, Status, name_is_valid, to_usize};
 use crate::types::{Compression, Durability, ObjectId, ObjectKind};
 
 use super::reply::{events, objects};
@@ -44,7 +44,7 @@ impl Client {
 
     /// Opens by such a request. Gives the attributes of the object too.
     pub(super) fn open_by(&mut self, name: &str, request: &Request<'_>) -> Result<(Object, u64), ClientError> {
-        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        if !name_is_valid(name.as_bytes()) {
             return Err(ClientError::BadName);
         }
         let answer = match self.call(request)?.0.ok() {

@@ -1,6 +1,6 @@
 //! Cursors: where a consumer of a stream goes on, kept by the daemon.
 
-use crate::ring::protocol::{AUX_MORE, NAME_BYTES_MAX, Status};
+use crate::ring::protocol::{AUX_MORE, Status, name_is_valid};
 
 use super::calls::REPLY_BYTES;
 use super::reply::cursors;
@@ -12,7 +12,7 @@ impl Client {
     /// # Errors
     /// `CursorMoved`, `TooManyCursors`, `BadName`; `BadRequest` beyond the stream's end; else as `wait`.
     pub fn set_cursor(&mut self, stream: Object, name: &str, offset: u64, how: CursorMove) -> Result<(), ClientError> {
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        if !name_is_valid(name.as_bytes()) {
             return Err(ClientError::BadName);
         }
         match self.call(&Request::SetCursor { stream, name, offset, how })?.0.ok() {

@@ -1,6 +1,6 @@
 //! A stream that begins at an offset: one that is restored goes on with the offsets, and the chain, that it had.
 
-use crate::ring::protocol::{Completion, Status};
+use crate::ring::protocol::{Completion, OFFSETS_END, Status};
 use crate::store::heap::Heap;
 use crate::store::stream::{Head, Streams};
 use crate::store::{Context, Mode, Outcome, Request, Store};
@@ -34,9 +34,6 @@ impl Store {
         Outcome::Answer { completion: Completion { version: first, lsn: lsn.0, ..Completion::default() }, after }
     }
 }
-
-/// No stream comes so far by appending; one that begins there could not go on.
-const OFFSETS_END: u64 = 1 << 63;
 
 impl Streams {
     /// As `replay_trim` finds it.

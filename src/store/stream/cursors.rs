@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use crate::bytes::{len_u16, len_u32};
-use crate::ring::protocol::{AUX_MORE, CURSOR_ABSENT, Completion, Status, flag};
-use crate::store::catalog::name_is_valid;
+use crate::ring::protocol::{AUX_MORE, CURSOR_ABSENT, Completion, Status, flag, name_is_valid};
 use crate::store::heap::Heap;
 use crate::store::stream::{READ_BYTES_MAX, Stream, Streams};
 use crate::store::{Context, Mode, Outcome, Reply, Request, Store};
