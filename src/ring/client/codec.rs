@@ -117,6 +117,10 @@ impl Codecs {
 #[cfg(feature = "zstd")]
 const ZSTD_WINDOW_BYTES: usize = 512 << 10;
 
+/// What begins with this is no base: zstd would take it for a dictionary in its own format when it is loaded.
+#[cfg(feature = "zstd")]
+pub(super) const ZSTD_DICTIONARY: [u8; 4] = zstd::zstd_safe::zstd_sys::ZSTD_MAGIC_DICTIONARY.to_le_bytes();
+
 /// Appends to `out` a frame that makes `plain` of `base`. `false`, and `out` as it was, where it would have more than `bytes_max`.
 #[cfg(feature = "zstd")]
 pub(super) fn compress_against(base: &[u8], plain: &[u8], out: &mut Vec<u8>, bytes_max: usize) -> bool {
@@ -141,15 +145,30 @@ pub(super) fn compress_against(base: &[u8], plain: &[u8], out: &mut Vec<u8>, byt
     bytes.is_some()
 }
 
-/// Fills all of `plain` from such a frame and the same base. `false` where that does not come out.
+/// Makes values of such frames. Keeps one context, with a copy of the base that it had last.
 #[cfg(feature = "zstd")]
-pub(super) fn decompress_against(base: &[u8], frame: &[u8], plain: &mut [u8]) -> bool {
-    let mut decompress = || {
-        let mut context = zstd::zstd_safe::DCtx::try_create()?;
-        context.ref_prefix(base).ok()?;
-        context.decompress(plain, frame).ok()
-    };
-    decompress() == Some(plain.len())
+#[derive(Default)]
+pub(super) struct Patcher(Option<zstd::bulk::Decompressor<'static>>);
+
+#[cfg(feature = "zstd")]
+impl Patcher {
+    /// Fills all of `plain` from a frame and its base, which must not begin with `ZSTD_DICTIONARY`. `false` where that does not
+    /// come out.
+    pub fn decompress(&mut self, base: &[u8], frame: &[u8], plain: &mut [u8]) -> bool {
+        if self.0.is_none() {
+            self.0 = zstd::bulk::Decompressor::new().ok();
+        }
+        let Some(context) = &mut self.0 else { return false };
+        let filled = context.set_dictionary(base).and_then(|()| context.decompress_to_buffer(frame, plain));
+        filled.is_ok_and(|filled| filled == plain.len())
+    }
+}
+
+#[cfg(feature = "zstd")]
+impl std::fmt::Debug for Patcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Patcher")
+    }
 }
 
 #[cfg(not(feature = "zstd"))]

@@ -13,6 +13,7 @@ use crate::ring::protocol::commit::{Entry, HEADER_BYTES, What};
 use crate::ring::protocol::{DELTA_PREFIX_BYTES, DELTA_VALUES, Status, to_usize};
 use crate::types::{Compression, Durability};
 
+use super::codec::Patcher;
 use super::compression::Compressor;
 use super::request::BAD_REQUEST;
 use super::transaction::Backoff;
@@ -64,6 +65,7 @@ pub struct DeltaSpace {
     space: Object,
     bases: Bases,
     compressor: Compressor,
+    patcher: Patcher,
     retry: Retry,
     stats: DeltaStats,
 }
@@ -90,8 +92,8 @@ impl DeltaSpace {
         if space.compression != Compression::Delta {
             return Err(ClientError::NoDeltas { compression: space.compression });
         }
-        let (bases, compressor) = (Bases::new(CACHE_BYTES_MAX), Compressor::default());
-        Ok(DeltaSpace { space, bases, compressor, retry: Retry::default(), stats: DeltaStats::default() })
+        let (bases, compressor, patcher) = (Bases::new(CACHE_BYTES_MAX), Compressor::default(), Patcher::default());
+        Ok(DeltaSpace { space, bases, compressor, patcher, retry: Retry::default(), stats: DeltaStats::default() })
     }
 
     /// The same with room for so many bytes of bases, 16 MiB otherwise; 0: none, and each put reads the base.
@@ -178,7 +180,9 @@ impl DeltaSpace {
                 None => self.read_base(client, key)?,
             };
             match base {
-                Some(base) if base.number == delta.base => return apply(client, key, version, &delta, &base).map(Some),
+                Some(base) if base.number == delta.base => {
+                    return self.apply(client, key, version, &delta, &base).map(|value| Some((version, value)));
+                }
                 // The base changes only together with the value: it does not belong to this version.
                 base if seen == Some(version) => return Err(strange_base(key, version, base.as_deref())),
                 _ => seen = Some(version),
@@ -408,7 +412,7 @@ impl DeltaSpace {
         match parse(key, version, record)? {
             None => self.decode(client, key, record).map(|value| Some((version, value))),
             Some(delta) => match self.bases.get(key).filter(|base| base.number == delta.base) {
-                Some(base) => apply(client, key, version, &delta, &base).map(Some),
+                Some(base) => self.apply(client, key, version, &delta, &base).map(|value| Some((version, value))),
                 None => self.get(client, key),
             },
         }
@@ -432,11 +436,21 @@ impl DeltaSpace {
             },
         };
         match base {
-            Some(base) if base.number == delta.base => {
-                apply(client, key, version, &delta, &base).map(|(_, value)| value)
-            }
+            Some(base) if base.number == delta.base => self.apply(client, key, version, &delta, &base),
             base => Err(strange_base(key, version, base.as_deref())),
         }
+    }
+
+    fn apply(
+        &mut self,
+        client: &Client,
+        key: &[u8],
+        version: Version,
+        delta: &Delta<'_>,
+        base: &Base,
+    ) -> Result<Vec<u8>, ClientError> {
+        let named = |cause| ClientError::BadDelta { key: key.to_vec(), version, base: base.version, cause };
+        delta.apply(&base.value, client.value_bytes_max(), &mut self.patcher).map_err(named)
     }
 
     /// `header`, then the value in the form that spaces with zstd have.
@@ -481,17 +495,6 @@ fn check_key(client: &Client, key: &[u8]) -> Result<(), ClientError> {
 fn parse<'r>(key: &[u8], version: Version, record: &'r [u8]) -> Result<Option<Delta<'r>>, ClientError> {
     let named = |cause| ClientError::BadDelta { key: key.to_vec(), version, base: 0, cause };
     Delta::parse(record).map_err(named)
-}
-
-fn apply(
-    client: &Client,
-    key: &[u8],
-    version: Version,
-    delta: &Delta<'_>,
-    base: &Base,
-) -> Result<(Version, Vec<u8>), ClientError> {
-    let named = |cause| ClientError::BadDelta { key: key.to_vec(), version, base: base.version, cause };
-    delta.apply(&base.value, client.value_bytes_max()).map(|value| (version, value)).map_err(named)
 }
 
 fn strange_base(key: &[u8], version: Version, base: Option<&Base>) -> ClientError {

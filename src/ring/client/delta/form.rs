@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::ring::client::codec::{compress_against, decompress_against};
+use crate::ring::client::codec::{Patcher, ZSTD_DICTIONARY, compress_against};
 use crate::ring::protocol::{DELTA_BASES, DELTA_HEADER_BYTES, DELTA_PREFIX_BYTES, DELTA_VALUES, low_u32};
 use crate::types::Compression;
 
@@ -62,7 +62,7 @@ impl Delta<'_> {
     ///
     /// # Errors
     /// What is wrong with it: a length over `value_bytes_max`, before there is room for it, or another value than was written.
-    pub fn apply(&self, base: &[u8], value_bytes_max: usize) -> Result<Vec<u8>, String> {
+    pub fn apply(&self, base: &[u8], value_bytes_max: usize, patcher: &mut Patcher) -> Result<Vec<u8>, String> {
         let bytes = self.value_bytes as usize;
         if bytes > value_bytes_max {
             return Err(format!("would have {bytes} B, over the limit of {value_bytes_max} B"));
@@ -71,7 +71,7 @@ impl Delta<'_> {
             base.to_vec()
         } else {
             let mut value = vec![0; bytes];
-            if !decompress_against(base, self.frame, &mut value) {
+            if !patcher.decompress(base, self.frame, &mut value) {
                 return Err(format!("is no zstd frame of {bytes} B"));
             }
             value
@@ -98,8 +98,11 @@ pub fn same(base: u64, value: &[u8]) -> Vec<u8> {
     header(base, value)
 }
 
-/// The record of a value as a delta; `None` where it would have more than `bytes_max`.
+/// The record of a value as a delta; `None` where it would have more than `bytes_max`, or the base takes none.
 pub fn delta(number: u64, base: &[u8], value: &[u8], bytes_max: usize) -> Option<Vec<u8>> {
+    if base.starts_with(&ZSTD_DICTIONARY) {
+        return None;
+    }
     let frame_bytes_max = bytes_max.checked_sub(DELTA_HEADER_BYTES)?;
     let mut record = header(number, value);
     compress_against(base, value, &mut record, frame_bytes_max).then_some(record)
@@ -137,33 +140,37 @@ mod tests {
 
     #[test]
     fn deltas_are_small_and_come_back_up_to_the_largest_values() {
+        let patcher = &mut Patcher::default();
         for bytes in [64, 1_000, 16_384, 200_000, 3 << 20] {
             let (base, new) = (value(bytes, 0), value(bytes, bytes / 2));
             let record = delta(9, &base, &new, 60 + bytes / 100).unwrap_or_else(|| panic!("{bytes} B"));
             let parsed = Delta::parse(&record).unwrap().unwrap();
-            assert_eq!((parsed.base, parsed.apply(&base, bytes)), (9, Ok(new.clone())));
-            assert!(parsed.apply(&base, bytes - 1).unwrap_err().contains("over the limit"));
-            assert!(parsed.apply(&new[..bytes / 3], bytes).is_err(), "another base");
+            assert_eq!((parsed.base, parsed.apply(&base, bytes, patcher)), (9, Ok(new.clone())));
+            assert!(parsed.apply(&base, bytes - 1, patcher).unwrap_err().contains("over the limit"));
+            assert!(parsed.apply(&new[..bytes / 3], bytes, patcher).is_err(), "another base");
             assert_eq!(delta(9, &base, &value(bytes, 0)[..bytes / 2], 20), None);
         }
+        let (mut base, new) = (value(1_000, 500), value(1_000, 600));
+        base[..4].copy_from_slice(&ZSTD_DICTIONARY);
+        assert_eq!(delta(9, &base, &new, 1_000), None, "a base that zstd would not take for one");
         let record = same(7, b"base");
-        assert_eq!(Delta::parse(&record).unwrap().unwrap().apply(b"base", 4), Ok(b"base".to_vec()));
-        assert!(Delta::parse(&record).unwrap().unwrap().apply(b"bass", 4).is_err());
+        assert_eq!(Delta::parse(&record).unwrap().unwrap().apply(b"base", 4, patcher), Ok(b"base".to_vec()));
+        assert!(Delta::parse(&record).unwrap().unwrap().apply(b"bass", 4, patcher).is_err());
         assert_eq!((Delta::parse(b"\0plain"), Delta::parse(b"")), (Ok(None), Ok(None)));
     }
 
     #[test]
     fn damage_is_an_error_and_never_another_value() {
-        let (base, new) = (value(1_000, 0), value(1_000, 500));
+        let (base, new, patcher) = (value(1_000, 0), value(1_000, 500), &mut Patcher::default());
         let record = delta(9, &base, &new, 500).unwrap();
         for at in 9..record.len() {
             let mut wrong = record.clone();
             wrong[at] ^= 0x41;
-            let applied = Delta::parse(&wrong).unwrap().unwrap().apply(&base, 1 << 20);
+            let applied = Delta::parse(&wrong).unwrap().unwrap().apply(&base, 1 << 20, patcher);
             assert!(applied.as_ref().is_err_and(|cause| !cause.is_empty()) || applied == Ok(new.clone()), "byte {at}");
         }
         for end in 1..record.len() {
-            let applied = Delta::parse(&record[..end]).and_then(|delta| delta.unwrap().apply(&base, 1 << 20));
+            let applied = Delta::parse(&record[..end]).and_then(|delta| delta.unwrap().apply(&base, 1 << 20, patcher));
             assert!(applied.is_err(), "cut at {end}");
         }
     }
