@@ -35,6 +35,8 @@
 #define FB_RETENTION_AS_IS           UINT64_C(0xffffffffffffffff)
 #define FB_PLAIN_HEADER_BYTES        1
 #define FB_COMPRESSED_HEADER_BYTES   5
+#define FB_DELTA_PREFIX_BYTES        5
+#define FB_DELTA_HEADER_BYTES        17
 #define FB_COMMIT_HEADER_BYTES       12
 #define FB_COMMIT_ENTRIES_MAX        1024
 #define FB_AUX_MORE                  UINT64_C(0x100000000)
@@ -186,6 +188,7 @@
 #define FB_COMPRESSION_NONE          0
 #define FB_COMPRESSION_LZ4           1
 #define FB_COMPRESSION_ZSTD          2
+#define FB_COMPRESSION_DELTA         3
 
 /* statuses */
 #define FB_STATUS_OK                 0

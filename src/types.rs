@@ -135,6 +135,8 @@ pub enum Compression {
     None = 0,
     Lz4 = 1,
     Zstd = 2,
+    /// By zstd, a value that is written again against a base of its key: a space of `ring::client::DeltaSpace`.
+    Delta = 3,
 }
 
 impl Compression {
@@ -144,6 +146,7 @@ impl Compression {
             0 => Some(Compression::None),
             1 => Some(Compression::Lz4),
             2 => Some(Compression::Zstd),
+            3 => Some(Compression::Delta),
             _ => None,
         }
     }
@@ -154,6 +157,7 @@ impl Compression {
             Compression::None => "none",
             Compression::Lz4 => "lz4",
             Compression::Zstd => "zstd",
+            Compression::Delta => "delta",
         }
     }
 }
@@ -162,10 +166,10 @@ impl std::str::FromStr for Compression {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Compression::None, Compression::Lz4, Compression::Zstd]
+        [Compression::None, Compression::Lz4, Compression::Zstd, Compression::Delta]
             .into_iter()
             .find(|compression| compression.name() == text)
-            .ok_or_else(|| format!("unknown compression {text:?}; use none, lz4 or zstd"))
+            .ok_or_else(|| format!("unknown compression {text:?}; use none, lz4, zstd or delta"))
     }
 }
 

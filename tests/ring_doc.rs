@@ -65,6 +65,8 @@ mod tests {
                 ("RETENTION_AS_IS", RETENTION_AS_IS),
                 ("PLAIN_HEADER_BYTES", PLAIN_HEADER_BYTES as u64),
                 ("COMPRESSED_HEADER_BYTES", COMPRESSED_HEADER_BYTES as u64),
+                ("DELTA_PREFIX_BYTES", DELTA_PREFIX_BYTES as u64),
+                ("DELTA_HEADER_BYTES", DELTA_HEADER_BYTES as u64),
                 ("COMMIT_HEADER_BYTES", commit::HEADER_BYTES as u64),
                 ("COMMIT_ENTRIES_MAX", commit::ENTRIES_MAX as u64),
                 ("AUX_MORE", AUX_MORE),

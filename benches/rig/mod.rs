@@ -124,7 +124,12 @@ impl<C: Clock> Rig<C> {
         while reactor.phase() == Phase::Settling {
             reactor.turn();
         }
-        Ok(Rig { reactor, client: Client::from_parts(parts, Duration::ZERO)?, reply: Vec::with_capacity(64 << 10) })
+        // A blocking call beside a reactor in a thread of its own does not sleep.
+        Ok(Rig {
+            reactor,
+            client: Client::from_parts(parts, Duration::from_secs(1))?,
+            reply: Vec::with_capacity(64 << 10),
+        })
     }
 
     /// One request, and turns until it is answered.

@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 
 use forebay::error::Error;
-use forebay::ring::client::Write;
-use forebay::types::Durability;
+use forebay::ring::client::{DeltaSpace, Write};
+use forebay::types::{Compression, Durability};
 use serde_json::json;
 
 use super::bytes;
@@ -35,7 +35,11 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     let (mut client, space) = context.space(&args.space, None)?;
     check_key(&client, &key)?;
     let how = Write { durability: args.durability, if_version: args.if_version, ..Write::default() };
-    if !client.delete(space, &key, how)? {
+    let deleted = match space.compression {
+        Compression::Delta => DeltaSpace::of(space)?.delete(&mut client, &key, how)?,
+        _ => client.delete(space, &key, how)?,
+    };
+    if !deleted {
         return Err(Error::new(format!("{:?} has no such key", args.space)).into());
     }
     if context.json { context.out.json(&json!({ "deleted": true })) } else { Ok(()) }

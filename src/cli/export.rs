@@ -1,6 +1,8 @@
 //! `forebay export`: what an appliance holds as JSON, an object a line.
 
 use forebay::error::Error;
+use forebay::ring::client::Object;
+use forebay::types::Compression;
 use serde_json::json;
 
 use super::context::{Context, Failure};
@@ -29,12 +31,21 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
             .remedy("leave out the names to export everything there is")
             .into());
     }
+    let chosen = |name: &String| args.objects.is_empty() || args.objects.contains(name);
+    let is_delta = |object: &Object| object.compression == Compression::Delta;
+    if let Some((name, _)) = all.iter().find(|(name, object)| !args.consistent && chosen(name) && is_delta(object)) {
+        return Err(Error::new(format!(
+            "the space {name:?} holds deltas, which belong to the bases of the same moment"
+        ))
+        .remedy("export with --consistent, or name other spaces and streams")
+        .into());
+    }
     let out = &mut context.out;
     let mut print = |line: &Line| out.json(&json!(line));
     let mut take = Take::new(&mut client, args.consistent, None, &mut print)?;
     // What was made before the snapshot is in it.
     let all = take.client().catalog()?;
-    for (name, object) in all.iter().filter(|(name, _)| args.objects.is_empty() || args.objects.contains(name)) {
+    for (name, object) in all.iter().filter(|(name, _)| chosen(name)) {
         take.object(name, *object)?;
     }
     let (counts, _) = take.end()?;

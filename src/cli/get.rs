@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 
 use forebay::error::Error;
+use forebay::ring::client::DeltaSpace;
+use forebay::types::Compression;
 use serde_json::{Map, Value};
 
 use super::bytes;
@@ -26,7 +28,11 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     let key = bytes::decode(args.key, args.hex)?;
     let (mut client, space) = context.space(&args.space, None)?;
     check_key(&client, &key)?;
-    let Some((version, value)) = client.get(space, &key)? else {
+    let found = match space.compression {
+        Compression::Delta => DeltaSpace::of(space)?.get(&mut client, &key)?,
+        _ => client.get(space, &key)?,
+    };
+    let Some((version, value)) = found else {
         return Err(Error::new(format!("{:?} has no such key", args.space)).into());
     };
     if context.json {

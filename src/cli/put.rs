@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use forebay::config::Nanos;
 use forebay::error::Error;
-use forebay::ring::client::{Creation, Write};
+use forebay::ring::client::{Creation, DeltaSpace, Write};
 use forebay::ring::protocol::TTL_MS_MAX;
 use forebay::types::Compression;
 use serde_json::json;
@@ -40,8 +40,8 @@ pub struct Args {
     /// of it before.
     #[arg(long, value_name = "TIME")]
     ttl: Option<Nanos>,
-    /// With --create: how clients compress the values of the space: none, lz4 or zstd. Fixed for good; an error where
-    /// the space is there with another one.
+    /// With --create: how clients compress the values of the space: none, lz4, zstd, or delta: by zstd, and a value that is
+    /// written again against an earlier one of its key. Fixed for good; an error where the space is there with another one.
     #[arg(long, value_name = "CODEC", requires = "create")]
     compression: Option<Compression>,
     #[command(flatten)]
@@ -74,7 +74,10 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         ));
     }
     let how = Write { durability: args.write.durability, if_version: args.if_version, expires };
-    let version = client.put(space, &key, &value, how)?;
+    let version = match space.compression {
+        Compression::Delta => DeltaSpace::of(space)?.put(&mut client, &key, &value, how)?,
+        _ => client.put(space, &key, &value, how)?,
+    };
     if context.json {
         return context.out.json(&json!({ "version": version }));
     }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use forebay::ring::client::{Pair, ScanRange};
+use forebay::ring::client::{DeltaSpace, Pair, ScanRange};
 use serde_json::{Map, Value};
 
 use super::bytes;
@@ -44,6 +44,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         (key(args.prefix)?, key(args.begin)?.unwrap_or_default(), key(args.end)?.unwrap_or_default());
     let format = Format { json: context.json, hex: args.hex, keys_only: args.keys_only };
     let (mut client, space) = context.space(&args.space, None)?;
+    let mut deltas = DeltaSpace::of(space).ok();
     let mut cursor = begin;
     let mut left = args.limit;
     while left > 0 {
@@ -51,7 +52,11 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
             Some(prefix) => ScanRange::Prefix { prefix, after: &cursor },
             None => ScanRange::Range { begin: &cursor, end: &end },
         };
-        let page = client.scan(space, &range, left.min(PAGE_PAIRS))?;
+        let limit = left.min(PAGE_PAIRS);
+        let page = match &mut deltas {
+            Some(deltas) => deltas.scan(&mut client, None, &range, limit)?,
+            None => client.scan(space, &range, limit)?,
+        };
         left -= page.pairs.len();
         for pair in &page.pairs {
             format.print(&mut context.out, pair)?;

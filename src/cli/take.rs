@@ -112,6 +112,7 @@ impl<'a> Take<'a> {
     fn space(&mut self, name: &str, space: Object) -> Result<(), Failure> {
         let (durability, compression) = (space.durability.name().to_owned(), space.compression.name().to_owned());
         self.say(&Line::Space(Space { object: name.into(), durability, compression }))?;
+        let space = space.stored();
         if self.backup.as_ref().is_some_and(Prior::knows_keys) {
             return self.changed_pairs(name, space);
         }

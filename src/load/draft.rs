@@ -290,6 +290,11 @@ impl Draft {
         refuse(stream && self.compression.is_some(), "compression", &|| {
             "only the values of a space are compressed; leave out compression=, or use a space=".into()
         });
+        refuse(self.compression == Some(Compression::Delta), "compression", &|| {
+            "load writes values that have nothing in common; use none, lz4 or zstd (`cargo bench --bench compression` measures \
+             delta)"
+                .into()
+        });
         refuse(stream && self.ttl.is_some(), "ttl", &|| {
             "only keys have a time to live; leave out ttl=, or use a space=".into()
         });

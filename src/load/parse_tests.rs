@@ -37,7 +37,8 @@ fn compression_belongs_to_spaces_and_its_data_to_all_of_a_space() {
     let job = one("[p]\nrw=randwrite\nspace=s\ncompression=zstd\nbuffer_compress_percentage=60\n");
     assert_eq!((job.compression, job.compress_percent), (Some(crate::types::Compression::Zstd), 60));
     assert!(errors("[p]\nrw=write\nstream=s\nsize=1k\ncompression=lz4\n").contains("only the values of a space"));
-    assert!(errors("[p]\nrw=randwrite\ncompression=gzip\n").contains("use none, lz4 or zstd"));
+    assert!(errors("[p]\nrw=randwrite\ncompression=gzip\n").contains("use none, lz4, zstd or delta"));
+    assert!(errors("[p]\nrw=randwrite\ncompression=delta\n").contains("use none, lz4 or zstd"));
     let both = "[a]\nrw=randwrite\nspace=s\nbuffer_compress_percentage=60\n[b]\nrw=randread\nspace=s\n";
     assert!(errors(both).contains("another buffer_compress_percentage"), "{}", errors(both));
 }

@@ -7,7 +7,7 @@ use super::pipeline::pipeline;
 use crate::error::{Error, Result};
 use crate::ring::client::{Client, ClientError, Creation, Object, Request, Write, events};
 use crate::ring::protocol::{EVENT_HEADER_BYTES, KEY_BYTES_MAX, PAGE_HEADER_BYTES, Status};
-use crate::types::{Durability, ObjectKind, PageSize};
+use crate::types::{Compression, Durability, ObjectKind, PageSize};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -54,6 +54,10 @@ pub fn prepare(client: &mut Client, job: &Job, writer: u64, read_bytes_max: usiz
         ObjectKind::Stream => client.open_stream(&job.target.name, Some(durability))?,
         ObjectKind::Pages => open_pages(client, job, durability)?,
     };
+    if object.compression == Compression::Delta {
+        return Err(Error::new(format!("the space {:?} holds deltas, which load does not write", job.target.name))
+            .remedy("name another space="));
+    }
     if let Some(wanted) = job.compression.filter(|wanted| *wanted != object.compression) {
         let (name, has) = (&job.target.name, object.compression.name());
         return Err(Error::new(format!("the space {name:?} is there with compression={has}, not {}", wanted.name()))

@@ -11,6 +11,8 @@ mod codec;
 mod compression;
 mod connect;
 mod cursors;
+#[cfg(feature = "zstd")]
+mod delta;
 mod error;
 mod link;
 mod pages;
@@ -49,6 +51,8 @@ pub use answer::Answer;
 pub use chain::{ChainCheck, Head, Verified};
 pub use compression::CompressionStats;
 pub use connect::{ConnectOptions, resume};
+#[cfg(feature = "zstd")]
+pub use delta::{DeltaSpace, DeltaStats};
 pub use error::{ClientError, SubmitError};
 pub use pages::{FoundPage, Pages, pages};
 pub use reply::{Listed, chain_events, cursors, events, listed, pairs};

@@ -514,6 +514,13 @@ pub const CATALOG_HEADER_BYTES: usize = 8;
 /// length.
 pub const PLAIN_HEADER_BYTES: usize = 1;
 pub const COMPRESSED_HEADER_BYTES: usize = 5;
+/// Before the key, in a space of deltas: of the record of a value, and of its base. Together they are the polynomial of
+/// CRC32C, so that both records of a key have one hash, and lie in one shard.
+pub const DELTA_VALUES: [u8; DELTA_PREFIX_BYTES] = [0; DELTA_PREFIX_BYTES];
+pub const DELTA_BASES: [u8; DELTA_PREFIX_BYTES] = [0xf1, 0x76, 0xec, 0x05, 0x01];
+pub const DELTA_PREFIX_BYTES: usize = 5;
+/// Before the frame of a delta: form, number of the base, bytes and checksum of the value.
+pub const DELTA_HEADER_BYTES: usize = 17;
 /// Of the head of a chain.
 pub const HEAD_BYTES: usize = 32;
 /// Bit of an opened object's `aux`: its events are linked.

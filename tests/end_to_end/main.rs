@@ -4,6 +4,7 @@
 mod backup;
 mod commands;
 mod daemon;
+mod delta;
 mod dump;
 mod flight;
 mod hostile;

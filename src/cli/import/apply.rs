@@ -121,6 +121,7 @@ impl Apply {
 
     fn put(&mut self, object: usize, key: &[u8], value: &[u8], until_unix_ms: Option<u64>) -> Result<(), Failure> {
         let (space, mut how) = self.of(object);
+        let space = space.stored();
         self.done.pairs += 1;
         if let Some(until_ms) = until_unix_ms {
             let left_ms = until_ms.saturating_sub(now_ms()).min(TTL_MS_MAX);

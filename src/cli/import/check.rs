@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use forebay::error::Error;
 use forebay::ring::client::{Client, ClientError, Creation, Object};
 use forebay::ring::protocol::Status;
-use forebay::types::{ObjectId, ObjectKind, PageSize};
+use forebay::types::{Compression, ObjectId, ObjectKind, PageSize};
 
 use crate::cli::context::{Failure, check_key, check_value};
 use crate::cli::dump::reading::{Item, Told};
@@ -57,7 +57,7 @@ impl<'a> Check<'a> {
             Item::Object(told) => self.object(told),
             Item::Pair { object, key, value, .. } => {
                 check_key(self.client, &key)?;
-                check_value(self.client, self.targets[object].as_object(), &value)
+                check_value(self.client, self.targets[object].as_object().stored(), &value)
             }
             Item::Event { object, event, offset } => {
                 let target = &mut self.targets[object];
@@ -91,6 +91,12 @@ impl<'a> Check<'a> {
         }
         let (mut next, mut numbered) = (None, Some(told.first));
         if let Some(Found { object, creation, page }) = found {
+            let is_delta = |creation: Creation| creation.compression == Compression::Delta;
+            if is_delta(creation) != is_delta(told.creation) {
+                return Err(Error::new(format!("{:?} holds deltas here or in the file, and not in both", told.name))
+                    .remedy("import into another appliance")
+                    .into());
+            }
             tell_difference(&told, creation);
             if page != told.page {
                 return Err(Error::new(format!("{:?} is there with pages of another size", told.name))

@@ -29,7 +29,7 @@ impl Codecs {
         match compression {
             Compression::None => true,
             Compression::Lz4 => cfg!(feature = "lz4"),
-            Compression::Zstd => cfg!(feature = "zstd"),
+            Compression::Zstd | Compression::Delta => cfg!(feature = "zstd"),
         }
     }
 
@@ -44,7 +44,7 @@ impl Codecs {
         bytes_max: usize,
     ) -> Option<usize> {
         let bytes = match compression {
-            Compression::None => return None,
+            Compression::None | Compression::Delta => return None,
             Compression::Lz4 => self.compress_lz4(plain, out, at)?,
             Compression::Zstd => self.compress_zstd(plain, out, at, bytes_max)?,
         };
@@ -58,6 +58,7 @@ impl Codecs {
     pub fn decompress(&mut self, compression: Compression, bytes: &[u8], plain: &mut [u8]) -> Result<(), String> {
         let filled = match compression {
             Compression::None => return Err("it is plain".into()),
+            Compression::Delta => return Err("it is a delta outside of a space of deltas".into()),
             Compression::Lz4 => self.decompress_lz4(bytes, plain)?,
             Compression::Zstd => self.decompress_zstd(bytes, plain)?,
         };
@@ -109,6 +110,64 @@ impl Codecs {
         }
         let decompressor = self.decompressor.as_mut().ok_or("there is no memory to decompress it")?;
         Ok(decompressor.decompress_to_buffer(bytes, plain).ok())
+    }
+}
+
+/// Level 1 looks back so far by itself.
+#[cfg(feature = "zstd")]
+const ZSTD_WINDOW_BYTES: usize = 512 << 10;
+
+/// What begins with this is no base: zstd would take it for a dictionary in its own format when it is loaded.
+#[cfg(feature = "zstd")]
+pub(super) const ZSTD_DICTIONARY: [u8; 4] = zstd::zstd_safe::zstd_sys::ZSTD_MAGIC_DICTIONARY.to_le_bytes();
+
+/// Appends to `out` a frame that makes `plain` of `base`. `false`, and `out` as it was, where it would have more than `bytes_max`.
+#[cfg(feature = "zstd")]
+pub(super) fn compress_against(base: &[u8], plain: &[u8], out: &mut Vec<u8>, bytes_max: usize) -> bool {
+    use zstd::zstd_safe::{CCtx, CParameter};
+    let at = out.len();
+    let compress = |room: &mut [u8]| {
+        // A context holds its prefix for as long as it lives, so each value has one of its own.
+        let mut context = CCtx::try_create()?;
+        context.set_parameter(CParameter::CompressionLevel(ZSTD_LEVEL)).ok()?;
+        let window_bytes = (base.len() + plain.len()).next_power_of_two();
+        if window_bytes > ZSTD_WINDOW_BYTES {
+            // The same place of the base lies a whole base back, where level 1 would not look.
+            context.set_parameter(CParameter::WindowLog(window_bytes.trailing_zeros())).ok()?;
+            context.set_parameter(CParameter::EnableLongDistanceMatching(true)).ok()?;
+        }
+        context.ref_prefix(base).ok()?;
+        context.compress2(room, plain).ok()
+    };
+    out.resize(at + bytes_max, 0);
+    let bytes = compress(&mut out[at..]);
+    out.truncate(at + bytes.unwrap_or(0));
+    bytes.is_some()
+}
+
+/// Makes values of such frames. Keeps one context, with a copy of the base that it had last.
+#[cfg(feature = "zstd")]
+#[derive(Default)]
+pub(super) struct Patcher(Option<zstd::bulk::Decompressor<'static>>);
+
+#[cfg(feature = "zstd")]
+impl Patcher {
+    /// Fills all of `plain` from a frame and its base, which must not begin with `ZSTD_DICTIONARY`. `false` where that does not
+    /// come out.
+    pub fn decompress(&mut self, base: &[u8], frame: &[u8], plain: &mut [u8]) -> bool {
+        if self.0.is_none() {
+            self.0 = zstd::bulk::Decompressor::new().ok();
+        }
+        let Some(context) = &mut self.0 else { return false };
+        let filled = context.set_dictionary(base).and_then(|()| context.decompress_to_buffer(frame, plain));
+        filled.is_ok_and(|filled| filled == plain.len())
+    }
+}
+
+#[cfg(feature = "zstd")]
+impl std::fmt::Debug for Patcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Patcher")
     }
 }
 

@@ -9,7 +9,7 @@ use crate::types::{Compression, ObjectId};
 
 use super::codec::Codecs;
 use super::reply::{Listed, listed};
-use super::{ClientError, Object};
+use super::{ClientError, Object, Request};
 
 /// Smaller values are not tried.
 const TRIED_BYTES_MIN: usize = 64;
@@ -53,6 +53,36 @@ impl CompressionStats {
         self.stored_bytes += other.stored_bytes;
         self.tried += other.tried;
         self.compressed += other.compressed;
+    }
+}
+
+impl Object {
+    /// A space of deltas with the keys and values that the daemon has, bases too: for a copy that takes all of it along, as it
+    /// was at one moment. Any other object stays as it is.
+    #[must_use]
+    pub fn stored(self) -> Object {
+        let plain = Object { compression: Compression::None, ..self };
+        if self.compression == Compression::Delta { plain } else { self }
+    }
+
+    /// # Errors
+    /// `HoldsDeltas`.
+    pub(super) fn check_plain(self) -> Result<(), ClientError> {
+        if self.compression == Compression::Delta { Err(ClientError::HoldsDeltas) } else { Ok(()) }
+    }
+}
+
+/// Refuses what would take a delta for a value, or write a value beside its base.
+pub(super) fn check_plain(request: &Request<'_>) -> Result<(), ClientError> {
+    match request {
+        Request::Put { space, .. }
+        | Request::Get { space, .. }
+        | Request::GetAt { space, .. }
+        | Request::Delete { space, .. }
+        | Request::Scan { space, .. }
+        | Request::ScanAt { space, .. }
+        | Request::List { space, .. } => space.check_plain(),
+        _ => Ok(()),
     }
 }
 

@@ -121,7 +121,8 @@ fn bombs_are_refused_before_there_is_room_for_them() {
 #[test]
 fn damage_is_an_error_and_never_a_panic() {
     assert!(decoded(&[], 100).is_err());
-    assert!(decoded(&[3, 1, 2], 100).unwrap_err().contains("form 3"));
+    assert!(decoded(&[4, 1, 2], 100).unwrap_err().contains("form 4"));
+    assert!(decoded(&[3, 1, 0, 0, 0, 9], 100).unwrap_err().contains("delta"));
     for compression in codecs() {
         let plain = [noise(100), vec![7; 900]].concat();
         let good = stored(&mut Compressor::default(), space(compression), &plain);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::ring::protocol::{EndReason, NAME_BYTES_MAX, PAGES_MAX, Status};
-use crate::types::ObjectId;
+use crate::types::{Compression, ObjectId};
 
 /// The kernel's limit, without the zero at the end.
 const SOCKET_BYTES_MAX: usize = 107;
@@ -104,6 +104,22 @@ pub enum ClientError {
         key: Option<Vec<u8>>,
         cause: String,
     },
+    /// A request of plain keys on a space of deltas.
+    HoldsDeltas,
+    /// `DeltaSpace` on a space that was made with another compression.
+    NoDeltas {
+        compression: Compression,
+    },
+    /// A time to live for a key of a space of deltas.
+    NeverExpires,
+    /// A delta of which no value can be made.
+    BadDelta {
+        key: Vec<u8>,
+        version: u64,
+        /// The version of the key's base; 0: there is none.
+        base: u64,
+        cause: String,
+    },
     /// `wait` without a request in flight would never return.
     NothingInFlight,
     /// The daemon broke the protocol.
@@ -150,6 +166,51 @@ impl ClientError {
         }
     }
 
+    /// What only page spaces answer.
+    fn fmt_pages(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::PagesTooLarge { count, bytes, bytes_max } => write!(
+                f,
+                "{count} pages in one request, {bytes} B with what stands before each, and it takes {PAGES_MAX} pages and \
+                 {bytes_max} B at most; ask for fewer at once, or raise limits.value_bytes_max in the daemon's configuration"
+            ),
+            ClientError::BadPage { number, bytes, page_bytes } => write!(
+                f,
+                "page {number} is to have {bytes} B, and each page of this space has {page_bytes} B; give whole pages"
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// What only spaces of deltas answer.
+    fn fmt_delta(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::HoldsDeltas => f.write_str(
+                "the space holds deltas (compression delta), and this is for spaces of plain keys; use DeltaSpace of the client \
+                 library (feature \"zstd\"), or `forebay put`, `get`, `delete` and `scan`",
+            ),
+            ClientError::NoDeltas { compression } => write!(
+                f,
+                "the space is there with compression {}, and holds no deltas; read and write it without DeltaSpace, or \
+                 choose another name",
+                compression.name()
+            ),
+            ClientError::NeverExpires => f.write_str(
+                "a key of a space of deltas has no time to live, for its base would outlive it; delete it when it is over, \
+                 or use a space with another compression",
+            ),
+            ClientError::BadDelta { key, version, base, cause } => {
+                write!(f, "version {version} of key \"{}\" is a delta, and ", key.escape_ascii())?;
+                match base {
+                    0 => f.write_str("its base is absent")?,
+                    base => write!(f, "with version {base} of its base {cause}")?,
+                }
+                f.write_str("; write the key anew, delete it, or restore it from a backup")
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn bad_value(key: Option<&[u8]>, cause: String) -> ClientError {
         ClientError::BadValue { user_data: 0, key: key.map(<[u8]>::to_vec), cause }
     }
@@ -186,15 +247,7 @@ impl fmt::Display for ClientError {
             | ClientError::CursorTrimmed { .. }
             | ClientError::CursorMoved { .. }
             | ClientError::OutOfSequence { .. } => self.fmt_stream(f),
-            ClientError::PagesTooLarge { count, bytes, bytes_max } => write!(
-                f,
-                "{count} pages in one request, {bytes} B with what stands before each, and it takes {PAGES_MAX} pages and \
-                 {bytes_max} B at most; ask for fewer at once, or raise limits.value_bytes_max in the daemon's configuration"
-            ),
-            ClientError::BadPage { number, bytes, page_bytes } => write!(
-                f,
-                "page {number} is to have {bytes} B, and each page of this space has {page_bytes} B; give whole pages"
-            ),
+            ClientError::PagesTooLarge { .. } | ClientError::BadPage { .. } => self.fmt_pages(f),
             ClientError::BadName => write!(
                 f,
                 "this is no name; choose one of 1 to {NAME_BYTES_MAX} bytes of UTF-8 without control characters"
@@ -227,6 +280,10 @@ impl fmt::Display for ClientError {
                     key.unwrap_or_default()
                 )
             }
+            ClientError::HoldsDeltas
+            | ClientError::NoDeltas { .. }
+            | ClientError::NeverExpires
+            | ClientError::BadDelta { .. } => self.fmt_delta(f),
             ClientError::NothingInFlight => f.write_str("nothing is in flight to wait for; submit a request first"),
             ClientError::Broken(what) => {
                 write!(f, "the daemon broke the ring protocol: {what}; use one that is healthy")

@@ -11,6 +11,7 @@ use crate::ring::protocol::{
 };
 use crate::types::{Compression, Durability, ObjectId, ObjectKind, PageSize, ShardId};
 
+use super::compression::check_plain;
 use super::{ClientError, Retention};
 
 /// Of a key: every write of it makes a larger one. 0: the key is absent.
@@ -265,6 +266,7 @@ impl<'a> Plan<'a> {
     pub fn new(request: &Request<'a>, shards: u32, reactors: u32) -> Result<Plan<'a>, ClientError> {
         let (submission, payload) = (Submission::default(), Payload::Bytes(&[]));
         let mut plan = Plan { reactor: 0, submission, key: &[], payload, form: Form::Plain };
+        check_plain(request)?;
         let shard = plan.fill(request, shards)?;
         plan.form = Form::of(request);
         let expires = plan.submission.flags & flag::EXPIRES != 0 && !matches!(request, Request::List { .. });

@@ -136,6 +136,7 @@ impl Transaction<'_> {
     /// By write: the stored form of its value, in a space with compression.
     fn stored(&mut self) -> Result<Vec<Option<Stored>>, ClientError> {
         let client = &mut *self.client;
+        self.writes.iter().try_for_each(|own| own.space.check_plain())?;
         let stored = self.writes.iter().map(|own| match &own.value {
             Some(value) if own.space.compression != Compression::None => {
                 if value.len() > client.value_bytes_max_in(own.space) {
@@ -166,7 +167,7 @@ impl Client {
         retry: &Retry,
         mut body: impl FnMut(&mut Transaction<'_>) -> Result<T, E>,
     ) -> Result<(T, Version), E> {
-        let (begun, mut conflicts) = (Instant::now(), 0);
+        let mut backoff = Backoff::new(retry);
         loop {
             let mut attempt = Transaction { client: self, reads: Vec::new(), writes: Vec::new() };
             let result = body(&mut attempt)?;
@@ -175,16 +176,37 @@ impl Client {
                 Err(ClientError::Conflict { entry, .. }) => entry,
                 Err(error) => return Err(error.into()),
             };
-            conflicts += 1;
-            let waited = begun.elapsed();
-            if conflicts >= retry.conflicts_max || waited >= retry.time_max {
-                let (space, key) = attempt
-                    .nth(entry)
-                    .ok_or_else(|| ClientError::Broken("a conflict is about no key of the transaction".into()))?;
-                return Err(ClientError::TooManyConflicts { conflicts, waited, space, key }.into());
-            }
-            std::thread::sleep(wait_before(retry, conflicts));
+            backoff.wait(|| attempt.nth(entry))?;
         }
+    }
+}
+
+/// What passes between two tries.
+pub(super) struct Backoff<'r> {
+    retry: &'r Retry,
+    begun: Instant,
+    conflicts: u32,
+}
+
+impl Backoff<'_> {
+    pub fn new(retry: &Retry) -> Backoff<'_> {
+        Backoff { retry, begun: Instant::now(), conflicts: 0 }
+    }
+
+    /// Waits after a conflict. `about` names its key.
+    ///
+    /// # Errors
+    /// `TooManyConflicts` when it is not to be tried again.
+    pub fn wait(&mut self, about: impl FnOnce() -> Option<(ObjectId, Vec<u8>)>) -> Result<(), ClientError> {
+        self.conflicts += 1;
+        let (conflicts, waited) = (self.conflicts, self.begun.elapsed());
+        if conflicts >= self.retry.conflicts_max || waited >= self.retry.time_max {
+            let (space, key) =
+                about().ok_or_else(|| ClientError::Broken("a conflict is about no key of the transaction".into()))?;
+            return Err(ClientError::TooManyConflicts { conflicts, waited, space, key });
+        }
+        std::thread::sleep(wait_before(self.retry, conflicts));
+        Ok(())
     }
 }
 
