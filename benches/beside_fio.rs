@@ -3,7 +3,7 @@
 //! `cargo bench --bench beside_fio`, with `-- --json` for a machine, `-- --rounds N` for more than 3.
 //!
 //! The reactor polls on the first core, the client on the second; fio has the first, while the second spins. What is read is
-//! some fifty times what the appliance may keep in memory.
+//! some twenty times what the appliance may keep in memory.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
