@@ -18,7 +18,7 @@ const TRY_EVERY: u32 = 64;
 const WEIGHT: u64 = 8;
 
 /// What each way took so far. Neither is better everywhere: of two machines with virtual drives, `Ring` took 0.85 of the time of
-/// `Blocking` on one and 1.15 on the other (docs/performance.md).
+/// `Blocking` on one and some 1.15 on the other (docs/architecture.md).
 #[derive(Debug, Default)]
 pub struct Ways {
     blocking_ns: u64,

@@ -147,7 +147,8 @@ impl UringDevice {
             let waits = writes && completion.result.is_ok() && !counts_at_once;
             if waits { &mut self.written } else { &mut self.ended }.push_back(completion);
         }
-        if self.written.is_empty() || len_u32(self.written.len()) < self.writing {
+        let flushes = self.write_path != WritePath::Through;
+        if self.written.is_empty() || flushes && len_u32(self.written.len()) < self.writing {
             return;
         }
         if self.flush_failed.get().is_none()

@@ -75,7 +75,7 @@ fn small_strict_puts_do_not_fill_it() {
     let disk = formatted_small(CAPACITY);
     let mut bench = start(&disk);
     let space = bench.open(ObjectKind::Space, "space", Durability::Strict);
-    let (mut number, mut reply) = (0_u64, Vec::new());
+    let (mut number, mut reply, mut turns) = (0_u64, Vec::new(), 0..1_000_000);
     while number < 20 * CAPACITY / 4_096 {
         while bench.client.in_flight() < 8 {
             let (key, value) = ((number % 500).to_be_bytes(), number.to_le_bytes());
@@ -84,6 +84,7 @@ fn small_strict_puts_do_not_fill_it() {
             number += 1;
         }
         bench.reactor.turn();
+        assert!(turns.next().is_some(), "no room comes for put {number}");
         while let Some(answer) = bench.client.poll(&mut reply).unwrap() {
             assert_eq!(answer.status, Status::Ok, "put {}", answer.user_data);
         }
