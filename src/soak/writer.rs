@@ -187,7 +187,11 @@ impl Writer {
             }
             self.number += 1;
             if self.kind.durability != Durability::Memory && self.random.random_range(0..100) < 3 {
-                self.transact(client, objects.0)?;
+                if let Err(halt) = self.transact(client, objects.0) {
+                    // A write that it expected to see may have been refused, and the answer not been taken.
+                    self.drain(client, &mut under_way)?;
+                    return Err(halt);
+                }
                 continue;
             }
             loop {

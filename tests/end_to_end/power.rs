@@ -23,6 +23,8 @@ use crate::writers;
 const CUTS_PER_NAMESPACE: u32 = 10;
 /// How long clients write before a cut, at most. An emulated drive is slow.
 const LIFE_MAX: Duration = Duration::from_millis(400);
+/// With a drive that stops to write.
+const LIVES: u32 = 20;
 
 /// The drive's plug.
 struct Power {
@@ -104,6 +106,34 @@ fn namespace(power: &Power, seed: u64, cuts: u32, counts: &mut Counts) {
     assert!(daemon.stop().success());
     counts.acknowledged += writers.iter().map(|writer| writer.acknowledged).sum::<u64>();
     counts.issued += writers.iter().map(|writer| writer.number).sum::<u64>();
+}
+
+/// The clients live on with a daemon whose shards write no more, which answers what it still can.
+#[test]
+fn what_was_durable_survives_a_drive_that_stops_writing() {
+    let seed = number_from("FOREBAY_SEED").unwrap_or_else(rand::random);
+    println!("FOREBAY_SEED={seed}");
+    let mut random = Random::seed_from_u64(seed);
+    let place = Place::new("stops").configured(1 + u32::from(seed % 2 == 1), "");
+    place.format(96, 2);
+    let mut writers = writers::all(seed, End::PowerCut);
+    for _ in 0..LIVES {
+        let mut daemon = Daemon::start_breakable(&place);
+        check(&mut writers, &mut daemon.connect(&place));
+        let mut clients: Vec<Client> = writers.iter().map(|_| daemon.connect(&place)).collect();
+        std::thread::scope(|scope| {
+            for (writer, client) in writers.iter_mut().zip(&mut clients) {
+                scope.spawn(move || writer.live(client).expect("nothing but the drive ends a life"));
+            }
+            std::thread::sleep(random.random_range(Duration::ZERO..LIFE_MAX / 8));
+            daemon.let_write(false);
+        });
+        daemon.kill();
+        place.lose_memory();
+    }
+    let mut daemon = Daemon::start(&place);
+    check(&mut writers, &mut daemon.connect(&place));
+    assert!(writers.iter().map(|writer| writer.acknowledged).sum::<u64>() > 0, "nothing was acknowledged as durable");
 }
 
 #[test]
