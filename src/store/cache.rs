@@ -95,6 +95,8 @@ pub struct Cache {
     bytes: usize,
     chunk_bytes: usize,
     bytes_max: usize,
+    /// Memory of the chunk that went last, for one that comes: large values have one size, mostly. Not counted.
+    spare: Option<Box<[u8]>>,
 }
 
 /// What a value takes, its header included.
@@ -110,7 +112,7 @@ fn room_of(item: &[u8]) -> usize {
 impl Cache {
     /// A cache of at most `bytes_max`, besides what has to be in memory, in chunks of `chunk_bytes`.
     pub fn new(chunk_bytes: usize, bytes_max: usize) -> Cache {
-        Cache { chunks: VecDeque::new(), first: 1, bytes: 0, chunk_bytes, bytes_max }
+        Cache { chunks: VecDeque::new(), first: 1, bytes: 0, chunk_bytes, bytes_max, spare: None }
     }
 
     /// Memory that the chunks take.
@@ -222,7 +224,8 @@ impl Cache {
             if free || !own && self.fits(bytes) {
                 return Ok(());
             }
-            self.look_at_oldest(heap, owners, durable, own)?;
+            let gone = self.look_at_oldest(heap, owners, durable, own)?;
+            self.spare = gone.filter(|gone| gone.len() == wanted);
         }
         Err(Full::Now)
     }
@@ -238,16 +241,20 @@ impl Cache {
     fn add(&mut self, heap: &mut Heap, bytes: usize) {
         heap.charge_over(bytes);
         self.bytes += bytes;
-        self.chunks.push_back(Chunk { bytes: vec![0; bytes].into_boxed_slice(), used: 0 });
+        let spare = self.spare.take().filter(|spare| spare.len() == bytes);
+        let bytes = spare.unwrap_or_else(|| vec![0; bytes].into_boxed_slice());
+        self.chunks.push_back(Chunk { bytes, used: 0 });
     }
 
-    /// Gives memory back, for the index, which the allocator takes from the machine elsewhere. `false`: there is none to be
-    /// given now.
+    /// Gives memory back, for the index, which the allocator takes from the machine elsewhere; but for one chunk, for the
+    /// next value. `false`: there is none to be given now.
     pub fn shrink(&mut self, heap: &mut Heap, owners: &mut impl Owners, durable: Lsn) -> bool {
         (0..LOOKS_MAX).any(|_| {
             let roomy = self.bytes > CHUNKS_MIN * self.chunk_bytes;
             let gone = if roomy { self.look_at_oldest(heap, owners, durable, true).ok().flatten() } else { None };
-            gone.map(forebay_sys::alloc::give_back).is_some()
+            let Some(gone) = gone else { return false };
+            self.spare.replace(gone).map(forebay_sys::alloc::give_back);
+            true
         })
     }
 
