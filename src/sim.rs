@@ -111,6 +111,9 @@ fn build(seed: u64, options: &Options, counts: &Counts) -> crate::error::Result<
     // Where a commit of two pages fits; with snapshots and without.
     let fits = profile.store.value_bytes_max > 2 * PAGE.bytes();
     profile.pages = profile.plot == Plot::Mixed && fits && (seed % 5 == 3 || matches!(seed % 20, 2 | 7));
+    if profile.plot == Plot::Mixed && seed % 7 == 4 {
+        profile.seasons(options.steps);
+    }
     if options.verbose {
         eprintln!("{profile:#?}");
     }

@@ -3,6 +3,7 @@
 
 mod append;
 pub mod blocks;
+pub mod carries;
 pub mod checkpoint;
 pub mod flight;
 pub mod format;
@@ -32,6 +33,7 @@ use crate::device::{DeviceError, Operation};
 use crate::timing::FrameStamp;
 use crate::types::{DeviceAddress, Lsn, SegmentIndex, ShardId};
 
+use carries::Carries;
 use flight::Flight;
 use layout::Layout;
 use planted::Planted;
@@ -133,6 +135,8 @@ pub struct Link {
     pub chained: ChainSegment,
     /// Of the first record in it.
     pub first_lsn: Lsn,
+    /// Known once it is closed.
+    pub carries: Carries,
 }
 
 /// What a log continues from; made by recovery.
@@ -205,6 +209,8 @@ pub struct Counters {
     pub watermarks: u64,
     pub segments: u64,
     pub segments_reclaimed: u64,
+    /// Those of them that were not read back.
+    pub segments_unread: u64,
     /// Of `record_bytes`: what was appended again.
     pub copied_bytes: u64,
     /// Of `record_bytes`: parts of checkpoints.
@@ -236,6 +242,8 @@ pub struct Wal {
     position: Option<Position>,
     /// The segments that hold the log, the present one last.
     links: VecDeque<Link>,
+    /// What the present one carries.
+    carries: Carries,
     prepared: VecDeque<Prepared>,
     segments: Arc<SegmentPool>,
     /// A durable record says that segments of the chain before this number are given up.
@@ -302,6 +310,7 @@ impl Wal {
             limits,
             position: tail.position,
             links,
+            carries: Carries::UNKNOWN,
             prepared: prepared.collect(),
             segments,
             kept_from: tail.kept_from,

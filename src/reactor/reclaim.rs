@@ -1,5 +1,5 @@
 //! Reclaim: while free segments are few, a shard reads its oldest one back, appends again what still counts, and gives
-//! it up. In slices, a bounded part a turn, so that those who write do not wait for it.
+//! it up; unread where it is known that nothing counts. In slices, a bounded part a turn, so that those who write do not wait for it.
 
 use crate::buffer::Pool;
 use crate::device::{Completion, Device, OperationKind};
@@ -149,7 +149,7 @@ impl Reclaim {
     ) -> bool {
         self.earn(wal);
         match std::mem::replace(&mut self.step, Step::Idle) {
-            Step::Idle => return self.begin(wal),
+            Step::Idle => return self.begin(store, wal, pool, now_ns),
             Step::Copying(reread) => return self.copy(reread, store, wal, pool, device, now_ns),
             Step::Landing(link, lsn) if !wal.has_landed(lsn) => {
                 self.step = Step::Landing(link, lsn);
@@ -185,13 +185,21 @@ impl Reclaim {
         }
     }
 
-    fn begin(&mut self, wal: &Wal) -> bool {
+    fn begin(&mut self, store: &Store, wal: &mut Wal, pool: &mut Pool, now_ns: u64) -> bool {
         let Some((link, end_lsn)) = wal.oldest() else { return false };
         if link.chained.sequence > self.round.last_sequence {
             self.begin_round(wal, &link);
         }
         if wal.is_given_up(&link) {
             self.step = Step::Freeing(link);
+            return true;
+        }
+        if store.is_spent(&link, end_lsn, wal.planted()) {
+            if !self.has_room(wal, pool, 0, 8) {
+                return false;
+            }
+            self.step = Step::Landing(link, wal.append_give_up(pool, now_ns, &link, end_lsn));
+            wal.counters.segments_unread += 1;
             return true;
         }
         let loaded = std::mem::take(&mut self.loaded);

@@ -379,7 +379,8 @@ impl History {
         if !self.profile.retains {
             return Ok(());
         }
-        self.idle(10_000_000)?;
+        // Where room is short a mark or a trim may have found none, and is tried again after 100 ms.
+        self.idle(if self.profile.seasons { 150_000_000 } else { 10_000_000 })?;
         let bounded = self.oracle.bounded(|shard| self.machine.is_calm(shard));
         // What was durable only now is still to be trimmed.
         self.idle(8_000_000)?;

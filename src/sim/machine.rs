@@ -438,6 +438,8 @@ impl Machine {
         let reclaimed = shards.map(|shard| shard.wal.counters.segments_reclaimed).sum();
         self.counts.add_many(Count::SegmentsReclaimed, reclaimed);
         let shards = self.reactors.iter().flat_map(|reactor| reactor.shards());
+        self.counts.add_many(Count::SegmentsUnread, shards.map(|shard| shard.wal.counters.segments_unread).sum());
+        let shards = self.reactors.iter().flat_map(|reactor| reactor.shards());
         self.counts.add_many(Count::Checkpoints, shards.map(|shard| shard.wal.counters.checkpoints).sum());
         let shards = self.reactors.iter().flat_map(|reactor| reactor.shards());
         self.counts.add_many(Count::Coalesced, shards.map(|shard| shard.wal.counters.coalesced_writes).sum());

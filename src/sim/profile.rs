@@ -46,6 +46,8 @@ pub struct Profile {
     /// Clients take snapshots, and reactors turn at different speeds.
     pub snapshots: bool,
     pub pages: bool,
+    /// For a while clients do nothing but append to a stream, and trim it, so that whole segments hold nothing else.
+    pub seasons: bool,
     /// Of a thousand recoveries.
     pub read_errors: u64,
     pub interrupted: u64,
@@ -116,6 +118,17 @@ impl Profile {
         self.lives += 2;
     }
 
+    /// Little room, in one shard, for what comes and goes in seasons.
+    pub fn seasons(&mut self, steps: Option<u64>) {
+        self.seasons = true;
+        self.shards = 1;
+        self.segment_bytes = 64 << 10;
+        let segments = u64::from(wal::layout::RECLAIM_SEGMENTS_PER_SHARD_MIN) + 2;
+        self.capacity_bytes = wal::layout::HEAD_BYTES + wal::layout::TAIL_BYTES + segments * self.segment_bytes;
+        self.steps = steps.unwrap_or(self.steps.max(400));
+        self.in_flight_max = 12;
+    }
+
     fn corrupt(&mut self, random: &mut Random) {
         let rate = random.pick(&[2, 10, 40]);
         match random.below(4) {
@@ -180,6 +193,7 @@ impl Profile {
             retains: false,
             snapshots: false,
             pages: false,
+            seasons: false,
             read_errors: random.pick(&[0, 0, 200]),
             interrupted: random.pick(&[0, 100]),
             recorder_moves: 0,

@@ -27,6 +27,11 @@ fn finds_in_pages(planted: Planted, words: &str) {
     finds_among(planted, (1..=3_000).filter(|seed| seed % 5 == 3 || matches!(seed % 20, 2 | 7)), words);
 }
 
+/// The same among the seeds with seasons.
+fn finds_in_seasons(planted: Planted, words: &str) {
+    finds_among(planted, (1..=3_000).filter(|seed| seed % 7 == 4), words);
+}
+
 fn finds_among(planted: Planted, mut seeds: impl Iterator<Item = u64>, words: &str) {
     let failure = |seed| run(seed, &Options { planted, ..Options::default() }).err();
     let caught = seeds.find_map(|seed| failure(seed).filter(|failure| failure.what.contains(words)));
@@ -252,6 +257,16 @@ fn a_torn_write_of_several_pages_is_found() {
 #[test]
 fn a_read_of_several_pages_that_mixes_moments_is_found() {
     finds_in_pages(Planted::MixMoments, "a cycle");
+}
+
+#[test]
+fn events_in_a_segment_that_was_given_up_unread_are_found() {
+    finds_in_seasons(Planted::SpendEvents, "");
+}
+
+#[test]
+fn a_trim_in_a_segment_that_was_given_up_unread_is_found() {
+    finds_in_seasons(Planted::SpendTrims, "");
 }
 
 #[test]

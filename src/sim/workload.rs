@@ -17,6 +17,8 @@ const PAGES: u64 = 5;
 /// Fewer than a stream remembers.
 const PRODUCERS: u64 = 3;
 const ONCE_KEPT: usize = 24;
+/// Of one client.
+const SEASON_ACTIONS: u64 = 120;
 
 pub struct Workload {
     pub random: Random,
@@ -28,6 +30,8 @@ pub struct Workload {
     commits: u64,
     expires: bool,
     retains: bool,
+    seasons: bool,
+    actions: u64,
     /// The page written last.
     page: u64,
     /// The last appends that happen once: any of them may be tried again.
@@ -44,6 +48,8 @@ impl Workload {
             commits: 0,
             expires: profile.expires,
             retains: profile.retains,
+            seasons: profile.seasons,
+            actions: 0,
             page: 0,
             once: VecDeque::new(),
         }
@@ -55,13 +61,20 @@ impl Workload {
             let reactor = crate::bytes::len_u32(self.random.index(oracle.reactors as usize));
             return Rc::new(Action::Sync { reactor });
         }
-        if self.random.chance(150)
+        self.actions += 1;
+        let streams = self.seasons && self.actions / SEASON_ACTIONS % 2 == 1;
+        if !streams
+            && self.random.chance(150)
             && let Some(commit) = self.commit(oracle)
         {
             return Rc::new(commit);
         }
-        let object = oracle.objects[self.random.index(oracle.objects.len())].object;
-        if object.kind == ObjectKind::Stream && self.random.chance(200) {
+        let mut object = oracle.objects[self.random.index(oracle.objects.len())].object;
+        if streams {
+            let of_kind = oracle.objects.iter().filter(|known| known.object.kind == ObjectKind::Stream);
+            object = of_kind.last().map_or(object, |known| known.object);
+        }
+        if object.kind == ObjectKind::Stream && !streams && self.random.chance(200) {
             return self.append_once(oracle, object);
         }
         // In a stream in memory they have no order that anybody was told.

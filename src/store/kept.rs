@@ -4,8 +4,12 @@ use crate::ring::protocol::commit::{What, entries};
 use crate::ring::protocol::shard_of_key;
 use crate::store::{Store, stream};
 use crate::types::{Lsn, ObjectId};
+use crate::wal::Link;
 use crate::wal::planted::Planted;
 use crate::wal::record::{Kind, Record};
+
+/// A look at more streams takes a turn too long: then the segment is read.
+const STREAMS_MAX: usize = 1 << 10;
 
 impl Store {
     /// What of a record has to be said again, before its segment is given up: see `counts`. Of a commit the puts that
@@ -67,6 +71,16 @@ impl Store {
             Kind::Delete | Kind::Expire | Kind::Reclaim => false,
             Kind::Keys | Kind::Events | Kind::CheckpointBegin | Kind::CheckpointEnd => false,
         }
+    }
+
+    /// Whether nothing in the oldest segment counts, as far as that can be told without reading it back.
+    #[must_use]
+    pub fn is_spent(&self, link: &Link, end_lsn: Lsn, planted: Planted) -> bool {
+        let lsns = link.first_lsn..end_lsn;
+        let told = self.streams.objects() <= STREAMS_MAX;
+        let says = |stream: &ObjectId| self.streams.says_of(*stream, &lsns) && !planted.is(Planted::SpendTrims);
+        let streams = link.streams().filter(|_| told);
+        streams.is_some_and(|streams| !streams.iter().any(says) && !self.streams.has_event(&lsns, planted))
     }
 
     /// Whether a put of this version is what a key holds, and the log says it before `end_lsn` only.

@@ -13,6 +13,7 @@ mod retention;
 mod tests;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use crate::bytes::{get_u32, index, len_u32};
 use crate::ring::protocol::{
@@ -25,6 +26,7 @@ use crate::store::heap::{Cell, Heap};
 use crate::store::{Context, Mode, Outcome, Reply, Request, Store, Whose};
 use crate::types::{DeviceAddress, Durability, Lsn, ObjectId};
 use crate::wal::Wal;
+use crate::wal::planted::Planted;
 use crate::wal::pool::Writer;
 use crate::wal::record::{self, Kind};
 
@@ -253,6 +255,28 @@ impl Streams {
     pub fn begins_at(&self, object: ObjectId, before: u64, end_lsn: Lsn) -> bool {
         let last = |stream: &Stream| stream.first == before && stream.trimmed_lsn < end_lsn;
         self.streams.get(object.index()).is_some_and(last)
+    }
+
+    /// Whether a stream keeps an event that this daemon appended with one of these LSNs: they rise with the offsets, and those
+    /// of recovered events are all lower.
+    pub fn has_event(&self, lsns: &Range<Lsn>, planted: Planted) -> bool {
+        let kept = |stream: &Stream| {
+            let (mut low, mut high) = (stream.first, stream.next);
+            while low < high {
+                let middle = low.midpoint(high);
+                if stream.get(middle).lsn() < lsns.start { low = middle + 1 } else { high = middle }
+            }
+            low < stream.next && stream.get(low).lsn() < lsns.end
+        };
+        self.streams.iter().any(kept) && !planted.is(Planted::SpendEvents)
+    }
+
+    /// Whether what holds of a stream, besides its events, was said with one of these LSNs.
+    pub fn says_of(&self, object: ObjectId, lsns: &Range<Lsn>) -> bool {
+        let Some(stream) = self.streams.get(object.index()) else { return false };
+        lsns.contains(&stream.trimmed_lsn)
+            || stream.cursors.as_ref().is_some_and(|cursors| cursors.any_said(lsns))
+            || stream.retention.as_ref().is_some_and(|retention| retention.any_said(lsns))
     }
 
     /// Appends one event, at the stream's next offset. `before`: the head before it, where it is linked. One that is to be

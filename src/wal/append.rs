@@ -5,6 +5,7 @@ use crate::bytes::{index, len_u32};
 use crate::device::{Operation, OperationKind};
 use crate::timing::{self, Layer};
 use crate::types::{DeviceAddress, Lsn, ObjectId};
+use crate::wal::carries::Carries;
 use crate::wal::layout::blocks_up;
 use crate::wal::pool::Writer;
 use crate::wal::record::{self, Kind, Record};
@@ -118,6 +119,7 @@ impl Wal {
             self.open_for(pool, bytes, now_ns);
         }
         self.last_place = self.next_place();
+        self.carries.note(kind, record.flags, object);
         let (mut key, mut value, mut flags) = (key, value, record.flags);
         loop {
             let open = self.open.as_mut().expect("a frame was opened above");
@@ -169,6 +171,7 @@ impl Wal {
             self.open_for(pool, encoded.len(), now_ns);
         }
         self.last_place = self.next_place();
+        self.carries = Carries::UNKNOWN;
         for part in parts() {
             self.replay_part(pool, part, now_ns);
         }
@@ -202,7 +205,12 @@ impl Wal {
         if self.remaining_bytes(Writer::Reclaim) < span {
             let next = self.prepared.pop_front().expect("room() saw a prepared segment");
             self.counters.segments += 1;
-            self.links.push_back(Link { chained: next.chained, first_lsn: self.next_lsn });
+            let carries = std::mem::replace(&mut self.carries, Carries::NOTHING);
+            if let Some(closed) = self.links.back_mut() {
+                closed.carries = carries;
+            }
+            let carries = Carries::UNKNOWN;
+            self.links.push_back(Link { chained: next.chained, first_lsn: self.next_lsn, carries });
             self.position = Some(Position { chained: next.chained, offset: segment::HEADER_BYTES });
         }
         self.open_frame(pool, now_ns);

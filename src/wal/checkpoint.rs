@@ -254,7 +254,7 @@ mod tests {
         let link = |sequence: u32| {
             let chained =
                 ChainSegment { segment: SegmentIndex(sequence), sequence: u64::from(sequence), reserved: false };
-            Link { chained, first_lsn: Lsn(u64::from(sequence) * 10) }
+            Link { chained, first_lsn: Lsn(u64::from(sequence) * 10), carries: crate::wal::carries::Carries::UNKNOWN }
         };
         let links = vec![link(1), link(2), link(3)];
         let position = Some(Position { chained: links[2].chained, offset: 4_096 });

@@ -41,6 +41,10 @@ pub enum Planted {
     NameCheckpointTooEarly,
     /// What a checkpoint names is not copied before its segment is freed.
     FreeNamedSegment,
+    /// A segment is given up unread with events that are kept.
+    SpendEvents,
+    /// A segment is given up unread with the last trim of a stream, or a cursor.
+    SpendTrims,
     /// Cursors and producers are not in a checkpoint.
     ForgetInCheckpoint,
     /// A transaction commits although a key that it read was written meanwhile.

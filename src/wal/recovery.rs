@@ -6,6 +6,7 @@ use crate::bytes::{get_u64, index};
 use crate::device::DeviceError;
 use crate::types::{DeviceAddress, Lsn, ShardId};
 use crate::wal::blocks::Blocks;
+use crate::wal::carries::Carries;
 use crate::wal::checkpoint;
 use crate::wal::flight::Contents;
 use crate::wal::frame::{self, Header, Invalid};
@@ -125,7 +126,7 @@ impl Tail {
     fn enter(&mut self, chain: &[ChainSegment], link: usize, first_lsn: Lsn) {
         let known = self.links.len();
         let new = chain.iter().take(link + 1).skip(known);
-        self.links.extend(new.map(|chained| Link { chained: *chained, first_lsn }));
+        self.links.extend(new.map(|chained| Link { chained: *chained, first_lsn, carries: Carries::UNKNOWN }));
     }
 }
 
@@ -175,7 +176,11 @@ impl<'a, B: Blocks> Walker<'a, B> {
         let start = self.chain.iter().position(|chained| chained.sequence == sequence).filter(|start| *start > 0)?;
         for link in 0..start {
             let (header, _, _) = self.frame(link, segment::HEADER_BYTES).ok()?;
-            self.passed_over.push(Link { chained: self.chain[link], first_lsn: header.first_lsn });
+            self.passed_over.push(Link {
+                chained: self.chain[link],
+                first_lsn: header.first_lsn,
+                carries: Carries::UNKNOWN,
+            });
         }
         Some(self)
     }

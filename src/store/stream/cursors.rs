@@ -1,7 +1,7 @@
 //! Cursors of a stream: where each consumer goes on, by name.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 
 use crate::bytes::{len_u16, len_u32};
 use crate::ring::protocol::{AUX_MORE, CURSOR_ABSENT, Completion, Status, flag, name_is_valid};
@@ -26,6 +26,13 @@ pub(super) struct Cursors {
     by_name: BTreeMap<Box<[u8]>, Cursor>,
     /// The last change of any of them.
     changed_lsn: Lsn,
+}
+
+impl Cursors {
+    /// Whether one stands where it was put with one of these LSNs.
+    pub fn any_said(&self, lsns: &Range<Lsn>) -> bool {
+        self.by_name.values().any(|cursor| lsns.contains(&cursor.lsn))
+    }
 }
 
 impl Stream {

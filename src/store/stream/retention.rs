@@ -4,6 +4,7 @@
 //! were appended: few enough to stay in memory, and in the log, whatever is appended.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use crate::bytes::get_u64;
 use crate::ring::protocol::{Completion, RETENTION_AS_IS, Status, TTL_MS_MAX, stats};
@@ -60,6 +61,13 @@ pub(super) struct Retention {
     late: Option<(u64, u64)>,
     /// Events that it trimmed since the start.
     retired: u64,
+}
+
+impl Retention {
+    /// Whether its bounds, or a mark, were said with one of these LSNs.
+    pub fn any_said(&self, lsns: &Range<Lsn>) -> bool {
+        lsns.contains(&self.lsn) || self.marks.iter().any(|mark| lsns.contains(&mark.lsn))
+    }
 }
 
 /// What came of a look at the streams with a retention.
