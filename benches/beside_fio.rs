@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use core_affinity::CoreId;
 use forebay::appliance::Appliance;
 use forebay::appliance::prepare::{FormatOptions, SegmentSize, format_device};
-use forebay::config::{ByteSize, Config, Nanos, Spin};
+use forebay::config::{self, ByteSize, Config, Nanos, Spin};
 use forebay::device::open::{OpenOptions, open};
 use forebay::device::prepare::preallocate_and_zero;
 use forebay::ring::client::{Client, ConnectOptions, Object, Request, SubmitError, Write};
@@ -103,7 +103,10 @@ fn run() -> Result<(), Failure> {
 fn measure(directory: &Path, cores: [CoreId; 2], rounds: usize, rows: &mut Vec<Row>) -> Result<(), Failure> {
     let raw = directory.join("raw");
     preallocate_and_zero(&raw, FIO_BYTES, &mut |_, _| {})?;
-    let mut bench = Bench::start(directory, cores[0].id)?;
+    let mut bench = Bench::start(&directory.join("default"), cores[0].id, config::Wal::default())?;
+    // For much at once: more bytes under way.
+    let throughput = Config::parse(include_str!("../configs/throughput.toml"), Path::new("configs/throughput.toml"))?;
+    let mut deep = Bench::start(&directory.join("throughput"), cores[0].id, throughput.wal)?;
     core_affinity::set_for_current(cores[1]);
     eprintln!("{COUNT} values and as many pages are written first");
     bench.each_once(Asked::Put)?;
@@ -112,10 +115,15 @@ fn measure(directory: &Path, cores: [CoreId; 2], rounds: usize, rows: &mut Vec<R
         eprintln!("round {} of {rounds}", round + 1);
         let fio = |rw, bytes, depth| awake(cores[1], || fio(&raw, rw, bytes, depth, cores[0].id));
         let mib = EVENT_BYTES as f64 / f64::from(1 << 20);
-        let own = bench.rate(EVENT_DEPTH, Asked::Append)? * mib;
-        bench.trim()?;
-        let beside = fio("write", EVENT_BYTES, EVENT_DEPTH)? * mib;
-        add(rows, "events of 64 KiB, buffered / fio write", EVENT_DEPTH, "MiB/s", [own, beside], Some(AIM));
+        for (bench, name) in [
+            (&mut bench, "events of 64 KiB, buffered / fio write"),
+            (&mut deep, "the same with [wal] of throughput.toml"),
+        ] {
+            let own = bench.rate(EVENT_DEPTH, Asked::Append)? * mib;
+            bench.trim()?;
+            let beside = fio("write", EVENT_BYTES, EVENT_DEPTH)? * mib;
+            add(rows, name, EVENT_DEPTH, "MiB/s", [own, beside], Some(AIM));
+        }
         let (own, beside) = (bench.rate(32, Asked::Get)?, fio("randread", BLOCK_BYTES, 32)?);
         add(rows, "values of 4 KiB / fio randread", 32, "/s", [own, beside], Some(AIM));
         for depth in DEPTHS {
@@ -128,7 +136,8 @@ fn measure(directory: &Path, cores: [CoreId; 2], rounds: usize, rows: &mut Vec<R
             add(rows, "pages of 4 KiB written, strict / fio randwrite, O_DSYNC", depth, "/s", [own, beside], None);
         }
     }
-    bench.stop()
+    bench.stop()?;
+    deep.stop()
 }
 
 fn add(rows: &mut Vec<Row>, name: &str, depth: usize, unit: &'static str, figures: [f64; 2], aim: Option<f64>) {
@@ -185,17 +194,18 @@ struct Bench {
 }
 
 impl Bench {
-    fn start(directory: &Path, core: usize) -> Result<Bench, Failure> {
+    fn start(directory: &Path, core: usize, wal: config::Wal) -> Result<Bench, Failure> {
+        std::fs::create_dir_all(directory)?;
         let path = directory.join("device");
         let options = FormatOptions {
             capacity_bytes: Some(DEVICE_BYTES),
-            segment_size: SegmentSize::Suiting { bytes_min: 1 << 20 },
+            segment_size: SegmentSize::Suiting { bytes_min: 4 << 20 },
             shards: 1,
             force: true,
         };
         format_device(&path, &options, &mut |_, _| {})?;
         let device = open(&path, &OpenOptions::default())?;
-        let mut config = Config::default();
+        let mut config = Config { wal, ..Config::default() };
         config.reactors.cores = vec![core];
         // While fio has its core, it sleeps.
         config.reactors.spin = Spin::For(Nanos(5_000_000));
