@@ -72,6 +72,7 @@ fn kinds_of(name: &str) -> &'static [&'static str] {
         "ycsb-d.fio" => &["read", "insert"],
         "ycsb-e.fio" | "time-series.fio" => &["scan", "insert"],
         "ycsb-f.fio" => &["read", "write", "read-modify-write"],
+        "tpcc.fio" => &["read", "write", "transaction"],
         "scan.fio" => &["scan"],
         "quickstart.fio" | "stream-append.fio" => &["read", "write"],
         "buffered.fio" | "memory.fio" | "overwrite.fio" | "strict-64.fio" | "strict-qd1.fio" => &["write"],
@@ -82,7 +83,7 @@ fn kinds_of(name: &str) -> &'static [&'static str] {
 #[test]
 fn every_job_file_opens_with_why_and_what_to_expect() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("configs/load");
-    for name in ["ycsb-a", "ycsb-b", "ycsb-c", "ycsb-d", "ycsb-e", "ycsb-f", "time-series", "scan"] {
+    for name in ["ycsb-a", "ycsb-b", "ycsb-c", "ycsb-d", "ycsb-e", "ycsb-f", "time-series", "scan", "tpcc"] {
         let text = fs::read_to_string(folder.join(format!("{name}.fio"))).expect("it is there");
         let opening: Vec<&str> = text.lines().take_while(|line| line.starts_with("# ")).collect();
         assert!(opening.iter().any(|line| line.starts_with("# Why: ")), "{name}");
@@ -144,7 +145,7 @@ fn every_job_file_runs_to_its_end() {
         names.push(name);
     }
     // A busy machine may not come to measure one operation of one job in its short time.
-    assert!(names.len() >= 15 && total > 1_000, "{names:?}, {total} operations");
+    assert!(names.len() >= 18 && total > 1_000, "{names:?}, {total} operations");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::fio_options;
 use super::job::{Job, Order, Sizes, Target};
+use super::profile::{self, Profile, Table};
 use super::units::{parse_bytes, parse_duration};
 use super::values::{self, Direction, Distribution};
 use crate::bytes::len_u32;
@@ -51,6 +52,8 @@ pub struct Draft {
     value_size: Option<Sizes>,
     key_size: Option<usize>,
     keys: Option<u64>,
+    tables: Vec<Table>,
+    transactions: Vec<Profile>,
     size: Option<u64>,
     number_ios: Option<u64>,
     iodepth: Option<u32>,
@@ -103,12 +106,25 @@ impl Draft {
                 return Err(format!("unknown option {key:?}; see docs/load.md for those there are"));
             }
         }
+        if key == "transaction" {
+            return Ok(self.note_transaction(value.unwrap_or_default(), line));
+        }
         self.options.push((key.to_owned(), value.unwrap_or("1").to_owned()));
         let earlier = self.lines.insert(canonical(key).to_owned(), line);
         match earlier.filter(|earlier| *earlier > self.line) {
             Some(earlier) => Ok(Outcome::Warned(format!("{key} replaces what line {earlier} set"))),
             None => Ok(Outcome::Taken),
         }
+    }
+
+    /// Each of these lines adds to those before it.
+    fn note_transaction(&mut self, value: &str, line: usize) -> Outcome {
+        self.lines.insert("transaction".to_owned(), line);
+        match self.options.iter_mut().find(|(key, _)| key == "transaction") {
+            Some((_, all)) => *all = format!("{all}; {value}"),
+            None => self.options.push(("transaction".to_owned(), value.to_owned())),
+        }
+        Outcome::Taken
     }
 
     /// Options that say what is read and written. `false`: not one of these.
@@ -123,6 +139,8 @@ impl Draft {
             "bssplit" => self.bssplit = Some(values::parse_bssplit(text()?)?),
             "key_size" => self.key_size = Some(number(key, text()?, 1, KEY_BYTES_MAX)?),
             "keys" => self.keys = Some(bytes(key, text()?)?),
+            "tables" => self.tables = profile::parse_tables(text()?)?,
+            "transaction" => self.transactions.push(profile::parse_profile(text()?)?),
             "space" => self.space = Some(object_name(key, text()?)?),
             "stream" => self.stream = Some(object_name(key, text()?)?),
             "pages" => self.pages = Some(object_name(key, text()?)?),
@@ -177,7 +195,8 @@ impl Draft {
         let sizes = [&self.bssplit, &self.value_size, &self.bs].into_iter().flatten().next().cloned();
         let sizes = sizes.unwrap_or_else(|| Sizes(vec![(self.bytes_default(direction), 100)]));
         let per_value = sizes.bytes_mean().max(1);
-        let keys = self.keys.or_else(|| self.size.map(|size| size / per_value)).unwrap_or(KEYS_DEFAULT);
+        let rows = self.tables.iter().map(|table| table.rows).reduce(u64::saturating_add);
+        let keys = rows.or(self.keys).or_else(|| self.size.map(|size| size / per_value)).unwrap_or(KEYS_DEFAULT);
         let errors = self.contradictions(direction, &target, &sizes, keys);
         if !errors.is_empty() {
             return Err(errors);
@@ -197,6 +216,8 @@ impl Draft {
             read_percent: direction.read_percent.or(self.read_percent).unwrap_or(50),
             modify_percent: self.modify_percent.filter(|_| direction.read_percent != Some(100)).unwrap_or(0),
             insert_percent: self.insert_percent.filter(|_| direction.read_percent != Some(100)).unwrap_or(0),
+            transactions: self.transactions.clone(),
+            tables: self.tables.clone(),
             scan_length: self.scan_length,
             operations_max: self.number_ios.or_else(|| self.size.map(|size| size.div_ceil(per_value))).or(whole),
             sizes,
@@ -261,6 +282,38 @@ impl Draft {
         }
     }
 
+    /// Of a job of transactions, or of one that has only their tables.
+    fn contradictions_of_transactions(&self, direction: Direction, target: &Target, refuse: &mut Refuse<'_>) {
+        if self.transactions.is_empty() {
+            refuse(!self.broken && !self.tables.is_empty(), "tables", &|| {
+                "tables= has rows for transactions, and there is none; add transaction=, or use keys=".into()
+            });
+            return;
+        }
+        let checked = profile::check(&self.tables, &self.transactions);
+        refuse(!self.broken && checked.is_err(), "transaction", &|| checked.clone().err().unwrap_or_default());
+        refuse(target.kind != ObjectKind::Space, "transaction", &|| "transactions are of keys; set space=".into());
+        refuse(self.direction.is_some() && direction.read_percent.is_some(), "rw", &|| {
+            "a transaction reads and writes; use rw=randrw, or rw=rw for rows in order".into()
+        });
+        refuse(!self.broken && self.number_ios.is_none() && self.runtime.is_none(), "transaction", &|| {
+            "nothing ends this job; set number_ios= or runtime=".into()
+        });
+        for (key, set) in [
+            ("keys", self.keys.is_some()),
+            ("rwmixread", self.read_percent.is_some()),
+            ("modify_percent", self.modify_percent.is_some()),
+            ("insert_percent", self.insert_percent.is_some()),
+            ("scan_length", self.scan_length.is_some()),
+            ("size", self.size.is_some()),
+            ("fsync", self.sync_every.is_some()),
+            ("ttl", self.ttl.is_some()),
+            ("compression", self.compression.is_some()),
+        ] {
+            refuse(set, key, &|| format!("{key}= has no meaning for transactions; leave it out"));
+        }
+    }
+
     fn contradictions(&self, direction: Direction, target: &Target, sizes: &Sizes, keys: u64) -> Vec<(usize, String)> {
         let mut errors = Vec::new();
         let mut refuse = |wrong: bool, key: &str, cause: &dyn Fn() -> String| {
@@ -315,6 +368,7 @@ impl Draft {
         });
         self.contradictions_of_mixes(direction, stream, key_bytes, &mut refuse);
         self.contradictions_of_pages(sizes, &mut refuse);
+        self.contradictions_of_transactions(direction, target, &mut refuse);
         refuse(self.verify && writes && sizes.bytes_min() < VERIFY_BYTES_MIN, "verify", &|| {
             format!("verify needs values of at least {VERIFY_BYTES_MIN} B; raise bs= or value_size=")
         });

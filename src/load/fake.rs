@@ -1,6 +1,7 @@
 //! A daemon small enough for tests: one reactor, a store in memory, and faults on request. Answers in order.
 
 use crate::ring::client::{Client, ClientError, ConnectOptions};
+use crate::ring::protocol::commit::{What, entries};
 use crate::ring::protocol::{Completion, Opcode, Status, Submission, flag, shard_of_key};
 use crate::ring::segment::Shape;
 use crate::ring::server::{ReplyRoom, Rights, SessionId, SessionRing, pair_in_process};
@@ -22,6 +23,10 @@ pub struct Faults {
     pub full_after: Option<u64>,
     /// Drop the session at this write.
     pub die_at: Option<u64>,
+    /// Commit without a look at what was read.
+    pub blind_commits: bool,
+    /// Refuse every commit.
+    pub locked: bool,
     /// Sleep before this write.
     pub stall_at: Option<(u64, Duration)>,
 }
@@ -120,6 +125,7 @@ impl Fake {
         match opcode {
             Opcode::Open => store.open(submission, key, &mut done),
             Opcode::Put | Opcode::Append => return self.write(&mut store, submission, key, value, done),
+            Opcode::Commit => return self.commit(&mut store, payload, done),
             Opcode::Get => match store.pairs.get(&(submission.object, key.to_vec())) {
                 Some((version, value)) => {
                     done.version = *version;
@@ -131,6 +137,40 @@ impl Fake {
             Opcode::Scan => store.scan(ring, submission, key, &mut done),
             Opcode::Sync => store.syncs += 1,
             _ => done.status = Status::BadRequest as u16,
+        }
+        Some(done)
+    }
+
+    /// Each key that it puts is a write of its own to the faults.
+    fn commit(&self, store: &mut Store, payload: &[u8], mut done: Completion) -> Option<Completion> {
+        if self.faults.locked {
+            done.status = Status::Locked as u16;
+            return Some(done);
+        }
+        for (place, entry) in (0..).zip(entries(payload)) {
+            let pair = store.pairs.get(&(entry.object.0, entry.key.to_vec()));
+            let present = pair.map_or(0, |(version, _)| *version);
+            if matches!(entry.what, What::Read(seen) if seen != present && !self.faults.blind_commits) {
+                (done.status, done.aux, done.version) = (Status::Conflict as u16, place, present);
+                return Some(done);
+            }
+        }
+        let puts = entries(payload).filter(|entry| matches!(entry.what, What::Put(_))).count() as u64;
+        let first = store.writes + 1;
+        store.writes += puts;
+        if self.faults.die_at.is_some_and(|at| store.writes >= at) {
+            return None;
+        }
+        if self.faults.full_after.is_some_and(|after| store.writes > after) {
+            done.status = Status::NoSpace as u16;
+            return Some(done);
+        }
+        (store.version, done.version) =
+            if puts > 0 { (store.version + 1, store.version + 1) } else { (store.version, 0) };
+        for (write, entry) in (first..).zip(entries(payload).filter(|entry| !entry.is_read())) {
+            if let (What::Put(value), true) = (entry.what, self.faults.lose_write != Some(write)) {
+                store.pairs.insert((entry.object.0, entry.key.to_vec()), (done.version, value.to_vec()));
+            }
         }
         Some(done)
     }

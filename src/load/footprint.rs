@@ -1,6 +1,7 @@
 //! How much log the jobs of a file may write: what a scratch device has to be made for.
 
 use super::job::{Job, JobFile};
+use super::profile::Profile;
 use crate::types::{Durability, ObjectKind};
 use std::time::Duration;
 
@@ -51,9 +52,16 @@ impl Job {
             .zip(self.runtime)
             .map(|(rate, runtime)| milliseconds(runtime + self.ramp_time).saturating_mul(u64::from(rate)) / 1_000 + 1);
         let operations = [counted, scheduled].into_iter().flatten().min()?;
-        Some(
-            operations.saturating_mul(u64::from(self.numjobs)).saturating_mul(u64::from(100 - self.read_percent)) / 100,
-        )
+        Some(operations.saturating_mul(u64::from(self.numjobs)).saturating_mul(self.writes_percent()) / 100)
+    }
+
+    /// Writes of a hundred operations. A commit over several shards writes its rows twice, and each may need its own frame.
+    fn writes_percent(&self) -> u64 {
+        let rows = |profile: &Profile| u64::from(profile.percent) * u64::from(profile.writes());
+        match self.transactions.as_slice() {
+            [] => u64::from(100 - self.read_percent),
+            profiles => profiles.iter().map(|profile| 2 * rows(profile)).sum(),
+        }
     }
 
     /// Keys or events that may have to be written before a job can read.

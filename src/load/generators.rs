@@ -26,6 +26,9 @@ pub struct Operations {
     keys: Keys,
     inserts: Inserts,
     sizes: Vec<(u32, u32)>,
+    /// Of transactions: each with the first share that is no longer its own; and the rows of each table.
+    profiles: Vec<u32>,
+    tables: Vec<Keys>,
 }
 
 /// The next operation.
@@ -85,24 +88,44 @@ impl Operations {
             inserts: Inserts { first: job.keys + u64::from(clone), step: u64::from(job.numjobs), made: 0 },
             keys: Keys::new(job.order, job.keys, seed),
             sizes: cumulative(&job.sizes),
+            profiles: sums(job.transactions.iter().map(|profile| profile.percent)).collect(),
+            tables: (0..)
+                .zip(&job.tables)
+                .map(|(place, table)| Keys::new(job.order, table.rows, seed ^ place))
+                .collect(),
         }
     }
 
     pub fn draw(&mut self) -> Draw {
         let what = self.draw_what();
-        let bytes = match self.sizes.as_slice() {
-            [(bytes, _)] => *bytes,
-            sizes => {
-                let share = self.rng.random_range(0..100);
-                sizes.iter().find(|(_, up_to)| share < *up_to).map_or(0, |(bytes, _)| *bytes)
-            }
-        };
+        let bytes = self.draw_bytes();
         let key = match what {
             What::Insert => self.inserts.next(),
             What::Scan(pairs) => self.keys.draw(&mut self.rng, &self.inserts, u64::from(pairs)),
             _ => self.keys.draw(&mut self.rng, &self.inserts, 1),
         };
         Draw { what, key, bytes }
+    }
+
+    fn draw_bytes(&mut self) -> u32 {
+        match self.sizes.as_slice() {
+            [(bytes, _)] => *bytes,
+            sizes => {
+                let share = self.rng.random_range(0..100);
+                sizes.iter().find(|(_, up_to)| share < *up_to).map_or(0, |(bytes, _)| *bytes)
+            }
+        }
+    }
+
+    /// Which of the job's profiles the next transaction has.
+    pub fn draw_profile(&mut self) -> usize {
+        let share = self.rng.random_range(0..100);
+        self.profiles.iter().position(|up_to| share < *up_to).expect("the shares add up to 100")
+    }
+
+    /// A row of a table, and the bytes of a value for it.
+    pub fn draw_row(&mut self, table: usize) -> (u64, u32) {
+        (self.tables[table].draw(&mut self.rng, &self.inserts, 1), self.draw_bytes())
     }
 
     fn draw_what(&mut self) -> What {
@@ -128,12 +151,15 @@ impl Operations {
 }
 
 fn cumulative(sizes: &Sizes) -> Vec<(u32, u32)> {
-    let mut sum = 0;
-    let with_sum = sizes.0.iter().map(|(bytes, percent)| {
-        sum += percent;
-        (*bytes, sum)
-    });
-    with_sum.collect()
+    let sums = sums(sizes.0.iter().map(|(_, percent)| *percent));
+    sizes.0.iter().map(|(bytes, _)| *bytes).zip(sums).collect()
+}
+
+fn sums(percents: impl Iterator<Item = u32>) -> impl Iterator<Item = u32> {
+    percents.scan(0, |sum, percent| {
+        *sum += percent;
+        Some(*sum)
+    })
 }
 
 /// Key numbers in 0..keys.

@@ -1,6 +1,8 @@
 //! One job: what a section of a job file asks for, checked and complete.
 
 use super::operation::Kind;
+use super::profile::{Profile, Table};
+use crate::ring::protocol::commit;
 use crate::types::{Compression, Durability, ObjectKind};
 use std::time::Duration;
 
@@ -60,6 +62,10 @@ pub struct Job {
     pub modify_percent: u32,
     /// Share of the writes that make a new key, the next one beyond `keys`.
     pub insert_percent: u32,
+    /// Not empty: every operation is a transaction, one of these.
+    pub transactions: Vec<Profile>,
+    /// Their rows: the keys, in this order.
+    pub tables: Vec<Table>,
     /// Reads are scans of so many pairs, from the first number to the second.
     pub scan_length: Option<(u32, u32)>,
     pub sizes: Sizes,
@@ -113,6 +119,7 @@ impl Job {
             Kind::Write => self.writes() && self.insert_percent < 100,
             Kind::Insert => self.insert_percent > 0,
             Kind::Modify => self.modify_percent > 0,
+            Kind::Transaction => !self.transactions.is_empty(),
             Kind::Sync => self.sync_every.is_some(),
         }
     }
@@ -120,6 +127,21 @@ impl Job {
     #[must_use]
     pub fn writes(&self) -> bool {
         self.read_percent < 100
+    }
+
+    /// Most rows that one transaction reads; 0: none does.
+    #[must_use]
+    pub fn rows_read_max(&self) -> u32 {
+        self.transactions.iter().map(Profile::reads).max().unwrap_or(0)
+    }
+
+    /// Of the largest commit.
+    #[must_use]
+    pub fn commit_bytes_max(&self) -> usize {
+        let entry = |value_bytes| commit::HEADER_BYTES + self.key_bytes + value_bytes;
+        let (read, write) = (entry(size_of::<u64>()), entry(self.sizes.bytes_max() as usize));
+        let bytes = |profile: &Profile| profile.reads() as usize * read + profile.writes() as usize * write;
+        self.transactions.iter().map(bytes).max().unwrap_or(0)
     }
 }
 

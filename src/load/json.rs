@@ -81,6 +81,13 @@ fn job_json(report: &JobReport, bins: bool) -> Value {
             "name": job.target.name,
             "durability": report.durability.map(crate::types::Durability::name),
             "compression": compression_json(report),
+            "transactions": stats.transactions.iter().map(|profile| json!({
+                "name": profile.name,
+                "committed": profile.committed(),
+                "conflicts": profile.conflicts,
+                "given_up": profile.given_up,
+                "lat_ns": latency_json(&profile.latency, percentiles, bins),
+            })).collect::<Vec<Value>>(),
             "open_loop": job.rate_iops.is_some(),
             "filled": report.filled,
             "threads": report.threads,

@@ -3,7 +3,7 @@
 use super::job::Job;
 use super::operation::{Action, Kind, Operation};
 use super::progress::Live;
-use super::stats::Stats;
+use super::stats::{Stats, TransactionStats};
 use super::timeline::Timelines;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -33,7 +33,8 @@ impl<'a> Meter<'a> {
     #[must_use]
     pub fn new(job: &Job, measured_from: u64, live: &'a Live, watched: bool) -> Meter<'a> {
         let next_tick = measured_from.saturating_add(TICK_NS);
-        let stats = Stats { timelines: Timelines::new(job), ..Stats::default() };
+        let transactions = job.transactions.iter().map(|profile| TransactionStats::new(&profile.name)).collect();
+        let stats = Stats { timelines: Timelines::new(job), transactions, ..Stats::default() };
         Meter { stats, live, watched, measured_from, next_tick, ticked: [(0, 0); 2] }
     }
 
@@ -46,8 +47,10 @@ impl<'a> Meter<'a> {
         let at = now - self.measured_from;
         self.stats.elapsed_ns = at;
         let direction = match operation.action {
-            Action::Put { .. } | Action::Append { .. } => &mut self.stats.write,
-            Action::Get { .. } | Action::Scan { .. } | Action::Read { .. } => &mut self.stats.read,
+            Action::Put { .. } | Action::Append { .. } | Action::Commit { .. } => &mut self.stats.write,
+            Action::Get { .. } | Action::Scan { .. } | Action::Read { .. } | Action::ReadRows { .. } => {
+                &mut self.stats.read
+            }
             Action::Sync { .. } => {
                 self.stats.timelines.record(Kind::Sync, at, now - times.submitting, 0);
                 return self.stats.sync.record(now - times.submitting);
@@ -59,15 +62,37 @@ impl<'a> Meter<'a> {
         direction.clat.record(now - times.submitted);
         direction.lat.record(now - times.intended);
         match (operation.kind, operation.action) {
-            (Kind::Modify, Action::Get { .. }) => {
+            (Kind::Modify, Action::Get { .. }) | (_, Action::ReadRows { .. }) => {
                 self.stats.timelines.record(Kind::Read, at, now - times.intended, bytes);
             }
             (Kind::Modify, _) => {
                 self.stats.timelines.record(Kind::Write, at, now - times.intended, bytes);
                 self.stats.timelines.record(Kind::Modify, at, now - began, 0);
             }
+            (_, Action::Commit { .. }) => {
+                self.stats.timelines.record(Kind::Write, at, now - times.intended, bytes);
+                self.stats.timelines.record(Kind::Transaction, at, now - began, 0);
+            }
             (kind, _) => self.stats.timelines.record(kind, at, now - times.intended, bytes),
         }
+    }
+
+    /// A transaction of this profile was committed.
+    pub fn commit(&mut self, profile: usize, began: u64, now: u64) {
+        if began >= self.measured_from {
+            self.stats.transactions[profile].latency.record(now - began);
+        }
+    }
+
+    /// One met a conflict, and is tried again.
+    pub fn conflict(&mut self, profile: usize, began: u64) {
+        self.stats.transactions[profile].conflicts += u64::from(began >= self.measured_from);
+    }
+
+    /// One met its last conflict.
+    pub fn give_up(&mut self, profile: usize, began: u64) {
+        self.conflict(profile, began);
+        self.stats.transactions[profile].given_up += u64::from(began >= self.measured_from);
     }
 
     /// Takes a sample when one is due. `per_mille` says how far the job is.

@@ -17,11 +17,14 @@ pub enum Kind {
     Insert,
     /// Read-modify-write: a read, then a write of the same key; measured as a whole, and each part by itself.
     Modify,
+    /// Reads of rows, then a commit, and both again after a conflict; measured as a whole, and each part by itself.
+    Transaction,
     Sync,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] = [Kind::Read, Kind::Scan, Kind::Write, Kind::Insert, Kind::Modify, Kind::Sync];
+    pub const ALL: [Kind; 7] =
+        [Kind::Read, Kind::Scan, Kind::Write, Kind::Insert, Kind::Modify, Kind::Transaction, Kind::Sync];
 
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -31,6 +34,7 @@ impl Kind {
             Kind::Write => "write",
             Kind::Insert => "insert",
             Kind::Modify => "read-modify-write",
+            Kind::Transaction => "transaction",
             Kind::Sync => "sync",
         }
     }
@@ -50,6 +54,13 @@ pub enum Action {
     Scan {
         key: u64,
         pairs: u32,
+    },
+    /// Asks for every row that the transaction under way in this slot reads.
+    ReadRows {
+        slot: u32,
+    },
+    Commit {
+        slot: u32,
     },
     Append {
         write: u64,
@@ -76,6 +87,8 @@ impl fmt::Display for Action {
             Action::Put { key, .. } => write!(f, "put of key {key}"),
             Action::Get { key } => write!(f, "get of key {key}"),
             Action::Scan { key, pairs } => write!(f, "scan of {pairs} pairs from key {key}"),
+            Action::ReadRows { .. } => f.write_str("read of a transaction's rows"),
+            Action::Commit { .. } => f.write_str("commit of a transaction"),
             Action::Append { write } => write!(f, "append of event {write}"),
             Action::Read { offset } => write!(f, "read of offset {offset}"),
             Action::Sync { reactor } => write!(f, "sync of reactor {reactor}"),

@@ -71,6 +71,19 @@ fn a_mix_as_ycsb_has_it_is_read() {
 }
 
 #[test]
+fn transactions_and_their_tables_are_read() {
+    let job = one("[t]\nrw=randrw\nspace=s\ntables=a/10:b/1k\nvalue_size=100\nruntime=1\niodepth=4\n\
+                   transaction=move/70: read a, modify b*2\ntransaction=look/30: read b*3\n");
+    assert_eq!((job.keys, job.tables.len(), job.transactions.len()), (1_034, 2, 2));
+    assert_eq!((job.transactions[0].name.as_str(), job.transactions[1].percent), ("move", 30));
+    assert!(job.reads() && job.writes());
+    let all = ("transaction".to_owned(), "move/70: read a, modify b*2; look/30: read b*3".to_owned());
+    assert!(job.options.contains(&all), "{:?}", job.options);
+    // Headers of 12 B, keys of 16 B, versions of 8 B.
+    assert_eq!((job.rows_read_max(), job.commit_bytes_max()), (3, 3 * 36 + 2 * 128));
+}
+
+#[test]
 fn defaults_are_those_of_fio() {
     let job = one("[events]\nrw=write\nsize=1m");
     assert_eq!(job.target, Target { kind: ObjectKind::Stream, name: "events".into() });
@@ -162,6 +175,16 @@ fn contradictions_are_refused() {
         ("[a]\nrw=randwrite\nkeys=10\nmodify_percent=60\ninsert_percent=50", "make them 100 at most"),
         ("[a]\nrw=randwrite\nkeys=10\ninsert_percent=5\nkey_size=4", "no room for new keys; make it 12"),
         ("[a]\nrw=randwrite\nkeys=10\ninsert_percent=5\nverify=crc32c", "no new ones"),
+        ("[a]\nrw=randwrite\ntables=a/10\n", "add transaction="),
+        ("[a]\nrw=randrw\ntables=a\n", "write NAME/ROWS"),
+        ("[a]\nrw=randrw\nruntime=1\ntables=a/10\ntransaction=t", "write NAME/PERCENT"),
+        ("[a]\nrw=randrw\nruntime=1\ntables=a/10\ntransaction=t/50: read a", "add up to 50"),
+        ("[a]\nrw=randrw\nruntime=1\ntransaction=t: read a", "name it in tables="),
+        ("[a]\nrw=randrw\ntables=a/10\ntransaction=t: read a", "nothing ends this job"),
+        ("[a]\nrw=randwrite\nruntime=1\ntables=a/10\ntransaction=t: read a", "use rw=randrw"),
+        ("[a]\nrw=rw\nruntime=1\ntables=a/10\ntransaction=t: read a", "transactions are of keys; set space="),
+        ("[a]\nrw=randrw\nruntime=1\ntables=a/10\nkeys=5\ntransaction=t: read a", "keys= has no meaning"),
+        ("[a]\nrw=randrw\nruntime=1\ntables=a/10\nfsync=5\ntransaction=t: read a", "fsync= has no meaning"),
     ] {
         let message = errors(text);
         assert!(message.contains(part), "{text:?} gave {message:?}, not {part:?}");
@@ -180,7 +203,8 @@ fn a_header_that_is_not_closed_hides_no_later_error() {
 
 #[test]
 fn no_text_makes_it_panic() {
-    let good = "[global]\nbs=4k/50:8k\n[a]\nrw=randwrite\nkeys=10\nbssplit=4k/60:64k/40\npercentile_list=50:99\n";
+    let good = "[global]\nbs=4k/50:8k\n[a]\nrw=randwrite\nkeys=10\nbssplit=4k/60:64k/40\npercentile_list=50:99\n\
+                tables=a/5:b/9\ntransaction=t/60: read a*2, modify b\n";
     for cut in 0..good.len() {
         let _ = parse(&good[..cut], "t");
         for byte in ["=", "[", "]", ":", "/", "\u{e9}", "\0", "9999999999999999999999"] {
@@ -199,7 +223,7 @@ fn every_job_file_that_comes_along_is_read_without_a_warning() {
         assert_eq!(file.warnings, Vec::<String>::new());
         count += 1;
     }
-    assert!(count >= 15, "{count}");
+    assert!(count >= 18, "{count}");
 }
 
 #[test]

@@ -79,6 +79,13 @@ impl Payload {
     }
 }
 
+/// The number of the write that a value's header states, unchecked; 0 where there is no room for a header.
+#[must_use]
+pub fn stated_write(value: &[u8]) -> u64 {
+    let word = value.get(HEADER_BYTES - size_of::<u64>()..HEADER_BYTES);
+    word.map_or(0, |word| u64::from_le_bytes(word.try_into().expect("8 bytes")))
+}
+
 fn header_of(stamp: Stamp, bytes: usize) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[8..16].copy_from_slice(&stamp.writer.to_le_bytes());
@@ -121,10 +128,11 @@ mod tests {
         for bytes in [32, 33, 100, 4_096] {
             let value = payload.fill(STAMP, bytes).to_vec();
             assert_eq!(value.len(), bytes);
-            assert_eq!(payload.check(&value), Ok(STAMP));
+            assert_eq!((payload.check(&value), stated_write(&value)), (Ok(STAMP), STAMP.write));
             assert_eq!(Payload::new(8_192, 0).check(&value), Ok(STAMP), "another reader agrees");
         }
         assert_eq!(payload.fill(STAMP, 10).len(), 10);
+        assert_eq!(stated_write(payload.fill(STAMP, 31)), 0);
         assert_eq!(payload.fill(STAMP, 0).len(), 0);
     }
 

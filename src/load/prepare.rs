@@ -63,6 +63,7 @@ pub fn prepare(client: &mut Client, job: &Job, writer: u64, read_bytes_max: usiz
         return Err(Error::new(format!("the space {name:?} is there with compression={has}, not {}", wanted.name()))
             .remedy("name another space=, or leave out compression="));
     }
+    check_transactions(client, job, object)?;
     // Of a compressed space the stored form needs the room.
     let read_bytes_max = read_bytes_max + client.value_bytes_max() - client.value_bytes_max_in(object);
     let mut prepared = Prepared { object, events: 0..0, read_bytes_max, filled: 0, shards: client.shards() };
@@ -77,6 +78,21 @@ pub fn prepare(client: &mut Client, job: &Job, writer: u64, read_bytes_max: usiz
         }
     }
     Ok(prepared)
+}
+
+/// Whether what the job's transactions commit is taken.
+fn check_transactions(client: &Client, job: &Job, object: Object) -> Result<()> {
+    let (bytes, bytes_max) = (job.commit_bytes_max(), client.value_bytes_max());
+    if bytes > bytes_max {
+        return Err(Error::new(format!("a commit of {bytes} B is over the daemon's limit of {bytes_max} B"))
+            .remedy("make value_size= smaller, or let transaction= write fewer rows"));
+    }
+    if !job.transactions.is_empty() && object.compression != Compression::None {
+        let (name, has) = (&job.target.name, object.compression.name());
+        return Err(Error::new(format!("the space {name:?} has compression={has}, and load commits plain values"))
+            .remedy("name another space="));
+    }
+    Ok(())
 }
 
 fn open_pages(client: &mut Client, job: &Job, durability: Durability) -> Result<Object> {

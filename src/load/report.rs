@@ -5,7 +5,7 @@ use super::job::{Job, Target};
 use super::layers::LayerFigures;
 use super::ledger::Ledger;
 use super::operation::Kind;
-use super::stats::{Failure, Stats};
+use super::stats::{Failure, Stats, TransactionStats};
 use super::units::{latency_unit, nanoseconds_text, short_bytes, short_bytes_decimal, short_count};
 use super::verify::{self, Verdict};
 use crate::error::Result;
@@ -156,7 +156,7 @@ fn write_job(f: &mut fmt::Formatter<'_>, report: &JobReport) -> fmt::Result {
         }
     }
     for (kind, timeline) in stats.timelines.iter() {
-        if matches!(kind, Kind::Scan | Kind::Insert | Kind::Modify) {
+        if matches!(kind, Kind::Scan | Kind::Insert | Kind::Modify | Kind::Transaction) {
             let total = timeline.total();
             let time = |percent| nanoseconds_text(total.percentile(percent));
             writeln!(
@@ -171,6 +171,7 @@ fn write_job(f: &mut fmt::Formatter<'_>, report: &JobReport) -> fmt::Result {
             )?;
         }
     }
+    stats.transactions.iter().try_for_each(|profile| write_transactions(f, profile))?;
     if stats.sync.count() > 0 {
         writeln!(f, "  sync: {} of them", stats.sync.count())?;
         write_latency(f, " lat", &stats.sync)?;
@@ -191,6 +192,22 @@ fn write_job(f: &mut fmt::Formatter<'_>, report: &JobReport) -> fmt::Result {
         usage.switches,
         usage.major_faults,
         usage.minor_faults
+    )
+}
+
+fn write_transactions(f: &mut fmt::Formatter<'_>, profile: &TransactionStats) -> fmt::Result {
+    let TransactionStats { name, latency, conflicts, given_up } = profile;
+    let time = |percent| nanoseconds_text(latency.percentile(percent));
+    writeln!(
+        f,
+        "    {name}: {} committed, {conflicts} conflicts ({:.1}% of all tries), {given_up} given up, lat p50={}, p99={}, \
+         p99.9={}, max={}",
+        profile.committed(),
+        percent_of(*conflicts, profile.committed() + conflicts),
+        time(50.0),
+        time(99.0),
+        time(99.9),
+        time(100.0)
     )
 }
 

@@ -17,7 +17,7 @@ use super::verify::verify;
 use super::worker::Worker;
 use crate::error::Result;
 use crate::ring::client::{Client, ClientError, ConnectOptions};
-use crate::ring::protocol::PLAIN_HEADER_BYTES;
+use crate::ring::protocol::{PLAIN_HEADER_BYTES, RING_ENTRIES_MAX};
 use crate::types::Compression;
 use std::sync::Barrier;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -191,11 +191,24 @@ where
         let reads = job.reads().then_some(read_bytes_max);
         let scans = job.scan_length.map(|(_, most)| most as usize * (read_bytes_max + job.key_bytes));
         let scans = scans.into_iter().flat_map(|bytes| std::iter::repeat_n(bytes, prepared.shards as usize));
+        let rows = (1..job.rows_read_max()).map(|_| read_bytes_max);
+        let commits = (!job.transactions.is_empty()).then(|| job.commit_bytes_max());
         let header = if prepared.object.compression == Compression::None { 0 } else { PLAIN_HEADER_BYTES };
-        let writes = job.sizes.0.iter().map(|(bytes, _)| *bytes as usize + header).filter(|_| job.writes());
-        let sizes = reads.into_iter().chain(scans).chain(writes).map(|bytes| bytes + job.key_bytes);
-        let client = (self.connect)(&connect_options(job.iodepth, sizes))
-            .map_err(|error| Some(Failure::new(Failure::DISCONNECTED, error.to_string())))?;
+        let writes = job
+            .sizes
+            .0
+            .iter()
+            .map(|(bytes, _)| *bytes as usize + header)
+            .filter(|_| job.writes() && job.transactions.is_empty());
+        let sizes =
+            reads.into_iter().chain(rows).chain(scans).chain(commits).chain(writes).map(|bytes| bytes + job.key_bytes);
+        let mut options = connect_options(job.iodepth, sizes);
+        // The rows of one transaction must not keep the others out of the rings.
+        let requests = job.iodepth.saturating_mul(job.rows_read_max()).min(RING_ENTRIES_MAX);
+        options.sq_entries = options.sq_entries.max(requests.next_power_of_two());
+        options.cq_entries = options.sq_entries;
+        let client =
+            (self.connect)(&options).map_err(|error| Some(Failure::new(Failure::DISCONNECTED, error.to_string())))?;
         let durability = job.durability.unwrap_or(prepared.object.durability);
         let tracked = job.writes() && self.is_tracked(&job.target);
         let ledger = tracked.then(|| Ledger::new(job, thread.writer, durability));

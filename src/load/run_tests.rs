@@ -294,3 +294,91 @@ fn a_failure_ends_operations_of_several_requests() {
         assert!(failure.text.contains(part), "{failure}");
     }
 }
+
+const TRANSFERS: &str = "[t]\nrw=randrw\nspace=s\ntables=branches/3:accounts/40\nvalue_size=100\nnumber_ios=500\n\
+                         iodepth=8\nnumjobs=2\ngroup_reporting\nverify=crc32c\n\
+                         transaction=transfer/60: read branches, modify accounts*2\n\
+                         transaction=close/30: modify branches*3, read accounts*5\n\
+                         transaction=look/10: read accounts*3\n";
+
+#[test]
+fn transactions_read_then_commit_and_try_again_after_a_conflict() {
+    let fake = Fake::default();
+    let report = run_on(&fake, TRANSFERS);
+    assert!(!report.failed(), "{report}");
+    let stats = &report.jobs[0].stats;
+    let [transfer, close, look] = stats.transactions.as_slice() else { panic!("three profiles") };
+    let committed = [transfer, close, look].map(|profile| profile.committed());
+    assert_eq!(committed.iter().sum::<u64>(), 1_000);
+    for (found, expected) in committed.into_iter().zip([600, 300, 100]) {
+        assert!(found.abs_diff(expected) < 80, "{committed:?}");
+    }
+    let conflicts: u64 = stats.transactions.iter().map(|profile| profile.conflicts).sum();
+    assert!(conflicts > 100, "sixteen at a time on three branches: {report}");
+    // Every try reads; only the last one of each writes.
+    assert_eq!((stats.read.operations, stats.write.operations), (1_000 + conflicts, 1_000));
+    let rows = 2 * committed[0] + 3 * committed[1];
+    assert_eq!((fake.writes(), stats.write.bytes), (43 + rows, rows * 100), "after the keys that were missing");
+    let count = |kind| stats.timelines.get(kind).map_or(0, |timeline| timeline.total().operations());
+    assert_eq!([Kind::Read, Kind::Write, Kind::Transaction].map(count), [1_000 + conflicts, 1_000, 1_000]);
+    assert!(stats.transactions[0].latency.percentile(50.0) > stats.write.lat.percentile(50.0));
+    assert_eq!((report.verdicts[0].checked, report.verdicts[0].wrong), (43, 0), "{report}");
+    let text = report.to_string();
+    assert!(text.contains("transaction: 1000 of them") && text.contains("    transfer: "), "{text}");
+    let json = &report.to_json(false)["jobs"][0]["forebay"]["transactions"];
+    assert_eq!((json[1]["name"].as_str(), json[1]["committed"].as_u64()), (Some("close"), Some(committed[1])));
+    assert_eq!((json[2]["lat_ns"]["N"].as_u64(), json[2]["given_up"].as_u64()), (Some(committed[2]), Some(0)));
+}
+
+#[test]
+fn a_lost_update_and_a_torn_commit_are_found() {
+    let report = run_on(&Fake::with(Faults { blind_commits: true, ..Faults::default() }), TRANSFERS);
+    assert!(report.verdicts[0].wrong > 0, "{report}");
+    assert!(report.to_string().contains("an update is lost"), "{report}");
+    // One of the two rows of a transfer, the last that is written to it.
+    let torn = "[t]\nrw=rw\nspace=s\ntables=a/10\nvalue_size=64\nnumber_ios=5\nverify=crc32c\n\
+                transaction=t: modify a*2\n";
+    let report = run_on(&Fake::with(Faults { lose_write: Some(10 + 4), ..Faults::default() }), torn);
+    assert_eq!(report.verdicts[0].wrong, 1, "{report}");
+    assert!(report.to_string().contains("but 12 was acknowledged"), "{report}");
+}
+
+#[test]
+fn a_transaction_that_only_writes_reads_nothing_and_one_that_meets_no_end_of_conflicts_is_given_up() {
+    let text = "[t]\nrw=randrw\nspace=s\ntables=a/50\nvalue_size=64\nnumber_ios=20\niodepth=4\nverify=crc32c\n\
+                transaction=t: write a*3\n";
+    let report = run_on(&Fake::default(), text);
+    assert!(!report.failed(), "{report}");
+    let stats = &report.jobs[0].stats;
+    assert_eq!((stats.read.operations, stats.write.operations, stats.write.bytes), (0, 20, 20 * 3 * 64));
+    let report = run_on(&Fake::with(Faults { locked: true, ..Faults::default() }), &text.replace("=20", "=2"));
+    let given_up = &report.jobs[0].stats.transactions[0];
+    assert_eq!((given_up.committed(), given_up.conflicts, given_up.given_up), (0, 2_000, 2), "{report}");
+}
+
+#[test]
+fn a_failure_ends_transactions_in_any_state() {
+    for (faults, code) in [
+        (Faults { full_after: Some(200), ..Faults::default() }, Failure::NO_SPACE),
+        (Faults { die_at: Some(200), ..Faults::default() }, Failure::DISCONNECTED),
+        (Faults { damage_write: Some(20), ..Faults::default() }, Failure::WRONG_DATA),
+    ] {
+        let report = run_on(&Fake::with(faults), TRANSFERS);
+        let failure = report.jobs[0].failure.as_ref().unwrap();
+        assert_eq!(failure.code, code, "{failure}");
+    }
+    let large = TRANSFERS.replace("value_size=100", "value_size=400k");
+    assert!(run_on(&Fake::default(), &large).to_string().contains("over the daemon's limit"));
+    let fake = Fake::default();
+    run_on(&fake, "[w]\nrw=randwrite\nspace=s\nkeys=9\ncompression=lz4\n");
+    assert!(run_on(&fake, TRANSFERS).to_string().contains("load commits plain values"));
+}
+
+#[test]
+fn a_rate_bounds_transactions_and_their_ramp_is_not_counted() {
+    let text = TRANSFERS.replace("number_ios=500", "runtime=300ms\ntime_based\nramp_time=300ms\nrate_iops=200");
+    let report = run_on(&Fake::default(), &text);
+    assert!(!report.failed(), "{report}");
+    let committed: u64 = report.jobs[0].stats.transactions.iter().map(|profile| profile.committed()).sum();
+    assert!((1..=122).contains(&committed), "{committed} of 240 fall behind the ramp");
+}

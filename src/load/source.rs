@@ -7,12 +7,24 @@ use super::operation::{Action, Kind, Operation, failed, failure_of, wrong};
 use super::payload::{Payload, Stamp, key_number, write_key};
 use super::prepare::Prepared;
 use super::stats::Failure;
+use super::transactions::Transactions;
 use crate::ring::client::{Answer, Object, Request, Write, events, pairs};
 use crate::ring::protocol::{
     AUX_MORE, EVENT_HEADER_BYTES, KEY_BYTES_MAX, PAGE_HEADER_BYTES, PAIR_HEADER_BYTES, Status,
 };
 use crate::types::{ObjectKind, ShardId};
 use std::time::Duration;
+
+/// What follows an operation.
+pub enum Next {
+    Nothing,
+    /// Its other half.
+    Submit(Operation),
+    /// All of it once more, after so long: it met a conflict.
+    Again(Operation, Duration),
+    /// Nothing, and it did not take place: it met too many.
+    GiveUp,
+}
 
 pub struct Source {
     object: Object,
@@ -28,6 +40,7 @@ pub struct Source {
     shards: u32,
     verify: bool,
     operations: Operations,
+    transactions: Transactions,
     payload: Payload,
     writes: u64,
     next_offset: u64,
@@ -55,6 +68,7 @@ impl Source {
             shards: prepared.shards,
             verify: job.verify,
             operations: Operations::new(job, clone),
+            transactions: Transactions::new(job),
             payload: Payload::new(bytes_max, job.compress_percent),
             writes: 0,
             next_offset: prepared.events.start,
@@ -79,7 +93,11 @@ impl Source {
     /// Requests that an operation takes at the same time.
     #[must_use]
     pub fn parts(&self, action: Action) -> u32 {
-        if let Action::Scan { .. } = action { self.shards } else { 1 }
+        match action {
+            Action::Scan { .. } => self.shards,
+            Action::ReadRows { slot } => self.transactions.reads(slot),
+            _ => 1,
+        }
     }
 
     #[must_use]
@@ -87,10 +105,14 @@ impl Source {
         self.syncs_due > 0
     }
 
-    /// The next operation: a sync if one is due, else what the job's generators give.
-    pub fn draw(&mut self) -> Operation {
+    /// The next operation, for this slot of the worker: a sync if one is due, else what the job's generators give.
+    pub fn draw(&mut self, slot: u32) -> Operation {
         if self.syncs_due > 0 {
             return Operation { action: Action::Sync { reactor: self.syncs_due - 1 }, bytes: 0, kind: Kind::Sync };
+        }
+        if self.transactions.any() {
+            self.transactions.begin(slot, &mut self.operations);
+            return Operation { action: self.first_of_transaction(slot), bytes: 0, kind: Kind::Transaction };
         }
         let draw = self.operations.draw();
         let key = draw.key;
@@ -112,20 +134,34 @@ impl Source {
         Operation { action, bytes: draw.bytes, kind }
     }
 
+    /// Of one that reads nothing its commit.
+    fn first_of_transaction(&self, slot: u32) -> Action {
+        if self.transactions.reads(slot) > 0 { Action::ReadRows { slot } } else { Action::Commit { slot } }
+    }
+
     fn next_write(&mut self) -> u64 {
         self.writes += 1;
         self.writes - 1
     }
 
-    /// The put of a read-modify-write whose key was read.
-    pub fn put_after_get(&mut self, operation: &mut Operation) -> bool {
-        match (operation.kind, operation.action) {
-            (Kind::Modify, Action::Get { key }) => {
-                operation.action = Action::Put { key, write: self.next_write() };
-                true
-            }
-            _ => false,
+    /// What follows an operation that was answered so and judged well.
+    pub fn next(&mut self, Operation { kind, action, bytes }: Operation, status: Status) -> Next {
+        let next = |action| Operation { action, bytes, kind };
+        match (kind, action) {
+            (Kind::Modify, Action::Get { key }) => Next::Submit(next(Action::Put { key, write: self.next_write() })),
+            (_, Action::ReadRows { slot }) => Next::Submit(next(Action::Commit { slot })),
+            (_, Action::Commit { slot }) if is_conflict(status) => match self.transactions.conflict(slot) {
+                Some(wait) => Next::Again(next(self.first_of_transaction(slot)), wait),
+                None => Next::GiveUp,
+            },
+            _ => Next::Nothing,
         }
+    }
+
+    /// Which of the job's profiles the transaction in this slot has.
+    #[must_use]
+    pub fn profile(&self, slot: u32) -> usize {
+        self.transactions.profile(slot)
     }
 
     /// An operation was published: after every so many writes, a sync is due on each of the `reactors`.
@@ -142,8 +178,21 @@ impl Source {
         }
     }
 
-    /// `part` of an operation that takes several requests.
-    pub fn request(&mut self, Operation { action, bytes, .. }: Operation, part: u32) -> Request<'_> {
+    /// Hands the request to `submit`: `part` of an operation that takes several. Allocates for the entries of a commit.
+    pub fn with_request<T>(&mut self, operation: Operation, part: u32, submit: impl FnOnce(&Request<'_>) -> T) -> T {
+        if let Action::Commit { slot } = operation.action {
+            let Source { object, writer, writes, payload, transactions, .. } = self;
+            let next_write = || {
+                *writes += 1;
+                *writes - 1
+            };
+            return transactions.commit((*object, slot), (payload, *writer), next_write, submit);
+        }
+        submit(&self.request(operation, part))
+    }
+
+    fn request(&mut self, Operation { action, bytes, .. }: Operation, part: u32) -> Request<'_> {
+        let action = self.one(action, part);
         let scan_bytes_max = |pairs: u32| self.scan_bytes_max(pairs as usize);
         let scan_bytes_max = if let Action::Scan { pairs, .. } = action { scan_bytes_max(pairs) } else { 0 };
         let (object, how, writer, bytes) = (self.object, self.how, self.writer, bytes as usize);
@@ -187,6 +236,15 @@ impl Source {
                 relaxed: false,
             },
             Action::Sync { reactor } => Request::Sync { reactor },
+            Action::ReadRows { .. } | Action::Commit { .. } => unreachable!("a row is a get, a commit is made above"),
+        }
+    }
+
+    /// A part of the reads of a transaction is a get.
+    fn one(&self, action: Action, part: u32) -> Action {
+        match action {
+            Action::ReadRows { slot } => Action::Get { key: self.transactions.key(slot, part) },
+            action => action,
         }
     }
 
@@ -205,15 +263,16 @@ impl Source {
                 Request::ReadPages { space, numbers: &self.page, snapshot: None, relaxed: false, reply_bytes_max }
             }
             Action::Sync { reactor } => Request::Sync { reactor },
-            Action::Scan { .. } | Action::Append { .. } | Action::Read { .. } => {
-                unreachable!("a job on pages reads and writes them")
-            }
+            _ => unreachable!("a job on pages reads and writes them"),
         }
     }
 
-    /// Whether an operation did what it should; the bytes it moved.
-    pub fn judge(&mut self, operation: Operation, answer: &Answer, reply: &[u8]) -> Result<u64, Failure> {
-        let action = operation.action;
+    /// Whether `part` of an operation did what it should; the bytes it moved. A conflict is not wrong.
+    pub fn judge(&mut self, operation: Operation, part: u32, answer: &Answer, reply: &[u8]) -> Result<u64, Failure> {
+        let action = self.one(operation.action, part);
+        if matches!(action, Action::Commit { .. }) && is_conflict(answer.status) {
+            return Ok(0);
+        }
         let is_over = self.how.expires.is_some() && answer.status == Status::NotFound;
         if is_over && matches!(action, Action::Get { .. }) {
             return Ok(0);
@@ -227,7 +286,13 @@ impl Source {
         match (action, &mut self.ledger) {
             (Action::Put { key, write }, Some(ledger)) => ledger.acknowledge(key, write, answer.version),
             (Action::Append { write }, Some(ledger)) => ledger.acknowledge(u64::MAX, write, answer.version),
+            (Action::Commit { slot }, Some(ledger)) => {
+                self.transactions.written(slot).for_each(|row| ledger.acknowledge_row(row, answer.version));
+            }
             _ => {}
+        }
+        if let Action::ReadRows { slot } = operation.action {
+            self.transactions.take(slot, part, answer.version, reply);
         }
         match action {
             Action::Get { key } => {
@@ -249,6 +314,7 @@ impl Source {
                 Some(Err(error)) => Err(failure_of(&error)),
                 None => Err(wrong(action, "the event is gone")),
             },
+            Action::Commit { slot } => Ok(self.transactions.written(slot).map(|row| u64::from(row.bytes)).sum()),
             _ => Ok(u64::from(operation.bytes)),
         }
     }
@@ -278,4 +344,9 @@ impl Source {
             _ => Ok(()),
         }
     }
+}
+
+/// Another transaction was quicker, or is about to commit at this moment.
+fn is_conflict(status: Status) -> bool {
+    matches!(status, Status::Conflict | Status::Locked)
 }

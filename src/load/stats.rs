@@ -13,6 +13,8 @@ pub struct Stats {
     pub read: Direction,
     pub write: Direction,
     pub sync: Latency,
+    /// One a profile of the job.
+    pub transactions: Vec<TransactionStats>,
     /// From the end of the ramp to the last completion; of several threads the longest.
     pub elapsed_ns: u64,
     /// Operations in flight at each submission, and answers taken at once.
@@ -32,6 +34,9 @@ impl Stats {
         self.read.merge(&other.read);
         self.write.merge(&other.write);
         self.sync.merge(&other.sync);
+        // A thread that never began has none.
+        self.transactions.resize_with(self.transactions.len().max(other.transactions.len()), TransactionStats::default);
+        self.transactions.iter_mut().zip(&other.transactions).for_each(|(sum, other)| sum.merge(other));
         self.elapsed_ns = self.elapsed_ns.max(other.elapsed_ns);
         self.depth.merge(&other.depth);
         self.taken.merge(&other.taken);
@@ -39,6 +44,37 @@ impl Stats {
         self.compression.add(&other.compression);
         self.timelines.merge(&other.timelines);
         self.layers.merge(&other.layers);
+    }
+}
+
+/// The transactions of one profile.
+#[derive(Clone, Default)]
+pub struct TransactionStats {
+    pub name: String,
+    /// Of each that was committed: from its first read to the answer of its commit, all tries and waits included.
+    pub latency: Latency,
+    /// Commits that were refused, because another one was quicker.
+    pub conflicts: u64,
+    /// Those that met too many and did not take place.
+    pub given_up: u64,
+}
+
+impl TransactionStats {
+    #[must_use]
+    pub fn new(name: &str) -> TransactionStats {
+        TransactionStats { name: name.to_owned(), ..TransactionStats::default() }
+    }
+
+    #[must_use]
+    pub fn committed(&self) -> u64 {
+        self.latency.count()
+    }
+
+    fn merge(&mut self, other: &TransactionStats) {
+        self.name.clone_from(&other.name);
+        self.latency.merge(&other.latency);
+        self.conflicts += other.conflicts;
+        self.given_up += other.given_up;
     }
 }
 

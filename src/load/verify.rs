@@ -1,8 +1,8 @@
 //! Reads back what was acknowledged, and compares.
 
 use super::job::Target;
-use super::ledger::{Ledger, Mark};
-use super::payload::{HEADER_BYTES, Payload, write_key};
+use super::ledger::{Ledger, Mark, Modified};
+use super::payload::{HEADER_BYTES, Payload, stated_write, write_key};
 use super::pipeline::pipeline;
 use super::prepare::walk;
 use crate::error::Result;
@@ -94,6 +94,19 @@ fn expectations(ledgers: &[&Ledger], restarted: bool) -> Vec<(usize, Vec<Mark>)>
     by_length
 }
 
+/// What transactions did to each key, by all writers; empty where others wrote too, or not all of it is promised.
+fn modifications(ledgers: &[&Ledger], restarted: bool) -> Vec<Modified> {
+    let mut all: Vec<Modified> = Vec::new();
+    if ledgers.iter().all(|ledger| promised(ledger, restarted) && !ledger.modified.is_empty()) {
+        let same_keys = ledgers.iter().all(|ledger| ledger.key_bytes == ledgers[0].key_bytes);
+        for ledger in ledgers.iter().filter(|_| same_keys) {
+            all.resize(all.len().max(ledger.modified.len()), Modified::default());
+            all.iter_mut().zip(&ledger.modified).for_each(|(sum, modified)| *sum = sum.and(*modified));
+        }
+    }
+    all
+}
+
 /// What the writers of one target make their values of.
 fn payload_of(ledgers: &[&Ledger]) -> Payload {
     let bytes_max = ledgers.iter().map(|ledger| ledger.bytes_max).max().unwrap_or(0);
@@ -103,6 +116,7 @@ fn payload_of(ledgers: &[&Ledger]) -> Payload {
 fn verify_space(client: &mut Client, space: Object, ledgers: &[&Ledger], verdict: &mut Verdict) -> Result<()> {
     let bytes_max = ledgers.iter().map(|ledger| ledger.bytes_max).max().unwrap_or(0);
     let payload = payload_of(ledgers);
+    let modified = modifications(ledgers, verdict.restarted);
     for (key_bytes, marks) in expectations(ledgers, verdict.restarted) {
         let mut room = [0; KEY_BYTES_MAX];
         let key = &mut room[..key_bytes];
@@ -118,7 +132,9 @@ fn verify_space(client: &mut Client, space: Object, ledgers: &[&Ledger], verdict
             },
             |answer, value| {
                 verdict.checked += 1;
-                if let Err(cause) = compare(&payload, &marks[index(answer.user_data)], answer, value) {
+                let place = index(answer.user_data);
+                let compared = compare(&payload, &marks[place], answer, value);
+                if let Err(cause) = compared.and_then(|()| count(modified.get(place), value)) {
                     verdict.find(|| format!("key {}: {cause}", answer.user_data));
                 }
                 Ok(())
@@ -188,6 +204,19 @@ fn compare(payload: &Payload, expected: &Mark, answer: &Answer, value: &[u8]) ->
         return Err(format!("holds write {} where write {} was acknowledged", stamp.write, expected.write));
     }
     Ok(())
+}
+
+/// Every commit that modified a key went on from what the one before it left: none is lost.
+fn count(modified: Option<&Modified>, value: &[u8]) -> Result<(), String> {
+    match modified {
+        Some(Modified { times, write, is_overwritten: false, .. }) if stated_write(value) < write + times => {
+            Err(format!(
+                "holds number {}, and {times} transactions each added one to {write}: an update is lost",
+                stated_write(value)
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The events of each writer have to stand in a stream once, in order and without holes.

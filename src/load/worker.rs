@@ -1,4 +1,4 @@
-//! One thread of a job: its connection and its operations in flight. The loop does not allocate.
+//! One thread of a job: its connection and its operations in flight. The loop does not allocate, but for a commit's entries.
 
 use super::job::Job;
 use super::ledger::Ledger;
@@ -6,7 +6,7 @@ use super::meter::{Meter, Times};
 use super::operation::{Action, Kind, Operation, failure_of};
 use super::pace::Pace;
 use super::prepare::Prepared;
-use super::source::Source;
+use super::source::{Next, Source};
 use super::stats::{Failure, Stats, Usage};
 use crate::ring::client::{Answer, Client, SubmitError};
 use crate::timing;
@@ -27,6 +27,8 @@ struct Flight {
     times: Times,
     /// When the whole of it was meant to begin: of a read-modify-write, its read.
     began: u64,
+    /// It goes on with one that began before.
+    continues: bool,
     /// Requests of it that are still to be submitted, and those whose answer is still to come.
     parts_due: u32,
     parts_open: u32,
@@ -35,7 +37,7 @@ struct Flight {
 
 impl Flight {
     fn new(operation: Operation, parts_due: u32) -> Flight {
-        Flight { operation, times: Times::default(), began: 0, parts_due, parts_open: 0, bytes: 0 }
+        Flight { operation, times: Times::default(), began: 0, continues: false, parts_due, parts_open: 0, bytes: 0 }
     }
 }
 
@@ -50,8 +52,10 @@ pub struct Worker<'a> {
     flights: Vec<Flight>,
     free: Vec<u32>,
     /// Slots of operations that have requests to submit: drawn ones that found no room, the other shards of a scan, the
-    /// put of a read-modify-write.
+    /// put of a read-modify-write, the reads and the commit of a transaction.
     due: Vec<u32>,
+    /// Slots of transactions that met a conflict, and when each tries again.
+    waiting: Vec<(u64, u32)>,
     reply: Vec<u8>,
     /// Measured operations that began, and how many there are to be.
     started: u64,
@@ -82,6 +86,7 @@ impl<'a> Worker<'a> {
             flights: vec![Flight::new(nothing, 0); job.iodepth as usize],
             free: (0..job.iodepth).rev().collect(),
             due: Vec::with_capacity(job.iodepth as usize),
+            waiting: Vec::with_capacity(job.iodepth as usize),
             started: 0,
             started_max: limit(job, prepared),
         }
@@ -124,6 +129,7 @@ impl<'a> Worker<'a> {
             if over && self.in_flight() == 0 {
                 return failure.map_or(Ok(()), Err);
             }
+            self.end_waits(now);
             let step = self.submit_due().and_then(|()| if over { Ok(()) } else { self.issue(now) });
             // After a failure, what is in flight still has to come back: the ledger needs to know.
             if let Err(error) = step.and_then(|()| self.collect(over)) {
@@ -149,7 +155,7 @@ impl<'a> Worker<'a> {
             if due > now {
                 break;
             }
-            let operation = self.source.draw();
+            let operation = self.source.draw(slot);
             let parts = self.source.parts(operation.action);
             self.free.pop();
             self.flights[slot as usize] = Flight { began: due, ..Flight::new(operation, parts) };
@@ -166,10 +172,14 @@ impl<'a> Worker<'a> {
             let flight = &mut self.flights[slot as usize];
             let operation = flight.operation;
             flight.parts_due -= 1;
-            let request = self.source.request(operation, flight.parts_due);
-            // Latency begins with the submit call, not with the making of the value; on a schedule, when it was due.
-            let submitting = self.clock.delta_as_nanos(self.began, self.clock.raw());
-            match self.client.submit(u64::from(slot), &request) {
+            let part = flight.parts_due;
+            let (client, clock, began) = (&mut self.client, &self.clock, self.began);
+            let (submitting, submitted) = self.source.with_request(operation, part, |request| {
+                // Latency begins with the submit call, not with the making of the value; on a schedule, when it was due.
+                let submitting = clock.delta_as_nanos(began, clock.raw());
+                (submitting, client.submit(u64::from(part) << 32 | u64::from(slot), request))
+            });
+            match submitted {
                 Ok(()) => {}
                 Err(SubmitError::Full) if self.client.in_flight() > 0 => {
                     flight.parts_due += 1;
@@ -191,12 +201,11 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// The first request of an operation, or the put of a read-modify-write, was published.
+    /// The first request of an operation, or of what goes on with it, was published.
     fn account_start(&mut self, slot: u32, submitting: u64) {
         let (now, in_flight) = (self.now(), self.in_flight());
         let flight = &mut self.flights[slot as usize];
-        let action = flight.operation.action;
-        let continues = flight.operation.kind == Kind::Modify && matches!(action, Action::Put { .. });
+        let (action, continues) = (flight.operation.action, flight.continues);
         let scheduled = self.open_loop && !continues && !matches!(action, Action::Sync { .. });
         flight.times =
             Times { intended: if scheduled { flight.began } else { submitting }, submitting, submitted: now };
@@ -212,8 +221,20 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// What has waited long enough after a conflict is due again.
+    fn end_waits(&mut self, now: u64) {
+        let Worker { waiting, due, .. } = self;
+        waiting.retain(|(until, slot)| {
+            if *until <= now {
+                due.push(*slot);
+            }
+            *until > now
+        });
+    }
+
     /// After a failure nothing more is submitted, also not of operations under way.
     fn abandon(&mut self) {
+        self.end_waits(u64::MAX);
         for slot in self.due.drain(..) {
             let flight = &mut self.flights[slot as usize];
             flight.parts_due = 0;
@@ -232,7 +253,8 @@ impl<'a> Worker<'a> {
             result = result.and(self.complete(&answer));
         }
         if taken == 0 {
-            if self.client.in_flight() > 0 && (over || self.free.is_empty() || !self.due.is_empty()) {
+            let idle = over || self.free.is_empty() || !self.due.is_empty();
+            if self.client.in_flight() > 0 && idle && self.waiting.is_empty() {
                 let answer = self.client.wait(&mut self.reply).map_err(|error| failure_of(&error))?;
                 taken = 1;
                 result = self.complete(&answer);
@@ -259,22 +281,40 @@ impl<'a> Worker<'a> {
 
     fn complete(&mut self, answer: &Answer) -> Result<(), Failure> {
         let now = self.now();
-        let slot = u32::try_from(answer.user_data).expect("a slot's number came back");
+        let number = |word: u64| u32::try_from(word).expect("32 bits");
+        let (part, slot) = (number(answer.user_data >> 32), number(answer.user_data & u64::from(u32::MAX)));
         let flight = &mut self.flights[slot as usize];
         flight.parts_open -= 1;
-        let judged = self.source.judge(flight.operation, answer, &self.reply);
+        let judged = self.source.judge(flight.operation, part, answer, &self.reply);
         flight.bytes += *judged.as_ref().unwrap_or(&0);
         if flight.parts_open > 0 || flight.parts_due > 0 {
             return judged.map(drop);
         }
         let Flight { operation, times, began, bytes, .. } = *flight;
-        if judged.is_ok() && self.source.put_after_get(&mut flight.operation) {
-            (flight.parts_due, flight.bytes, flight.times) = (1, 0, Times::default());
-            self.due.push(slot);
-        } else {
-            self.free.push(slot);
+        let next = if judged.is_ok() { self.source.next(operation, answer.status) } else { Next::Nothing };
+        if let Next::Submit(operation) | Next::Again(operation, _) = next {
+            let parts_due = self.source.parts(operation.action);
+            *flight = Flight { began, continues: true, ..Flight::new(operation, parts_due) };
+        }
+        match next {
+            Next::Submit(_) => self.due.push(slot),
+            Next::Again(_, wait) => {
+                let until = now.saturating_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX));
+                self.waiting.push((until, slot));
+                self.meter.conflict(self.source.profile(slot), began);
+                return Ok(());
+            }
+            Next::GiveUp => {
+                self.free.push(slot);
+                self.meter.give_up(self.source.profile(slot), began);
+                return Ok(());
+            }
+            Next::Nothing => self.free.push(slot),
         }
         judged?;
+        if let Action::Commit { slot } = operation.action {
+            self.meter.commit(self.source.profile(slot), began, now);
+        }
         self.meter.record(operation, bytes, began, times, now);
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use forebay::appliance::Appliance;
 use forebay::device::open::{OpenOptions, open};
+use forebay::load::{LoadOptions, run};
 use forebay::ring::client::{Client, ClientError, Creation, Object, Retry, Write};
 use forebay::ring::protocol::{Status, shard_of_key, stats};
 use forebay::types::{Compression, Durability, ShardId};
@@ -73,6 +74,46 @@ fn no_increment_of_many_clients_is_lost() {
         assert_eq!(get(&mut client, space, b"counter"), counted, "{durability:?}");
     }
     appliance.stop().expect("it stops");
+}
+
+/// Two jobs of two threads each, several transactions of each under way, on six rows.
+const LOAD: &str = "\
+[global]\nrw=randrw\nnorandommap\nspace=rows\ntables=few/2:more/4\nvalue_size=64\nkey_size=8\nnumjobs=2\niodepth=6\n\
+number_ios=300\ngroup_reporting\nverify=crc32c\n\
+[one]\ntransaction=both/70: modify few, modify more*2\ntransaction=look/30: read few*2, read more*4\n\
+[other]\ntransaction=all: modify few*2, read more\n";
+
+#[test]
+fn no_update_of_a_load_of_transactions_is_lost() {
+    let place = Place::new("transactions-load").configured(2, "");
+    place.format(64, SHARDS);
+    for durability in ["memory", "buffered", "strict"] {
+        let appliance = start(&place);
+        let text = LOAD.replace("rows", durability).replace("rw=", &format!("durability={durability}\nrw="));
+        let report = run(&text, "load", &LoadOptions::default(), |options| Client::connect(&place.socket(), options));
+        let report = report.expect("the jobs are right");
+        assert!(!report.failed(), "{report}");
+        assert_eq!(report.verdicts.iter().map(|verdict| verdict.checked).sum::<u64>(), 6, "{report}");
+        let profiles = || report.jobs.iter().flat_map(|job| &job.stats.transactions);
+        let committed: Vec<u64> = profiles().map(|profile| profile.committed()).collect();
+        let conflicts: u64 = profiles().map(|profile| profile.conflicts).sum();
+        assert_eq!((committed[0] + committed[1], committed[2]), (600, 600), "{report}");
+        assert!(conflicts > 0, "twelve at a time on six rows: {report}");
+        let mut client = place.connect();
+        let counted = client.stats().expect("there are counters");
+        let counted = |word: usize| counted.iter().map(|words| words[word]).sum::<u64>();
+        assert_eq!((counted(stats::COMMITS), counted(stats::CONFLICTS)), (1_200, conflicts), "{report}");
+        // A row's number begins with that of its key, and each commit that modifies it adds one.
+        let space = client.open_space(durability, None).expect("it is there");
+        let added = |key: u64| {
+            let row = client.get(space, format!("{key:08}").as_bytes()).expect("it can be read");
+            let (_, value) = row.expect("it is there");
+            u64::from_le_bytes(value[24..32].try_into().expect("eight bytes")) - key
+        };
+        assert_eq!((0..6).map(added).sum::<u64>(), 3 * committed[0] + 2 * committed[2], "{report}");
+        drop(client);
+        appliance.stop().expect("it stops");
+    }
 }
 
 #[test]

@@ -40,6 +40,19 @@ impl Default for Retry {
     }
 }
 
+impl Retry {
+    /// How long to wait before another try after so many conflicts in a row: a random time up to the bound that then holds.
+    /// For those that submit their commits themselves; `Client::transaction` waits by itself.
+    #[must_use]
+    pub fn wait_before(&self, conflicts: u32) -> Duration {
+        let bound = self.wait_min.saturating_mul(1 << conflicts.saturating_sub(1).min(20)).min(self.wait_max);
+        let nanoseconds = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
+        // Keyed anew each time, by the system's random numbers.
+        let random = RandomState::new().build_hasher().finish();
+        Duration::from_nanos(random % nanoseconds.saturating_add(1).max(1))
+    }
+}
+
 struct Seen {
     space: ObjectId,
     key: Vec<u8>,
@@ -205,18 +218,9 @@ impl Backoff<'_> {
                 about().ok_or_else(|| ClientError::Broken("a conflict is about no key of the transaction".into()))?;
             return Err(ClientError::TooManyConflicts { conflicts, waited, space, key });
         }
-        std::thread::sleep(wait_before(self.retry, conflicts));
+        std::thread::sleep(self.retry.wait_before(conflicts));
         Ok(())
     }
-}
-
-/// A random time up to the bound that holds after so many conflicts.
-fn wait_before(retry: &Retry, conflicts: u32) -> Duration {
-    let bound = retry.wait_min.saturating_mul(1 << (conflicts - 1).min(20)).min(retry.wait_max);
-    let nanoseconds = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
-    // Keyed anew each time, by the system's random numbers.
-    let random = RandomState::new().build_hasher().finish();
-    Duration::from_nanos(random % nanoseconds.saturating_add(1).max(1))
 }
 
 #[cfg(test)]
@@ -228,11 +232,11 @@ mod tests {
         let retry = Retry::default();
         for conflicts in 1..200 {
             let bound = retry.wait_max.min(retry.wait_min * (1 << (conflicts - 1).min(10)));
-            assert!(wait_before(&retry, conflicts) <= bound, "after {conflicts}");
+            assert!(retry.wait_before(conflicts) <= bound, "after {conflicts}");
         }
-        let waits: std::collections::BTreeSet<_> = (0..100).map(|_| wait_before(&retry, 100)).collect();
+        let waits: std::collections::BTreeSet<_> = (0..100).map(|_| retry.wait_before(100)).collect();
         assert!(waits.len() > 90 && *waits.last().unwrap() > retry.wait_max / 2, "{waits:?}");
         let none = Retry { wait_min: Duration::ZERO, wait_max: Duration::MAX, ..retry };
-        assert_eq!(wait_before(&none, 50), Duration::ZERO);
+        assert_eq!(none.wait_before(50), Duration::ZERO);
     }
 }
