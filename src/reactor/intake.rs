@@ -84,12 +84,12 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         self.first_slot = after(slot);
         let mut taken = 0;
         for _ in 0..slots {
-            for _ in 0..self.limits.turn_requests_max {
+            for nth in 0..self.limits.turn_requests_max {
                 if self.moved_bytes >= TURN_BYTES_MAX {
                     self.first_slot = after(slot);
                     return taken;
                 }
-                if !self.take_request(slot, now_ns) {
+                if !self.take_request(slot, nth > 0, now_ns) {
                     break;
                 }
                 taken += 1;
@@ -99,8 +99,8 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         taken
     }
 
-    /// Takes one request. `false`: there is none, or it has to stay where it is.
-    fn take_request(&mut self, slot: usize, now_ns: u64) -> bool {
+    /// Takes one request. `again`: right behind another one of the client. `false`: there is none, or it has to stay where it is.
+    fn take_request(&mut self, slot: usize, again: bool, now_ns: u64) -> bool {
         let looked = timing::now();
         let Some(session) = &mut self.sessions[slot] else { return false };
         let mut submission = match session.peek() {
@@ -111,6 +111,9 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 return false;
             }
         };
+        if again {
+            session.look_ahead();
+        }
         let opcode = Opcode::from_wire(submission.opcode).expect("`peek` validated the opcode");
         timing::taken(submission.user_data, looked);
         cut_payload(opcode, &mut submission);

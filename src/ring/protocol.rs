@@ -15,6 +15,8 @@ pub use end::EndReason;
 pub use handshake::{hello, notice, order, welcome};
 pub use pages::{PAGE_ENTRY_BYTES, PAGE_HEADER_BYTES, PAGE_NUMBER_BYTES, PAGES_MAX, page_request_bytes_max};
 
+use forebay_sys::crc::crc32c_append;
+
 use crate::types::{Durability, ShardId};
 
 /// First 8 bytes of every hello and of the shared segment: "FBRING01".
@@ -284,6 +286,8 @@ pub struct Submission {
 }
 
 impl Submission {
+    pub const PAYLOAD_WORD: usize = 2;
+
     #[must_use]
     pub fn to_words(&self) -> [u64; ENTRY_WORDS] {
         [
@@ -310,7 +314,7 @@ impl Submission {
             flags: head[1],
             key_bytes: u16::from_le_bytes([head[2], head[3]]),
             object: u32::from_le_bytes([head[4], head[5], head[6], head[7]]),
-            payload_offset: words[2],
+            payload_offset: words[Self::PAYLOAD_WORD],
             value_bytes: low_u32(sizes),
             reply_bytes_max: low_u32(sizes >> 32),
             reply_offset: words[4],
@@ -548,13 +552,13 @@ pub fn name_is_valid(name: &[u8]) -> bool {
 /// before, scaled to the shard count.
 #[must_use]
 pub fn shard_of_key(object: u32, key: &[u8], shards: u32) -> ShardId {
-    scale(crc32c::crc32c_append(object, key), shards)
+    scale(crc32c_append(object, key), shards)
 }
 
 /// The shard of a stream or page space: the same over the object number alone.
 #[must_use]
 pub fn shard_of_stream(object: u32, shards: u32) -> ShardId {
-    scale(crc32c::crc32c(&object.to_le_bytes()), shards)
+    scale(crc32c_append(0, &object.to_le_bytes()), shards)
 }
 
 fn scale(hash: u32, shards: u32) -> ShardId {

@@ -71,8 +71,8 @@ impl Workload {
         }
         let mut object = oracle.objects[self.random.index(oracle.objects.len())].object;
         if streams {
-            let of_kind = oracle.objects.iter().filter(|known| known.object.kind == ObjectKind::Stream);
-            object = of_kind.last().map_or(object, |known| known.object);
+            let mut of_kind = oracle.objects.iter().filter(|known| known.object.kind == ObjectKind::Stream);
+            object = of_kind.next_back().map_or(object, |known| known.object);
         }
         if object.kind == ObjectKind::Stream && !streams && self.random.chance(200) {
             return self.append_once(oracle, object);

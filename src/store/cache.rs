@@ -253,7 +253,9 @@ impl Cache {
             let roomy = self.bytes > CHUNKS_MIN * self.chunk_bytes;
             let gone = if roomy { self.look_at_oldest(heap, owners, durable, true).ok().flatten() } else { None };
             let Some(gone) = gone else { return false };
-            self.spare.replace(gone).map(forebay_sys::alloc::give_back);
+            if let Some(spare) = self.spare.replace(gone) {
+                forebay_sys::alloc::give_back(spare);
+            }
             true
         })
     }

@@ -1,5 +1,7 @@
 //! A record: one change, verifiable by itself, in a frame and in the flight recorder alike.
 
+use forebay_sys::crc::crc32c_append;
+
 use crate::bytes::{get_u16, get_u32, get_u64, len_u16, len_u32, put_u16, put_u32, put_u64};
 use crate::timing::{self, Layer};
 use crate::types::{DeviceAddress, Lsn, ObjectId, ShardId};
@@ -167,7 +169,7 @@ pub fn encode(out: &mut [u8], seed: u32, record: &Record<'_>) -> usize {
     out[value_at..end].copy_from_slice(record.value);
     out[end..taken].fill(0);
     let _layer = timing::enter(Layer::Crc);
-    let crc = crc32c::crc32c_append(seed, &out[VALUE_BYTES..end]);
+    let crc = crc32c_append(seed, &out[VALUE_BYTES..end]);
     put_u32(out, CRC, crc);
     taken
 }
@@ -216,7 +218,7 @@ pub fn decode(bytes: &[u8], seed: u32) -> Option<(Record<'_>, usize)> {
     let value_bytes = get_u32(bytes, VALUE_BYTES) as usize;
     let end = HEADER_BYTES + key_bytes + value_bytes;
     let taken = end.next_multiple_of(8);
-    if taken > bytes.len() || crc32c::crc32c_append(seed, &bytes[VALUE_BYTES..end]) != get_u32(bytes, CRC) {
+    if taken > bytes.len() || crc32c_append(seed, &bytes[VALUE_BYTES..end]) != get_u32(bytes, CRC) {
         return None;
     }
     if bytes[FLAGS] & !(FLAG_MORE | FLAG_CONTINUED | FLAGS_WHOLE) != 0

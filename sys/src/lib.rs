@@ -3,6 +3,7 @@
 #[cfg(feature = "server")]
 pub mod alloc;
 pub mod cpu;
+pub mod crc;
 #[cfg(feature = "server")]
 pub mod dma;
 pub mod net;

@@ -194,6 +194,18 @@ impl SharedMap {
         Ok(())
     }
 
+    /// Asks for the cache line at `offset`, and waits for nothing. Out of range, or not on x86-64: does nothing.
+    #[inline]
+    pub fn prefetch(&self, offset: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if let Ok(at) = self.at(offset, 1) {
+            // SAFETY: a prefetch reads nothing into the program, and never faults; every x86-64 has SSE.
+            unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.as_ptr().cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = offset;
+    }
+
     /// The u32 at `offset`, a multiple of 4.
     ///
     /// # Errors

@@ -154,6 +154,14 @@ impl Consumer {
         if sequence == ready.saturating_sub(self.entries) { Ok(None) } else { Err(BadSequence) }
     }
 
+    /// A word of the message so many places behind the one that is due, as it stands: not all of it may be there yet. A hint.
+    #[inline]
+    #[must_use]
+    pub fn glance(&self, places: u64, word: usize) -> u64 {
+        let line = self.map.line(self.at.entry_offset(self.head + places)).expect(CHECKED);
+        line[word].load(Ordering::Relaxed)
+    }
+
     /// Steps over the message that `peek` showed. The producer learns of it by `publish`.
     #[inline]
     pub fn advance(&mut self) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use forebay_sys::net::{EventFd, Socket};
-use forebay_sys::shm::{OutOfRange, SharedMap};
+use forebay_sys::shm::{LINE_BYTES, OutOfRange, SharedMap};
 use forebay_sys::spsc::{Consumer, Producer};
 
 use crate::ring::protocol::{
@@ -156,6 +156,15 @@ impl SessionRing {
         let submission = Submission::from_words(&words);
         self.validate(&submission)?;
         Ok(Some(submission))
+    }
+
+    /// Asks for the payload of the request behind the one that is due, while that is worked on: the client's core has it. Only
+    /// of use, and only then without a price to the client, where that request is likely there already.
+    #[inline]
+    pub fn look_ahead(&self) {
+        let payload = to_usize(self.submissions.glance(1, Submission::PAYLOAD_WORD)).wrapping_add(self.arena_offset);
+        self.map.prefetch(payload);
+        self.map.prefetch(payload.wrapping_add(LINE_BYTES));
     }
 
     /// Requests that can be taken before the client has to take answers.

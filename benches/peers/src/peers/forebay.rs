@@ -36,7 +36,8 @@ impl Forebay {
         let path = setup.kept.join("forebay.img");
         let made = path.metadata().map_or(0, |metadata| metadata.len()) == DEVICE_BYTES;
         let capacity_bytes = (!made).then_some(DEVICE_BYTES);
-        let options = FormatOptions { capacity_bytes, segment_size: SegmentSize::Bytes(64 << 20), shards: 4, force: true };
+        let options =
+            FormatOptions { capacity_bytes, segment_size: SegmentSize::Bytes(64 << 20), shards: 4, force: true };
         format_device(&path, &options, &mut |_, _| {})?;
         let mut config = Config::default();
         config.reactors.cores = vec![setup.cores[0]];
@@ -100,19 +101,27 @@ impl Peer for Forebay {
         let begun = Instant::now();
         let since_begun = || u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let run_ns = u64::try_from(run.as_nanos())?;
-        let mut open = true;
+        let (mut open, mut answered) = (true, Vec::with_capacity(shape.depth));
         while open || self.sessions.iter().any(|session| session.client.in_flight() > 0) {
             for session in &mut self.sessions {
-                while open && session.client.in_flight() < shape.depth {
-                    session.submit(class, value, since_begun())?;
+                // One look at the clock for what goes out together, and one for what comes, as redis-benchmark has it: before the
+                // first and behind the last.
+                if open && session.client.in_flight() < shape.depth {
+                    let now = since_begun();
+                    while session.client.in_flight() < shape.depth {
+                        session.submit(class, value, now)?;
+                    }
                 }
                 while let Some(answer) = session.client.poll(&mut reply)? {
                     let answer = answer.ok()?;
                     if class == Class::Read && reply.len() != value.len() {
                         return Err(format!("a get gave {} B instead of {}", reply.len(), value.len()).into());
                     }
+                    answered.push(answer.user_data);
+                }
+                if !answered.is_empty() {
                     let now = since_begun();
-                    latencies.add(Duration::from_nanos(now - answer.user_data));
+                    answered.drain(..).for_each(|begun| latencies.add(Duration::from_nanos(now - begun)));
                     open = now < run_ns;
                 }
             }
