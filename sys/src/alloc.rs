@@ -1,44 +1,60 @@
-//! The system's allocator, but large allocations ask for transparent huge pages: an index is read at random, and with
-//! small pages nearly every look-up misses the TLB as well as the cache.
+//! The system's allocator, with two differences. Large allocations ask for transparent huge pages: an index is read at
+//! random, and with small pages nearly every look-up misses the TLB as well as the cache. And no two allocations share a
+//! cache line: what one thread writes never slows down another that holds what was allocated next to it.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::ptr::null_mut;
 
 use rustix::mm::{Advice, madvise};
 
 /// Allocations from here on are asked about; below, the edges that no huge page covers would be most of it.
 const LARGE_BYTES: usize = 4 << 20;
 const PAGE_BYTES: usize = 4 << 10;
+const LINE_BYTES: usize = 64;
 
-/// For `#[global_allocator]` of a program that holds a store.
+/// For `#[global_allocator]` of a program that holds a store. Each allocation costs `LINE_BYTES` more.
 pub struct HugePages;
 
-// SAFETY: every call goes to `System` with the caller's own arguments; advice changes no contents and no addresses.
+// SAFETY: every call goes to `System` with the caller's own arguments, but for a length that `apart` always makes longer
+// in the same way; advice changes no contents and no addresses.
 unsafe impl GlobalAlloc for HugePages {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let Some(longer) = apart(layout) else { return null_mut() };
         // SAFETY: the caller keeps `GlobalAlloc::alloc`'s contract, which is the same here.
-        let pointer = unsafe { System.alloc(layout) };
+        let pointer = unsafe { System.alloc(longer) };
         advise(pointer, layout.size());
         pointer
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let Some(longer) = apart(layout) else { return null_mut() };
         // SAFETY: the caller keeps `GlobalAlloc::alloc_zeroed`'s contract, which is the same here.
-        let pointer = unsafe { System.alloc_zeroed(layout) };
+        let pointer = unsafe { System.alloc_zeroed(longer) };
         advise(pointer, layout.size());
         pointer
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_bytes: usize) -> *mut u8 {
-        // SAFETY: the pointer came from `System`, and the caller keeps `GlobalAlloc::realloc`'s contract.
-        let pointer = unsafe { System.realloc(pointer, layout, new_bytes) };
+        let new_layout = Layout::from_size_align(new_bytes, layout.align()).ok();
+        let (Some(longer), Some(new)) = (apart(layout), new_layout.and_then(apart)) else { return null_mut() };
+        // SAFETY: the pointer came from `System` with `longer`, and the caller keeps `GlobalAlloc::realloc`'s contract.
+        let pointer = unsafe { System.realloc(pointer, longer, new.size()) };
         advise(pointer, new_bytes);
         pointer
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the pointer came from `System`, and the caller keeps `GlobalAlloc::dealloc`'s contract.
-        unsafe { System.dealloc(pointer, layout) }
+        let longer = apart(layout).expect("it was allocated with this length");
+        // SAFETY: the pointer came from `System` with `longer`, and the caller keeps `GlobalAlloc::dealloc`'s contract.
+        unsafe { System.dealloc(pointer, longer) }
     }
+}
+
+/// As many bytes and a line: from the last byte of an allocation to the first of another it is a line at least, wherever
+/// the system puts them. `None`: no allocation is so long.
+#[inline]
+fn apart(layout: Layout) -> Option<Layout> {
+    Layout::from_size_align(layout.size().checked_add(LINE_BYTES)?, layout.align()).ok()
 }
 
 #[inline]
@@ -73,6 +89,32 @@ fn whole_pages(pointer: *mut u8, bytes: usize) -> (*mut u8, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_two_allocations_share_a_line() {
+        let mut lines = std::collections::HashMap::new();
+        let mut held = Vec::new();
+        for number in 0..4_000_usize {
+            let layout = Layout::from_size_align(1 + number * 7 % 300, 1 << (number % 5)).unwrap();
+            // SAFETY: the length is not zero.
+            let mut pointer = unsafe { HugePages.alloc(layout) };
+            let mut bytes = layout.size();
+            if number % 3 == 0 {
+                bytes += 100;
+                // SAFETY: the pointer came from this allocator with this layout; the length is not zero.
+                pointer = unsafe { HugePages.realloc(pointer, layout, bytes) };
+            }
+            assert!(!pointer.is_null() && pointer.addr().is_multiple_of(layout.align()));
+            for line in pointer.addr() / LINE_BYTES..=(pointer.addr() + bytes - 1) / LINE_BYTES {
+                assert_eq!(lines.insert(line, number), None, "{number} has the line of another");
+            }
+            held.push((pointer, Layout::from_size_align(bytes, layout.align()).unwrap()));
+        }
+        for (pointer, layout) in held {
+            // SAFETY: the pointer came from this allocator with this layout, and is used no more.
+            unsafe { HugePages.dealloc(pointer, layout) };
+        }
+    }
 
     #[test]
     fn what_is_given_back_touches_no_neighbour() {
