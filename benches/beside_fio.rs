@@ -103,10 +103,13 @@ fn run() -> Result<(), Failure> {
 fn measure(directory: &Path, cores: [CoreId; 2], rounds: usize, rows: &mut Vec<Row>) -> Result<(), Failure> {
     let raw = directory.join("raw");
     preallocate_and_zero(&raw, FIO_BYTES, &mut |_, _| {})?;
-    let mut bench = Bench::start(&directory.join("default"), cores[0].id, config::Wal::default())?;
-    // For much at once: more bytes under way.
+    let start = |name, wal| Bench::start(&directory.join(name), cores[0].id, wal);
+    let mut bench = start("values", config::Wal::default())?;
+    // Beside values that are kept, what is given up has to be read.
+    let mut events = start("events", config::Wal::default())?;
+    // More bytes under way.
     let throughput = Config::parse(include_str!("../configs/throughput.toml"), Path::new("configs/throughput.toml"))?;
-    let mut deep = Bench::start(&directory.join("throughput"), cores[0].id, throughput.wal)?;
+    let mut deep = start("throughput", throughput.wal)?;
     core_affinity::set_for_current(cores[1]);
     eprintln!("{COUNT} values and as many pages are written first");
     bench.each_once(Asked::Put)?;
@@ -116,7 +119,7 @@ fn measure(directory: &Path, cores: [CoreId; 2], rounds: usize, rows: &mut Vec<R
         let fio = |rw, bytes, depth| awake(cores[1], || fio(&raw, rw, bytes, depth, cores[0].id));
         let mib = EVENT_BYTES as f64 / f64::from(1 << 20);
         for (bench, name) in [
-            (&mut bench, "events of 64 KiB, buffered / fio write"),
+            (&mut events, "events of 64 KiB, buffered / fio write"),
             (&mut deep, "the same with [wal] of throughput.toml"),
         ] {
             let own = bench.rate(EVENT_DEPTH, Asked::Append)? * mib;
@@ -136,8 +139,7 @@ fn measure(directory: &Path, cores: [CoreId; 2], rounds: usize, rows: &mut Vec<R
             add(rows, "pages of 4 KiB written, strict / fio randwrite, O_DSYNC", depth, "/s", [own, beside], None);
         }
     }
-    bench.stop()?;
-    deep.stop()
+    [bench, events, deep].into_iter().try_for_each(Bench::stop)
 }
 
 fn add(rows: &mut Vec<Row>, name: &str, depth: usize, unit: &'static str, figures: [f64; 2], aim: Option<f64>) {
