@@ -50,7 +50,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("buffer", &["sys"]),
     ("ring", &["sys"]),
     ("ring::client", &["ring::protocol", "ring::segment", "sys", "timing"]),
-    ("ring::protocol", &[]),
+    // The shard of a key is a checksum.
+    ("ring::protocol", &["sys::crc"]),
     // The server pairs a client with itself in one process, for the simulator, and hands over what makes the client.
     ("ring::server", &["ring::client::ClientParts", "ring::protocol", "ring::segment", "sys"]),
     ("ring::segment", &["ring::protocol", "sys"]),
