@@ -104,7 +104,8 @@ impl Reclaim {
         low: bool,
         now_ns: u64,
     ) -> bool {
-        if !low && wal.counters.record_bytes < self.due_bytes && matches!(self.step, Step::Idle) {
+        let rests = !low && !self.starved && matches!(self.step, Step::Idle);
+        if rests && wal.counters.record_bytes < self.due_bytes {
             return false;
         }
         self.tell(store, wal);

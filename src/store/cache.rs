@@ -253,8 +253,10 @@ impl Cache {
             let roomy = self.bytes > CHUNKS_MIN * self.chunk_bytes;
             let gone = if roomy { self.look_at_oldest(heap, owners, durable, true).ok().flatten() } else { None };
             let Some(gone) = gone else { return false };
-            if let Some(spare) = self.spare.replace(gone) {
-                forebay_sys::alloc::give_back(spare);
+            // A very large one is more than goes uncounted.
+            let over = if gone.len() > self.chunk_bytes { Some(gone) } else { self.spare.replace(gone) };
+            if let Some(over) = over {
+                forebay_sys::alloc::give_back(over);
             }
             true
         })

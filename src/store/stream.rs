@@ -262,6 +262,10 @@ impl Streams {
     pub fn has_event(&self, lsns: &Range<Lsn>, planted: Planted) -> bool {
         let kept = |stream: &Stream| {
             let (mut low, mut high) = (stream.first, stream.next);
+            // Most streams say this at once: they hold nothing, or nothing so young.
+            if low == high || stream.get(high - 1).lsn() < lsns.start {
+                return false;
+            }
             while low < high {
                 let middle = low.midpoint(high);
                 if stream.get(middle).lsn() < lsns.start { low = middle + 1 } else { high = middle }
