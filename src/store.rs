@@ -141,7 +141,7 @@ pub struct Context<'a> {
     pub now_ns: u64,
     pub wall: &'a Wall,
     /// What this request had to wait for.
-    pub fetched: Option<Fetched<'a>>,
+    pub fetched: Option<&'a Fetched<'a>>,
     /// What a scan wants next, beside what it waits for: as much as there is room for.
     pub ahead: &'a mut Vec<Want>,
     /// What a read of pages has in its reply already.

@@ -344,7 +344,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if completion.status == Status::Ok as u16 {
             self.requests.count_commit(&self.commits.coordinated[number].shared.entries);
         }
-        self.reply(slot, Completion { user_data, ..completion });
+        self.reply(slot, &Completion { user_data, ..completion });
     }
 
     pub(super) fn count_commit(&mut self, completion: &Completion) {

@@ -154,7 +154,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     /// One part of a sync is done; the last one answers it.
     pub(super) fn sync_part(&mut self, at: usize, status: Status) {
         if let Some(Sync { slot, user_data, status, .. }) = self.syncs.part(at, status) {
-            self.reply(slot, Completion { user_data, status: status as u16, ..Completion::default() });
+            self.reply(slot, &Completion { user_data, status: status as u16, ..Completion::default() });
         }
     }
 

@@ -9,7 +9,7 @@ mod pages;
 use crate::buffer::{Buffer, Pool, SMALL_BYTES, SMALL_COUNT};
 use crate::bytes::{index, len_u32};
 use crate::device::{BLOCK_BYTES, Completion, Device, Operation, OperationKind};
-use crate::reactor::{Clock, Phase, Reactor, Shard};
+use crate::reactor::{Asked, Clock, Phase, Reactor, Shard};
 use crate::ring::protocol::{
     self, KEY_BYTES_MAX, Opcode, Status, Submission, VALUE_BYTES_MAX, page_request_bytes_max, stats,
 };
@@ -516,7 +516,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             For::Ahead { .. } => self.end_ahead(id, now_ns),
             // What it reads ahead is to be in the same answer.
             For::Request { .. } if fetch.ahead > 0 => fetch.step = Step::Scanning,
-            For::Request { .. } => self.look_again(id, Some(*fetched), now_ns),
+            For::Request { .. } => self.look_again(id, Some(fetched), now_ns),
         }
     }
 
@@ -532,7 +532,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     }
 
     /// A request goes through the store again.
-    fn look_again(&mut self, id: usize, fetched: Option<Fetched<'_>>, now_ns: u64) {
+    fn look_again(&mut self, id: usize, fetched: Option<&Fetched<'_>>, now_ns: u64) {
         let fetch = &mut self.fetches.all[id];
         let For::Request { slot, submission } = fetch.wanted_by else { return };
         self.payload.clear();
@@ -541,14 +541,15 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if opcode == Opcode::ReadPages {
             self.fetches.pages = self.fetches.all[id].pages;
         }
-        let (outcome, at) = self.dispatch(slot, opcode, &submission, fetched, now_ns);
+        let asked = Asked { slot, opcode, submission: &submission, fetched };
+        let (outcome, at) = self.dispatch_again(&asked, now_ns);
         if opcode == Opcode::ReadPages && !matches!(outcome, Outcome::Fetch(_)) {
             self.fetches.pages = PagesRead::default();
         }
         match outcome {
-            Outcome::Answer { completion, after } => {
+            Outcome::Answer { mut completion, after } => {
                 self.fetches.end(id);
-                self.answer(slot, submission.user_data, at, completion, after);
+                self.answer(slot, submission.user_data, at, &mut completion, after);
             }
             Outcome::Fetch(want) if opcode == Opcode::ReadPages => self.read_pages_on(id, at, want),
             Outcome::Fetch(want) => {
@@ -584,7 +585,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         self.metrics.add(stats::FETCHES_FAILED, 1);
         let status = if self.phase == Phase::Stopping { Status::Stopping } else { Status::Unreadable };
         let (user_data, status) = (submission.user_data, status as u16);
-        self.reply(slot, protocol::Completion { user_data, status, ..Default::default() });
+        self.reply(slot, &protocol::Completion { user_data, status, ..Default::default() });
     }
 
     fn give_fetch_up(&mut self, id: usize, now_ns: u64) {

@@ -4,7 +4,7 @@
 use crate::bytes::index;
 use crate::device::Device;
 use crate::reactor::shared::refused;
-use crate::reactor::{Clock, Limits, Phase, Reactor};
+use crate::reactor::{Asked, Clock, Limits, Phase, Reactor};
 use crate::ring::protocol::{
     Completion, HEAD_BYTES, KEY_BYTES_MAX, Opcode, PAGE_NUMBER_BYTES, Status, Submission, TRIM_BEGINS, commit, low_u32,
     page_request_bytes_max, shard_of_key, shard_of_stream, stats,
@@ -117,23 +117,26 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let opcode = Opcode::from_wire(submission.opcode).expect("`peek` validated the opcode");
         timing::taken(submission.user_data, looked);
         cut_payload(opcode, &mut submission);
-        let (outcome, at) = if submission.value_bytes as usize > self.value_bytes_max(opcode) {
-            (self.too_large(opcode), 0)
+        let asked = Asked { slot, opcode, submission: &submission, fetched: None };
+        let mut at = None;
+        let mut outcome = if submission.value_bytes as usize > self.value_bytes_max(opcode) {
+            self.too_large(opcode)
         } else if self.copy_payload(slot, opcode, &submission) {
-            self.dispatch(slot, opcode, &submission, None, now_ns)
+            self.dispatch(&asked, now_ns, &mut at)
         } else {
-            (Outcome::Later, 0)
+            Outcome::Later
         };
-        match outcome {
+        let at = self.settle(&mut outcome, &asked, now_ns, at);
+        match &mut outcome {
             Outcome::Answer { completion, after } => {
                 self.accept(slot);
-                self.answer(slot, submission.user_data, at, completion, after);
+                self.answer(slot, submission.user_data, at, completion, *after);
                 if !self.fetches.wanted.is_empty() {
                     self.read_ahead(at, None);
                 }
             }
             Outcome::Fetch(want) => {
-                if !self.fetch(slot, at, submission, want) {
+                if !self.fetch(slot, at, submission, *want) {
                     return false;
                 }
                 self.accept(slot);
@@ -145,7 +148,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             Outcome::Deferred => self.accept(slot),
             Outcome::Later | Outcome::Across if self.waits_in_vain(at, opcode, &submission) => {
                 self.accept(slot);
-                self.answer(slot, submission.user_data, at, refused(Status::Fenced), Lsn::NONE);
+                self.answer(slot, submission.user_data, at, &mut refused(Status::Fenced), Lsn::NONE);
             }
             Outcome::Later | Outcome::Across => {
                 self.postponed = true;

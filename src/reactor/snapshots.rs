@@ -158,7 +158,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         }
         if let Some((slot, user_data)) = asked {
             let status = Status::Ok as u16;
-            self.reply(slot, Completion { user_data, status, version: id, ..Completion::default() });
+            self.reply(slot, &Completion { user_data, status, version: id, ..Completion::default() });
         }
         true
     }
@@ -180,7 +180,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let Some((slot, user_data)) = asked else { return };
         self.snapshots.owned.retain(|owned| owned.id != id);
         let status = Status::Busy as u16;
-        self.reply(slot, Completion { user_data, status, ..Completion::default() });
+        self.reply(slot, &Completion { user_data, status, ..Completion::default() });
     }
 
     /// A client has done with its snapshot.

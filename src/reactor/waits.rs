@@ -2,7 +2,7 @@
 
 use crate::device::Device;
 use crate::reactor::intake::TURN_BYTES_MAX;
-use crate::reactor::{Clock, Phase, Reactor};
+use crate::reactor::{Asked, Clock, Phase, Reactor};
 use crate::ring::protocol::{Completion, Opcode, Status, Submission, stats};
 use crate::ring::server::SessionRing;
 use crate::store::Outcome;
@@ -23,7 +23,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
     pub(super) fn wait(&mut self, slot: usize, at: usize, submission: Submission, now_ns: u64) {
         if self.waiting_of[slot] >= self.limits.waiting_reads_max - self.waiting.len() {
             let user_data = submission.user_data;
-            return self.reply(slot, Completion { user_data, status: Status::Busy as u16, ..Completion::default() });
+            return self.reply(slot, &Completion { user_data, status: Status::Busy as u16, ..Completion::default() });
         }
         let deadline_ns = now_ns.saturating_add(submission.arg1);
         self.next_deadline_ns = self.next_deadline_ns.min(deadline_ns);
@@ -48,14 +48,14 @@ impl<D: Device, C: Clock> Reactor<D, C> {
                 break;
             }
             let waiting = self.waiting[number];
-            let Outcome::Answer { completion, after } = self.look_at(&waiting, now_ns) else {
+            let Outcome::Answer { mut completion, after } = self.look_at(&waiting, now_ns) else {
                 self.next_deadline_ns = self.next_deadline_ns.min(waiting.deadline_ns);
                 number += 1;
                 continue;
             };
             self.waiting.swap_remove(number);
             self.waiting_of[waiting.slot] -= 1;
-            self.answer(waiting.slot, waiting.submission.user_data, waiting.at, completion, after);
+            self.answer(waiting.slot, waiting.submission.user_data, waiting.at, &mut completion, after);
             woken = true;
         }
         woken
@@ -75,6 +75,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         if !shard.store.has_event(&self.catalog, &mut shard.wal, submission) {
             return Outcome::Wait;
         }
-        self.dispatch(*slot, Opcode::Read, submission, None, now_ns).0
+        let asked = Asked { slot: *slot, opcode: Opcode::Read, submission, fetched: None };
+        self.dispatch_again(&asked, now_ns).0
     }
 }

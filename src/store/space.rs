@@ -531,7 +531,7 @@ impl Store {
         let entry = self.spaces.entries[slot as usize];
         let fits = reply.fits(entry.value_bytes() as usize);
         if fits {
-            let value = entry.value(slot, &self.heap, &mut self.spaces.cache, context.fetched.as_ref());
+            let value = entry.value(slot, &self.heap, &mut self.spaces.cache, context.fetched);
             let Some(value) = value else { return Outcome::Fetch(entry.want(slot)) };
             reply.push(&[value]);
         }

@@ -1,5 +1,8 @@
 //! Records into frames: encoded into DMA buffers and the flight recorder, LSN given. Touches no device.
 
+use forebay_sys::prefetch;
+use forebay_sys::shm::LINE_BYTES;
+
 use crate::buffer::Pool;
 use crate::bytes::{index, len_u32};
 use crate::device::{Operation, OperationKind};
@@ -134,6 +137,8 @@ impl Wal {
             let taken = record::encode(&mut open.buffer[at..open.capacity], self.seed, &part);
             self.flight.push(&open.buffer[at..at + taken]);
             open.used += taken;
+            // For the next record, as in the recorder: the drive had these lines last.
+            prefetch::for_writing(&open.buffer[..open.capacity], open.used + LINE_BYTES, taken);
             open.records += 1;
             open.for_clients |= !self.own;
             self.next_lsn = lsn.next();

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering::{self, Acquire, Relaxed, Release};
 
-use forebay_sys::shm::SharedMap;
+use forebay_sys::shm::{LINE_BYTES, SharedMap};
 
 use crate::bytes::{array, get_u32, get_u64, index, put_u32, put_u64};
 use crate::types::{Lsn, ShardId};
@@ -166,6 +166,8 @@ impl Flight {
         map.write(HEADER_BYTES + at, &record[..first]).expect("the ring lies inside the map");
         map.write(HEADER_BYTES, &record[first..]).expect("the ring lies inside the map");
         self.tail += record.len() as u64;
+        // The ring is larger than the core's cache. The next record, which is probably as long, does not wait for its lines.
+        map.prefetch_write(HEADER_BYTES + at + record.len() + LINE_BYTES, record.len());
         store(map, TAIL, self.tail, Release);
     }
 

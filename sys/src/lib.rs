@@ -7,6 +7,7 @@ pub mod crc;
 #[cfg(feature = "server")]
 pub mod dma;
 pub mod net;
+pub mod prefetch;
 pub mod shm;
 #[cfg(feature = "spdk")]
 pub mod spdk;

@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
+use crate::prefetch;
+
 const _: () = assert!(cfg!(target_endian = "little"), "the shared layout is little-endian, and so must the machine be");
 
 /// Bytes of one line: what two cores hand to each other at once.
@@ -194,16 +196,20 @@ impl SharedMap {
         Ok(())
     }
 
-    /// Asks for the cache line at `offset`, and waits for nothing. Out of range, or not on x86-64: does nothing.
+    /// Asks for the cache line at `offset`: see `prefetch`. Out of range: does nothing.
     #[inline]
     pub fn prefetch(&self, offset: usize) {
-        #[cfg(target_arch = "x86_64")]
         if let Ok(at) = self.at(offset, 1) {
-            // SAFETY: a prefetch reads nothing into the program, and never faults; every x86-64 has SSE.
-            unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.as_ptr().cast()) };
+            prefetch::to_read(at.as_ptr());
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = offset;
+    }
+
+    /// Asks for what will be written from `offset` on. Out of range: does nothing.
+    #[inline]
+    pub fn prefetch_write(&self, offset: usize, bytes: usize) {
+        if let Ok(at) = self.at(offset, bytes) {
+            prefetch::to_write(at.as_ptr(), bytes);
+        }
     }
 
     /// The u32 at `offset`, a multiple of 4.

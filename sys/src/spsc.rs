@@ -93,7 +93,7 @@ impl Producer {
     ///
     /// # Errors
     /// `BadHead`: the consumer is broken.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, message: &[u64; MESSAGE_WORDS]) -> Result<bool, BadHead> {
         if self.free(1)? == 0 {
             return Ok(false);

@@ -26,7 +26,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             self.fetches.wanted.clear();
             self.fetches.end(id);
             let (user_data, status) = (submission.user_data, Status::Busy as u16);
-            return self.reply(slot, Completion { user_data, status, ..Completion::default() });
+            return self.reply(slot, &Completion { user_data, status, ..Completion::default() });
         }
         self.fetches.aim(id, at, want);
         if !more {

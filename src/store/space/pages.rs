@@ -160,7 +160,7 @@ impl Store {
             if context.pages.versions[at] == entry.version || mixes {
                 continue;
             }
-            let fetched = context.fetched.as_ref();
+            let fetched = context.fetched;
             let value = fetched.and_then(|fetched| in_commit(fetched, &entry, &key));
             let value = value.or_else(|| entry.value(slot, &self.heap, &mut self.spaces.cache, fetched));
             match value {

@@ -151,7 +151,7 @@ impl<R: Reply> Scan<'_, R> {
                 break;
             }
             let value = match shows.values {
-                true => entry.value(slot, heap, cache, context.fetched.as_ref()),
+                true => entry.value(slot, heap, cache, context.fetched),
                 false => Some(&[][..]),
             };
             let Some(value) = value else {

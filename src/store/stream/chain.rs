@@ -183,7 +183,7 @@ impl Store {
             if !(stream.first..=stream.next).contains(&end) {
                 return outcome;
             }
-            match self.streams.head_before(&self.heap, mode.object, end, context.fetched.as_ref()) {
+            match self.streams.head_before(&self.heap, mode.object, end, context.fetched) {
                 Ok(Some(head)) => {
                     reply.push(&[&head]);
                     completion.reply_bytes = len_u32(reply.bytes());
@@ -215,7 +215,7 @@ impl Store {
             let after = mode.visible_after(context.wal, stream.trimmed_lsn);
             return Outcome::version(Status::Trimmed, stream.first, after);
         }
-        let mut head = match self.streams.head_before(&self.heap, mode.object, from, context.fetched.as_ref()) {
+        let mut head = match self.streams.head_before(&self.heap, mode.object, from, context.fetched) {
             Ok(head) => head.unwrap_or([0; HEAD_BYTES]),
             Err(want) => return Outcome::Fetch(want),
         };
