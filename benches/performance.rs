@@ -181,9 +181,11 @@ fn strict_on_file(cores: [core_affinity::CoreId; 2], directory: &Path, cases: &m
     record(cases, "put strict, file, QD1, p99", "ns", p99);
     record(cases, "put strict, file, QD1", "ops/s", bench.rate(1, Asked::Put(None))?);
     record(cases, "put strict, file, 64 in flight", "ops/s", bench.rate(64, Asked::Put(None))?);
-    let (memory, buffered) = (Some(Durability::Memory), Some(Durability::Buffered));
-    record(cases, "put memory, file, 32 in flight", "ops/s", bench.rate(32, Asked::Put(memory))?);
+    let buffered = Some(Durability::Buffered);
     record(cases, "put buffered, file, 32 in flight", "ops/s", bench.rate(32, Asked::Put(buffered))?);
+    // In a space that promises more, a put that promises nothing is logged all the same.
+    bench.go_on_in("memory", Durability::Memory)?;
+    record(cases, "put memory, file, 32 in flight", "ops/s", bench.rate(32, Asked::Put(None))?);
     bench.stop()
 }
 
@@ -258,6 +260,11 @@ impl Bench {
         let mut bench = Bench { client, appliance: Some(appliance), space, value_bytes: VALUE_BYTES };
         bench.each_key_once()?;
         Ok(bench)
+    }
+
+    fn go_on_in(&mut self, space: &str, durability: Durability) -> Result<(), Failure> {
+        self.space = self.client.open_space(space, Some(durability))?;
+        self.each_key_once()
     }
 
     fn each_key_once(&mut self) -> Result<(), Failure> {
