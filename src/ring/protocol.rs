@@ -339,6 +339,8 @@ pub struct Completion {
 }
 
 impl Completion {
+    pub const USER_DATA_WORD: usize = 0;
+
     #[must_use]
     pub fn to_words(&self) -> [u64; ENTRY_WORDS] {
         let head = u64::from(self.status) | u64::from(self.reply_bytes) << 32;

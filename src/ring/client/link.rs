@@ -83,6 +83,11 @@ impl Link {
         Ok(Some(Completion::from_words(&words)))
     }
 
+    /// The number on the next answer. A hint: it may be an old one.
+    pub fn glance(&self) -> u64 {
+        self.completions.glance(0, Completion::USER_DATA_WORD)
+    }
+
     pub fn unflushed(&self) -> bool {
         self.unflushed
     }

@@ -54,6 +54,12 @@ impl Slots {
         u64::from(self.tag.wire(index)) | u64::from(slot.generation) << 32
     }
 
+    /// What is in flight under a number, if anything is.
+    pub fn look(&self, wire: u64) -> Option<&Flight> {
+        let slot = self.slots.get(self.tag.index(low_u32(wire)) as usize)?;
+        slot.flight.as_ref().filter(|_| slot.generation == low_u32(wire >> 32))
+    }
+
     /// What was in flight under this number on this reactor.
     #[inline]
     pub fn give(&mut self, wire: u64, reactor: u32) -> Option<Flight> {
