@@ -16,18 +16,29 @@ use std::process::{Command, Stdio};
 
 use forebay::reactor::Clock;
 use forebay::ring::client::{Client, Object, Request, Write};
-use forebay::ring::protocol::{Completion, Status};
+use forebay::ring::protocol::{Completion, Status, shard_of_key};
 use forebay::ring::server::{Rights, SessionId, pair_in_process};
-use forebay::types::{Compression, Durability, Lsn, ObjectId, ObjectKind};
+use forebay::types::{Compression, Durability, Lsn, ObjectId, ObjectKind, ShardId};
 use forebay::wal::record::{self, Kind, Record};
 use rig::bare::Bare;
-use rig::{Failure, Rig, SHAPE, VALUE, key, put};
+use rig::{Failure, KEYS, Rig, SHAPE, VALUE, key, put};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 const BOUNDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/counts.toml");
-const OPERATIONS: [&str; 9] =
-    ["ring", "store", "encode", "turn", "put-memory", "get-memory", "put-buffered", "put-strict", "append-buffered"];
+const OPERATIONS: [&str; 11] = [
+    "ring",
+    "store",
+    "encode",
+    "turn",
+    "put-memory",
+    "put-memory-of-two",
+    "get-memory",
+    "put-buffered",
+    "put-buffered-of-two",
+    "put-strict",
+    "append-buffered",
+];
 const WARM_UP: u64 = 3_000;
 const COUNTED: u64 = 2_000;
 /// Compilers differ, and hash seeds do from run to run.
@@ -115,6 +126,8 @@ fn operation(name: &str) -> Result<Box<Operation>, Failure> {
             })
         }
         "append-buffered" => Box::new(appends(Durability::Buffered)?),
+        "put-memory-of-two" => Box::new(puts_among(2, Durability::Memory)?),
+        "put-buffered-of-two" => Box::new(puts_among(2, Durability::Buffered)?),
         put => Box::new(puts(put.strip_prefix("put-").ok_or("no such operation")?.parse()?)?),
     })
 }
@@ -123,6 +136,19 @@ fn puts(durability: Durability) -> Result<impl FnMut(u64) -> Result<(), Failure>
     let mut rig = Rig::new(128 << 20, Steps(Cell::new(0)))?;
     let space = rig.space("s", durability)?;
     Ok(move |number| rig.call(&put(space, &key(number))).map(drop))
+}
+
+/// Puts on keys of the first of several reactors, which is the only one that turns: what the others cost it.
+fn puts_among(reactors: u32, durability: Durability) -> Result<impl FnMut(u64) -> Result<(), Failure>, Failure> {
+    let mut rig = Rig::among(128 << 20, (0..reactors).map(|_| Steps(Cell::new(0))).collect())?;
+    let space = rig.space("s", durability)?;
+    let own = |number: &u64| shard_of_key(space.id.0, &key(*number), reactors) == ShardId(0);
+    let keys: Vec<[u8; 16]> = (0..KEYS).filter(own).map(key).collect();
+    let mut keys = keys.into_iter().cycle();
+    Ok(move |_| {
+        let key = keys.next().ok_or("no key is the first reactor's")?;
+        rig.call(&put(space, &key)).map(drop)
+    })
 }
 
 fn appends(durability: Durability) -> Result<impl FnMut(u64) -> Result<(), Failure>, Failure> {
@@ -251,13 +277,13 @@ fn report(measured: &BTreeMap<String, Counts>, json: bool) -> Result<(), Failure
         println!("{:#}", json!({ "counts": measured, "bounds": bounds, "worse": worse }));
     } else {
         println!(
-            "{:<14} {:>14} {:>9} {:>11} {:>7} {:>13}",
+            "{:<19} {:>14} {:>9} {:>11} {:>7} {:>13}",
             "an operation", "instructions", "before", "D1 misses", "before", "system calls"
         );
         for (name, now) in measured {
             let before = bounds[name];
             println!(
-                "{name:<14} {:>14.1} {:>9.1} {:>11.2} {:>7.2} {:>13.2}",
+                "{name:<19} {:>14.1} {:>9.1} {:>11.2} {:>7.2} {:>13.2}",
                 now.instructions, before.instructions, now.d1_misses, before.d1_misses, now.system_calls
             );
         }

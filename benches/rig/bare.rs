@@ -7,7 +7,7 @@ use forebay::store::catalog::{Catalog, Object};
 use forebay::store::{Context, Outcome, PagesRead, Reply, Request, Wall, Want};
 use forebay::types::{Compression, Durability, Lsn, ObjectId, ObjectKind};
 
-use super::{Failure, KEYS, VALUE, key, parts};
+use super::{Failure, KEYS, VALUE, key, parts, pool};
 
 struct NoReply;
 
@@ -38,7 +38,7 @@ pub struct Bare {
 
 impl Bare {
     pub fn new() -> Result<Bare, Failure> {
-        let (_, pool, mut catalog, mut shards) = parts(64 << 20)?;
+        let (_, mut catalog, mut shards) = parts(64 << 20, 1)?;
         let name = b"bare".to_vec().into();
         let (kind, durability) = (ObjectKind::Space, Durability::Memory);
         catalog.insert(Object {
@@ -53,7 +53,7 @@ impl Bare {
         });
         let mut bare = Bare {
             shard: shards.pop().ok_or("no shard")?,
-            pool,
+            pool: pool()?,
             catalog,
             ahead: Vec::new(),
             pages: PagesRead::default(),

@@ -78,37 +78,53 @@ pub const SHAPE: Shape = Shape {
     lineage: forebay::types::Lineage::NONE,
 };
 
-/// A shard as recovery leaves it, with what it needs beside it. `capacity_bytes` bounds what may be logged.
-pub fn parts(capacity_bytes: u64) -> Result<(MemoryDisk, Pool, Catalog, Vec<Shard>), Failure> {
+/// Shards as recovery leaves them, with what they need beside them. `capacity_bytes` bounds what may be logged.
+pub fn parts(capacity_bytes: u64, shards: u32) -> Result<(MemoryDisk, Catalog, Vec<Shard>), Failure> {
     let disk = MemoryDisk::new(capacity_bytes);
     let mut blocks = DiskBlocks(disk.clone());
-    format::format(&mut blocks, capacity_bytes, 4 << 20, 1, [9; 16], None)?;
+    format::format(&mut blocks, capacity_bytes, 4 << 20, shards, [9; 16], None)?;
     let superblock = Superblock::load(&mut blocks, capacity_bytes)?;
     let found = survey::survey(&mut blocks, &superblock, &mut |_, _| {});
-    let shard = ShardId(0);
-    let owner = Owner { namespace: superblock.namespace, shard, boot: [1; 16] };
-    let map = SharedMap::anonymous(flight::HEADER_BYTES + 32 * FRAME_BYTES)?;
-    let flights = vec![Flight::new(Some(map), owner, superblock.epoch)];
-    let state = recover::read_shard(&mut blocks, &superblock, &found, shard, None, &SETTINGS, &mut |_| {})?;
+    let (mut flights, mut states) = (Vec::new(), Vec::new());
+    for shard in (0..shards).map(ShardId) {
+        let owner = Owner { namespace: superblock.namespace, shard, boot: [1; 16] };
+        let map = SharedMap::anonymous(flight::HEADER_BYTES + 32 * FRAME_BYTES)?;
+        flights.push(Flight::new(Some(map), owner, superblock.epoch));
+        states.push(recover::read_shard(&mut blocks, &superblock, &found, shard, None, &SETTINGS, &mut |_| {})?);
+    }
     let recover::Begun { shards, catalog, .. } =
-        recover::begin(&mut blocks, &superblock, &found, vec![state], flights, &SETTINGS)?;
-    let pool = Pool::new(DmaRegion::allocate(32 * FRAME_BYTES, Pages::Ordinary)?, FRAME_BYTES);
-    Ok((disk, pool, catalog, shards))
+        recover::begin(&mut blocks, &superblock, &found, states, flights, &SETTINGS)?;
+    Ok((disk, catalog, shards))
 }
 
-/// A client and its reactor.
+/// A reactor's buffers.
+pub fn pool() -> Result<Pool, Failure> {
+    Ok(Pool::new(DmaRegion::allocate(32 * FRAME_BYTES, Pages::Ordinary)?, FRAME_BYTES))
+}
+
+/// A client and its reactors.
 pub struct Rig<C> {
+    /// The first one; its shard is the first.
     pub reactor: Reactor<MemoryDevice, C>,
+    /// They turn only while the first one has no answer.
+    others: Vec<Reactor<MemoryDevice, C>>,
     pub client: Client,
     /// To the last request.
     pub reply: Vec<u8>,
 }
 
 impl<C: Clock> Rig<C> {
+    /// One reactor.
     pub fn new(capacity_bytes: u64, clock: C) -> Result<Rig<C>, Failure> {
-        let (disk, pool, catalog, shards) = parts(capacity_bytes)?;
-        let reactors: Arc<[Address]> = vec![Address::new()?].into();
-        let place = Place { reactor: 0, shards: 1, reactors, wakes: WakeSet::new()?, drive: Arc::default() };
+        Rig::among(capacity_bytes, vec![clock])
+    }
+
+    /// A reactor, with a shard, for each clock.
+    pub fn among(capacity_bytes: u64, clocks: Vec<C>) -> Result<Rig<C>, Failure> {
+        let count = u32::try_from(clocks.len())?;
+        let (disk, catalog, shards) = parts(capacity_bytes, count)?;
+        let addresses = clocks.iter().map(|_| Address::new()).collect::<Result<Vec<Address>, _>>()?;
+        let addresses: Arc<[Address]> = addresses.into();
         let limits = reactor::Limits {
             snapshots_max: 4,
             turn_requests_max: 16,
@@ -118,18 +134,27 @@ impl<C: Clock> Rig<C> {
             value_bytes_max: 256 << 10,
             device_timeout_ns: 60_000_000_000,
         };
-        let mut reactor = Reactor::new(place, limits, clock, MemoryDevice::new(&disk, 16), pool, catalog, shards);
-        let (parts, rings) = pair_in_process(SessionId(1), Rights::ReadWrite, SHAPE)?;
-        rings.into_iter().for_each(|ring| reactor.begin_session(ring));
-        while reactor.phase() == Phase::Settling {
-            reactor.turn();
+        let (parts, rings) =
+            pair_in_process(SessionId(1), Rights::ReadWrite, Shape { reactors: count, shards: count, ..SHAPE })?;
+        let mut reactors = Vec::new();
+        for ((number, clock), (shard, ring)) in (0..count).zip(clocks).zip(shards.into_iter().zip(rings)) {
+            let (reactors_of, wakes) = (addresses.clone(), WakeSet::new()?);
+            let place = Place { reactor: number, shards: count, reactors: reactors_of, wakes, drive: Arc::default() };
+            let device = MemoryDevice::new(&disk, 16);
+            let mut reactor = Reactor::new(place, limits, clock, device, pool()?, catalog.clone(), vec![shard]);
+            reactor.begin_session(ring);
+            reactors.push(reactor);
         }
+        while reactors.iter().any(|reactor| reactor.phase() == Phase::Settling) {
+            for reactor in &mut reactors {
+                reactor.turn();
+            }
+        }
+        let others = reactors.split_off(1);
         // A blocking call beside a reactor in a thread of its own does not sleep.
-        Ok(Rig {
-            reactor,
-            client: Client::from_parts(parts, Duration::from_secs(1))?,
-            reply: Vec::with_capacity(64 << 10),
-        })
+        let client = Client::from_parts(parts, Duration::from_secs(1))?;
+        let reactor = reactors.pop().ok_or("there is a clock")?;
+        Ok(Rig { reactor, others, client, reply: Vec::with_capacity(64 << 10) })
     }
 
     /// One request, and turns until it is answered.
@@ -139,6 +164,9 @@ impl<C: Clock> Rig<C> {
             self.reactor.turn();
             if let Some(answer) = self.client.poll(&mut self.reply)? {
                 return Ok(answer.ok()?);
+            }
+            for other in &mut self.others {
+                other.turn();
             }
         }
     }
