@@ -72,9 +72,24 @@ pub fn figures(all: Vec<Latencies>, begun: Instant, ended: Instant) -> Figures {
     }
 }
 
-/// Median, least and most; None of nothing.
+/// Median (of an even number the mean of the middle two), least and most; None of nothing.
 pub fn summary(values: &[f64]) -> Option<[f64; 3]> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    Some([*sorted.get(sorted.len() / 2)?, *sorted.first()?, *sorted.last()?])
+    let (least, most) = (*sorted.first()?, *sorted.last()?);
+    let middle = f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
+    Some([middle, least, most])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_two_is_neither_of_them() {
+        assert_eq!(summary(&[]), None);
+        assert_eq!(summary(&[3.0]), Some([3.0; 3]));
+        assert_eq!(summary(&[4.0, 2.0]), Some([3.0, 2.0, 4.0]));
+        assert_eq!(summary(&[9.0, 2.0, 4.0]), Some([4.0, 2.0, 9.0]));
+    }
 }

@@ -136,7 +136,8 @@ impl<S> Embedded<S> {
                 }
             } else {
                 // Always another: SQLite sees that a value is already there, and writes and syncs nothing.
-                value[..8].copy_from_slice(&number.to_le_bytes());
+                // No client writes what another one did: their numbers run over the same keys.
+                value[..8].copy_from_slice(&(number | (client as u64) << 48).to_le_bytes());
                 worker.put(&keys, &value)?;
             }
             let now = Instant::now();

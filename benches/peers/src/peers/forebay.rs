@@ -29,6 +29,8 @@ struct Session {
     client: Client,
     space: Object,
     number: u64,
+    /// In each value: no client writes what another one did.
+    own: u64,
 }
 
 impl Forebay {
@@ -66,7 +68,8 @@ impl Forebay {
             let mut client = Client::connect(&self.socket, &ConnectOptions::default())?;
             let space = client.open_space("bench", Some(durability))?;
             let number = self.sessions.len() as u64 * u64::from(KEYS) / clients as u64;
-            self.sessions.push(Session { client, space, number });
+            let own = (self.sessions.len() as u64) << 48;
+            self.sessions.push(Session { client, space, number, own });
         }
         Ok(())
     }
@@ -135,7 +138,7 @@ impl Session {
     fn submit(&mut self, class: Class, value: &mut [u8], now_ns: u64) -> Result<(), Failure> {
         let key = key(place(self.number));
         self.number += 1;
-        value[..8].copy_from_slice(&self.number.to_le_bytes());
+        value[..8].copy_from_slice(&(self.number | self.own).to_le_bytes());
         let request = if class == Class::Read {
             Request::Get { space: self.space, key: &key, relaxed: false, value_bytes_max: value.len() }
         } else {
