@@ -13,6 +13,7 @@ use crate::case::{Class, KEYS, Shape, key};
 use crate::figures::{Failure, Figures};
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+const ATTEMPTS_MAX: u32 = 5;
 
 pub struct Redis {
     server: Child,
@@ -70,8 +71,19 @@ impl Redis {
         }
     }
 
-    /// `requests` of them.
+    /// `requests` of them. A short run of redis-benchmark 7 now and then takes its own end for lost connections ("All clients
+    /// disconnected"), so it is asked again.
     fn benchmark(&self, shape: Shape, requests: u64) -> Result<Figures, Failure> {
+        let mut tried = 1;
+        loop {
+            match self.benchmark_once(shape, requests) {
+                Err(_) if tried < ATTEMPTS_MAX => tried += 1,
+                ended => return ended,
+            }
+        }
+    }
+
+    fn benchmark_once(&self, shape: Shape, requests: u64) -> Result<Figures, Failure> {
         let test = if self.class == Class::Read { "get" } else { "set" };
         let output = Command::new("redis-benchmark")
             .arg("-s")
@@ -82,7 +94,10 @@ impl Redis {
             .output()
             .map_err(|error| format!("redis-benchmark: {error}; install it, see benches/peers/run"))?;
         let text = String::from_utf8_lossy(&output.stdout);
-        Ok(table(&text).ok_or_else(|| format!("redis-benchmark said: {text}"))?)
+        Ok(table(&text).ok_or_else(|| {
+            let (status, errors) = (output.status, String::from_utf8_lossy(&output.stderr));
+            format!("redis-benchmark of {requests} requests ended with {status} and said: {text}{errors}")
+        })?)
     }
 }
 
