@@ -47,7 +47,7 @@ pub struct Limits {
     pub frames_in_flight_max: u32,
     /// A buffered record waits for company at most so long.
     pub window_interval_ns: u64,
-    /// A frame of buffered records this full goes out without waiting.
+    /// So many bytes of buffered records go out, and become durable, without waiting.
     pub window_bytes: usize,
     /// An idle shard states its durable LSN on the drive after so long.
     pub watermark_interval_ns: u64,
@@ -189,6 +189,9 @@ struct InFlight {
     last_lsn: Lsn,
     stated_lsn: Lsn,
     flight_end: u64,
+    opened_ns: u64,
+    /// `Counters::frame_bytes` before it.
+    begins_at: u64,
     stamp: FrameStamp,
     done: bool,
 }
@@ -268,6 +271,8 @@ pub struct Wal {
     front_number: u64,
     submitted: u32,
     urgent: bool,
+    /// Somebody waits until everything up to this LSN is durable.
+    wanted_lsn: Lsn,
     /// What is appended now is a copy or a part of a checkpoint.
     own: bool,
     client_frame_bytes: u64,
@@ -328,6 +333,7 @@ impl Wal {
             front_number: 0,
             submitted: 0,
             urgent: false,
+            wanted_lsn: Lsn::NONE,
             own: false,
             client_frame_bytes: 0,
             needs_segment: false,
@@ -429,6 +435,7 @@ impl Wal {
     /// Somebody waits for durability: what is open goes out at the next chance, not when its window is over.
     pub fn want_durable(&mut self) {
         self.urgent = true;
+        self.wanted_lsn = self.last_lsn();
     }
 
     /// Somebody waits for room, which what is open may take: a buffer, a part of the flight recorder. Copies alone stay
@@ -436,6 +443,7 @@ impl Wal {
     pub fn want_room(&mut self, pool: &Pool) {
         let copies = self.open.as_ref().is_some_and(|open| !open.for_clients);
         self.urgent |= !copies || pool.available() <= pool.count() / 4;
+        self.wanted_lsn = self.last_lsn();
     }
 
     /// Copies, or what a flight recorder held, wait for room: the last segments are for them.

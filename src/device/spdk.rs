@@ -147,7 +147,8 @@ impl Device for SpdkDevice {
         self.transfer(operation)
     }
 
-    fn kick(&mut self) {
+    fn kick(&mut self, waited_for: bool) {
+        self.flusher.set_waited_for(waited_for);
         self.pair.kick();
     }
 

@@ -51,6 +51,8 @@ pub struct UringDevice {
     /// When a lone write went into the ring, until company comes.
     alone_since: Option<Instant>,
     ways: Ways,
+    /// Somebody waits for what is under way, as `kick` was told.
+    waited_for: bool,
     flush_failed: FlushFailed,
 }
 
@@ -83,6 +85,7 @@ impl UringDevice {
             lone: None,
             alone_since: None,
             ways: Ways::default(),
+            waited_for: true,
             flush_failed,
         })
     }
@@ -133,7 +136,7 @@ impl UringDevice {
     }
 
     /// Takes all that ended from the ring. Writes are made durable with one flush when half of those under way have ended: a
-    /// flush blocks this thread, and with each one alone the drive would run dry.
+    /// flush blocks this thread, and with each one alone the drive would run dry. Where nobody waits, more of them come together.
     fn collect(&mut self) {
         let is_block = matches!(self.geometry.tier, Tier::Block { .. });
         let counts_at_once = is_block && self.write_path == WritePath::Through;
@@ -148,7 +151,9 @@ impl UringDevice {
             if waits { &mut self.written } else { &mut self.ended }.push_back(completion);
         }
         let flushes = self.write_path != WritePath::Through;
-        if self.written.is_empty() || flushes && len_u32(self.written.len()) < self.writing {
+        let many = len_u32(self.written.len()) >= self.writing;
+        let due = many && (self.waited_for || self.in_flight() == self.geometry.operations_max);
+        if self.written.is_empty() || flushes && !due {
             return;
         }
         if self.flush_failed.get().is_none()
@@ -212,7 +217,8 @@ impl Device for UringDevice {
         self.queue(operation)
     }
 
-    fn kick(&mut self) {
+    fn kick(&mut self, waited_for: bool) {
+        self.waited_for = waited_for;
         if let (Some(lone), WritePath::ThenFlush { lone: durability }) = (self.lone.take(), self.write_path) {
             self.write_lone(lone, durability);
         }
@@ -220,7 +226,7 @@ impl Device for UringDevice {
     }
 
     fn poll(&mut self) -> Option<Completion> {
-        if self.ended.is_empty() && self.uring.in_flight() > 0 {
+        if self.ended.is_empty() && (self.uring.in_flight() > 0 || !self.written.is_empty()) {
             self.collect();
         }
         self.ended.pop_front()
@@ -287,6 +293,34 @@ mod tests {
                 assert_eq!(later, Err(DeviceError::NotWhole), "what was lost stays lost");
             }
         }
+    }
+
+    #[test]
+    fn writes_that_nobody_waits_for_wait_for_a_flush_with_others() {
+        let (scratch, failed) = (Scratch::file(1 << 20), FlushFailed::default());
+        let write_path = WritePath::ThenFlush { lone: DriveDurability::Auto };
+        let Some(mut device) = open(&scratch, write_path, &failed) else { return };
+        let mut pool = pool(6, 32 << 10);
+        let mut submit = |device: &mut UringDevice, at| {
+            device.submit(operation(&mut pool, OperationKind::WriteDurable, at, 32 << 10)).unwrap();
+        };
+        submit(&mut device, 0);
+        submit(&mut device, 64 << 10);
+        device.kick(false);
+        while device.uring.in_flight() > 0 {
+            assert!(device.poll().is_none(), "nobody waits");
+        }
+        assert!(device.poll().is_none() && device.in_flight() == 2);
+        device.kick(true);
+        assert!((0..2).all(|_| device.poll().unwrap().result.is_ok()), "at once: there is nothing left to wait for");
+        // Where nothing else can be submitted, all of them go.
+        (0..4).for_each(|at| submit(&mut device, at << 15));
+        device.kick(false);
+        let mut ended = 0;
+        while ended < 4 {
+            ended += u32::from(device.poll().is_some());
+        }
+        assert_eq!(device.in_flight(), 0);
     }
 
     fn fails_the_writes_of_all(lone: DriveDurability) {

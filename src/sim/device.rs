@@ -412,7 +412,11 @@ impl Device for SimDevice {
         Ok(())
     }
 
-    fn kick(&mut self) {}
+    fn kick(&mut self, waited_for: bool) {
+        if let Some(flusher) = &mut self.flusher {
+            flusher.set_waited_for(waited_for);
+        }
+    }
 
     fn poll(&mut self) -> Option<Completion> {
         if self.ended.is_empty() {
