@@ -23,6 +23,7 @@ use forebay::device::open::{OpenDevice, OpenOptions, open};
 use forebay::ring::client::{Client, ConnectOptions, Object, Request, SubmitError, Write};
 use forebay::types::{DeviceAddress, Durability};
 use forebay_sys::dma::{DmaRegion, Pages};
+use forebay_sys::uring::{TaskRun, Transfer, Uring, UringOptions};
 use serde_json::json;
 
 type Failure = Box<dyn Error>;
@@ -167,10 +168,8 @@ fn strict_on_file(cores: [core_affinity::CoreId; 2], directory: &Path, cases: &m
         force: true,
     };
     format_device(&path, &options, &mut |_, _| {})?;
-    {
-        let (sync, dsync) = raw_durable_writes(cores, &path)?;
-        record(cases, "raw 4 KiB write + fdatasync, QD1, p50", "ns", sync);
-        record(cases, "raw 4 KiB O_DSYNC write, QD1, p50", "ns", dsync);
+    for (raw, p50) in Raw::ALL.into_iter().zip(raw_durable_writes(cores, &path)?) {
+        record(cases, raw.name(), "ns", p50);
     }
     core_affinity::set_for_current(cores[1]);
     format_device(&path, &FormatOptions { capacity_bytes: None, ..options }, &mut |_, _| {})?;
@@ -189,8 +188,29 @@ fn strict_on_file(cores: [core_affinity::CoreId; 2], directory: &Path, cases: &m
     bench.stop()
 }
 
-/// The fastest durable 4 KiB writes of one thread on the reactor's core, the other core kept awake.
-fn raw_durable_writes(cores: [core_affinity::CoreId; 2], path: &Path) -> Result<(f64, f64), Failure> {
+/// A way to write 4 KiB durably.
+#[derive(Clone, Copy)]
+enum Raw {
+    Sync,
+    Dsync,
+    /// Through io_uring, whose end is polled for, and a flush: no core is woken for the write.
+    Polled,
+}
+
+impl Raw {
+    const ALL: [Raw; 3] = [Raw::Sync, Raw::Dsync, Raw::Polled];
+
+    fn name(self) -> &'static str {
+        match self {
+            Raw::Sync => "raw 4 KiB write + fdatasync, QD1, p50",
+            Raw::Dsync => "raw 4 KiB O_DSYNC write, QD1, p50",
+            Raw::Polled => "raw 4 KiB io_uring write, polled for, + fdatasync, QD1, p50",
+        }
+    }
+}
+
+/// Durable 4 KiB writes of one thread on the reactor's core, the other core kept awake.
+fn raw_durable_writes(cores: [core_affinity::CoreId; 2], path: &Path) -> Result<Vec<f64>, Failure> {
     core_affinity::set_for_current(cores[0]);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -200,24 +220,38 @@ fn raw_durable_writes(cores: [core_affinity::CoreId; 2], path: &Path) -> Result<
                 std::hint::spin_loop();
             }
         });
-        let measured = [false, true].map(|dsync| raw(path, dsync));
+        let measured = Raw::ALL.map(|way| raw(path, way));
         stop.store(true, Ordering::Relaxed);
-        let [sync, dsync] = measured;
-        Ok((sync?, dsync?))
+        measured.into_iter().collect()
     })
 }
 
-fn raw(path: &Path, dsync: bool) -> Result<f64, Failure> {
+fn raw(path: &Path, way: Raw) -> Result<f64, Failure> {
     use rustix::fs::OFlags;
-    let flags = if dsync { OFlags::DIRECT | OFlags::DSYNC } else { OFlags::DIRECT };
+    const BYTES: u32 = 4_096;
+    let flags = if matches!(way, Raw::Dsync) { OFlags::DIRECT | OFlags::DSYNC } else { OFlags::DIRECT };
     let file = std::fs::File::options().write(true).custom_flags(i32::try_from(flags.bits())?).open(path)?;
-    let block = DmaRegion::allocate(4_096, Pages::Ordinary)?.split(4_096).remove(0);
+    let region = DmaRegion::allocate(BYTES as usize, Pages::Ordinary)?;
+    let span = region.span();
+    let mut block = region.split(BYTES as usize).remove(0);
+    let options = UringOptions { iopoll: false, task_run: TaskRun::Cooperative, span: Some(&span), held: None };
+    let mut ring = Uring::<()>::new(file.try_clone()?, 1, &options)?;
     let begun = Instant::now();
     let mut latencies = Vec::new();
     while begun.elapsed() < RUN {
+        let at = (latencies.len() as u64 % 16_384 + 1_024) * u64::from(BYTES);
         let start = Instant::now();
-        file.write_all_at(&block, (latencies.len() as u64 % 16_384 + 1_024) * 4_096)?;
-        if !dsync {
+        match way {
+            Raw::Sync | Raw::Dsync => file.write_all_at(&block, at)?,
+            Raw::Polled => {
+                ring.submit(Transfer::Write, at, BYTES, block, ()).map_err(|_| "the ring is full")?;
+                ring.kick();
+                let ended = std::iter::repeat_with(|| ring.poll()).flatten().next().ok_or("it never ends")?;
+                (block, ()) = (ended.buffer, ended.context);
+                ended.result.map_err(std::io::Error::from_raw_os_error)?;
+            }
+        }
+        if !matches!(way, Raw::Dsync) {
             file.sync_data()?;
         }
         latencies.push(start.elapsed().as_nanos() as f64);
@@ -408,7 +442,7 @@ fn rows(cases: &[Case]) -> Vec<Row> {
     let at_least =
         |name, figure: f64, unit, aim: f64| Row { name, figure, unit, aim: format!(">= {aim}"), held: figure >= aim };
     // The larger ratio is that to the faster way.
-    let floors = ["raw 4 KiB write + fdatasync, QD1, p50", "raw 4 KiB O_DSYNC write, QD1, p50"];
+    let floors = Raw::ALL.map(Raw::name);
     let strict =
         floors.map(|floor| ratio(cases, "put strict, file, QD1, p50", floor)).into_iter().fold(f64::NAN, f64::max);
     let tail =

@@ -271,6 +271,9 @@ pub struct Wal {
     front_number: u64,
     submitted: u32,
     urgent: bool,
+    /// The next urgent frame is the first for which anybody waits: those under way may be finished and held, and it goes out beside
+    /// them, however many they are.
+    passes_held: bool,
     /// Somebody waits until everything up to this LSN is durable.
     wanted_lsn: Lsn,
     /// What is appended now is a copy or a part of a checkpoint.
@@ -333,6 +336,7 @@ impl Wal {
             front_number: 0,
             submitted: 0,
             urgent: false,
+            passes_held: false,
             wanted_lsn: Lsn::NONE,
             own: false,
             client_frame_bytes: 0,
@@ -434,6 +438,7 @@ impl Wal {
 
     /// Somebody waits for durability: what is open goes out at the next chance, not when its window is over.
     pub fn want_durable(&mut self) {
+        self.passes_held |= self.durable_lsn >= self.wanted_lsn;
         self.urgent = true;
         self.wanted_lsn = self.last_lsn();
     }
@@ -443,7 +448,9 @@ impl Wal {
     pub fn want_room(&mut self, pool: &Pool) {
         let copies = self.open.as_ref().is_some_and(|open| !open.for_clients);
         self.urgent |= !copies || pool.available() <= pool.count() / 4;
-        self.wanted_lsn = self.last_lsn();
+        if let Some(sealed) = self.in_flight.back() {
+            self.wanted_lsn = self.wanted_lsn.max(sealed.last_lsn);
+        }
     }
 
     /// Copies, or what a flight recorder held, wait for room: the last segments are for them.

@@ -53,6 +53,8 @@ pub struct UringDevice {
     ways: Ways,
     /// Somebody waits for what is under way, as `kick` was told.
     waited_for: bool,
+    /// Of `written`: those whose flush was put off.
+    held: usize,
     flush_failed: FlushFailed,
 }
 
@@ -86,6 +88,7 @@ impl UringDevice {
             alone_since: None,
             ways: Ways::default(),
             waited_for: true,
+            held: 0,
             flush_failed,
         })
     }
@@ -151,11 +154,20 @@ impl UringDevice {
             if waits { &mut self.written } else { &mut self.ended }.push_back(completion);
         }
         let flushes = self.write_path != WritePath::Through;
-        let many = len_u32(self.written.len()) >= self.writing;
-        let due = many && (self.waited_for || self.in_flight() == self.geometry.operations_max);
-        if self.written.is_empty() || flushes && !due {
+        if self.written.is_empty() {
             return;
         }
+        // Those that were held may wait for one that was just asked for.
+        let many = len_u32(self.written.len() - self.held) >= self.writing;
+        let asked_for = self.waited_for || self.in_flight() == self.geometry.operations_max;
+        if flushes && many && !asked_for {
+            self.held = self.written.len();
+            self.alone_since = None;
+        }
+        if flushes && !(many && asked_for) {
+            return;
+        }
+        self.held = 0;
         if self.flush_failed.get().is_none()
             && let Err(error) = self.settle()
         {
@@ -300,7 +312,7 @@ mod tests {
         let (scratch, failed) = (Scratch::file(1 << 20), FlushFailed::default());
         let write_path = WritePath::ThenFlush { lone: DriveDurability::Auto };
         let Some(mut device) = open(&scratch, write_path, &failed) else { return };
-        let mut pool = pool(6, 32 << 10);
+        let mut pool = pool(9, 32 << 10);
         let mut submit = |device: &mut UringDevice, at| {
             device.submit(operation(&mut pool, OperationKind::WriteDurable, at, 32 << 10)).unwrap();
         };
@@ -313,6 +325,18 @@ mod tests {
         assert!(device.poll().is_none() && device.in_flight() == 2);
         device.kick(true);
         assert!((0..2).all(|_| device.poll().unwrap().result.is_ok()), "at once: there is nothing left to wait for");
+        // One that is waited for does not pay a flush of those before it and one of its own.
+        submit(&mut device, 0);
+        submit(&mut device, 64 << 10);
+        device.kick(false);
+        while device.uring.in_flight() > 0 {
+            assert!(device.poll().is_none(), "nobody waits");
+        }
+        submit(&mut device, 128 << 10);
+        device.kick(true);
+        while device.poll().is_none() {}
+        assert!(device.uring.in_flight() == 0 && device.written.is_empty(), "the flush was for all three");
+        assert!((0..2).all(|_| device.poll().unwrap().result.is_ok()));
         // Where nothing else can be submitted, all of them go.
         (0..4).for_each(|at| submit(&mut device, at << 15));
         device.kick(false);

@@ -2,7 +2,7 @@
 
 use super::chart::{COLOURS, Chart, Line, Unit, escape};
 use super::figures::{Figures, JobFigures, KindFigures, TimelineFigures};
-use super::layers::LayerFigures;
+use super::layers::{LayerFigures, LayerSpread, Split};
 use super::units::{nanoseconds_text as time, short_bytes, short_count};
 use crate::error::{Error, Result};
 use std::fmt::Write as _;
@@ -94,8 +94,11 @@ fn summary(run: &Figures, against: Option<&Figures>) -> String {
 
 /// A figure, and how many times that of the other run it is.
 fn cell(text: &str, value: f64, old: Option<f64>) -> String {
-    let ratio = old.filter(|old| *old > 0.0).map(|old| format!(" <small>{:.2} x</small>", value / old));
-    format!("<td>{text}{}</td>", ratio.unwrap_or_default())
+    format!("<td>{text}{}</td>", times_old(value, old))
+}
+
+fn times_old(value: f64, old: Option<f64>) -> String {
+    old.filter(|old| *old > 0.0).map(|old| format!(" <small>{:.2} x</small>", value / old)).unwrap_or_default()
 }
 
 fn job_section(body: &mut String, job: &JobFigures, before: Option<&JobFigures>) -> Result<(), String> {
@@ -114,7 +117,7 @@ fn job_section(body: &mut String, job: &JobFigures, before: Option<&JobFigures>)
         card(body, &title, &over_time(kind, old, job.elapsed_ns), &names, old.is_some())?;
     }
     if let Some(layers) = &job.layers {
-        layer_card(body, &job.name, layers);
+        layer_card(body, &job.name, layers, before.and_then(|before| before.layers.as_ref()));
     }
     *body += "</div>";
     Ok(())
@@ -248,41 +251,57 @@ fn over_time(kind: &KindFigures, old: Option<&KindFigures>, elapsed_ns: u64) -> 
     Chart { x: (Unit::Seconds, "time since the measurement began"), y: (Unit::Latency, "latency"), lines, hints }
 }
 
-/// Two bars, of an operation at p50 and one at p99.9, and the figures below.
-fn layer_card(body: &mut String, job: &str, layers: &LayerFigures) {
+/// Two bars, of an operation at p50 and one at p99.9, those of the other run below them, and the figures.
+fn layer_card(body: &mut String, job: &str, layers: &LayerFigures, before: Option<&LayerFigures>) {
     let _ = write!(body, "<div class=\"card\"><h3>{}: where the time goes</h3>", escape(job));
-    let splits = [("at p50", &layers.p50), ("at p99.9", &layers.p999)];
+    type Pick = fn(&LayerFigures) -> &Split;
+    let splits: [(&str, Pick); 2] = [("at p50", |layers| &layers.p50), ("at p99.9", |layers| &layers.p999)];
     for (name, split) in splits {
-        let _ = write!(body, "<p>An operation {name}: {}</p><div class=\"bar\">", time(split.latency_ns));
-        for (number, layer) in layers.layers.iter().enumerate() {
-            let percent = split.percent(number);
-            let _ = write!(
-                body,
-                "<span style=\"width:{percent:.2}%;background:{}\" title=\"{}: {percent:.1} %\"></span>",
-                colour_of_layer(number),
-                escape(&layer.name)
-            );
+        let latency_ns = split(layers).latency_ns;
+        let _ = write!(body, "<p>An operation {name}: {}</p>", time(latency_ns));
+        layer_bar(body, layers, split(layers));
+        if let Some(before) = before {
+            let old_ns = split(before).latency_ns;
+            let times = times_old(per_second(latency_ns, 1), Some(per_second(old_ns, 1)));
+            let _ = write!(body, "<p>In the other run: {}, so this is{times}</p>", time(old_ns));
+            layer_bar(body, before, split(before));
         }
-        *body += "</div>";
     }
     *body += "<table class=\"layers\"><tr><th>layer</th><th>at p50</th><th>at p99.9</th><th>all: p50</th><th>p99.9</th>\
               <th>max</th></tr>";
     for (number, layer) in layers.layers.iter().enumerate() {
+        let place = |before: &LayerFigures| before.layers.iter().position(|old| old.name == layer.name);
+        let old = before.and_then(|before| Some((before, place(before)?)));
         let _ = write!(body, "<tr><td>{}{}</td>", swatch(number), escape(&layer.name));
         for (_, split) in splits {
-            let spent = split.spent_ns.get(number).copied().unwrap_or(0);
-            let share = split.percent(number);
-            let _ = write!(body, "<td>{} <small>{share:.1} %</small></td>", time(spent));
+            let spent = |split: &Split, number| split.spent_ns.get(number).copied().unwrap_or(0);
+            let text =
+                format!("{} <small>{:.1} %</small>", time(spent(split(layers), number)), split(layers).percent(number));
+            let old_ns = old.map(|(before, number)| per_second(spent(split(before), number), 1));
+            *body += &cell(&text, per_second(spent(split(layers), number), 1), old_ns);
         }
-        let _ = write!(
-            body,
-            "<td>{}</td><td>{}</td><td>{}</td></tr>",
-            time(layer.p50_ns),
-            time(layer.p999_ns),
-            time(layer.max_ns)
-        );
+        let all: [fn(&LayerSpread) -> u64; 3] = [|layer| layer.p50_ns, |layer| layer.p999_ns, |layer| layer.max_ns];
+        for of in all {
+            let old_ns = old.map(|(before, number)| per_second(of(&before.layers[number]), 1));
+            *body += &cell(&time(of(layer)), per_second(of(layer), 1), old_ns);
+        }
+        *body += "</tr>";
     }
     *body += "</table></div>";
+}
+
+fn layer_bar(body: &mut String, layers: &LayerFigures, split: &Split) {
+    *body += "<div class=\"bar\">";
+    for (number, layer) in layers.layers.iter().enumerate() {
+        let percent = split.percent(number);
+        let _ = write!(
+            body,
+            "<span style=\"width:{percent:.2}%;background:{}\" title=\"{}: {percent:.1} %\"></span>",
+            colour_of_layer(number),
+            escape(&layer.name)
+        );
+    }
+    *body += "</div>";
 }
 
 fn swatch(number: usize) -> String {

@@ -78,6 +78,22 @@ fn layers_add_up_to_bars() {
     {
         assert!(text.contains(part), "{part:?} is missing in {text}");
     }
+    // Another build may have other layers, in another order.
+    let mut other = figures("");
+    let layers = vec![spread("store"), spread("decode"), spread("ring wait")];
+    let split = |spent_ns: [u64; 3]| Split { latency_ns: 200, spent_ns: spent_ns.to_vec() };
+    let (p50, p999) = (split([150, 0, 50]), split([2_000, 0, 4_000]));
+    other.jobs[0].layers = Some(LayerFigures { requests: 9, p50, p999, layers });
+    let text = page(&run, Some(&other)).unwrap();
+    assert_well_formed(&text);
+    for part in [
+        "In the other run: 200 ns, so this is <small>2.00 x</small>",
+        "title=\"decode: 0.0 %\"",
+        "<td>6 µs <small>75.0 %</small> <small>3.00 x</small></td>",
+        "<td>2 µs <small>25.0 %</small> <small>0.50 x</small></td>",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
 }
 
 #[test]

@@ -8,8 +8,9 @@ use crate::wal::planted::Planted;
 use crate::wal::pool::Writer;
 use crate::wal::{ChainSegment, Fence, InFlight, Prepared, TAG_HEADER, TAG_MASK, Wal, frame, record, segment};
 
-/// Far below any `device.timeout`: what waits for a flush is out all the while.
-const PUT_OFF_NS_MAX: u64 = 100_000_000;
+/// A flush for which nobody waits is put off so long at most, far below any `device.timeout`. It is enough for many frames; with 5 ms a
+/// file's time of change is another one at each flush, and ext4 without a journal writes the inode with it.
+const PUT_OFF_NS_MAX: u64 = 1_000_000;
 
 impl Wal {
     /// Seals what is due, for those who wait at once while fewer than `frames_in_flight_max` are out, buffered records when their
@@ -25,9 +26,10 @@ impl Wal {
         }
         let mut handed = 0;
         loop {
-            let few = self.submitted < self.limits.frames_in_flight_max;
+            let few = self.submitted < self.limits.frames_in_flight_max || self.passes_held;
             if few && self.outbox.is_empty() && self.is_due(now_ns) {
                 self.seal_open(pool, 0);
+                self.passes_held = false;
                 if std::mem::take(&mut self.urgent) {
                     self.wanted_lsn = self.last_lsn();
                 }
@@ -72,8 +74,9 @@ impl Wal {
 
     fn is_hurried(&self, now_ns: u64) -> bool {
         let bytes_max = self.limits.window_bytes as u64;
-        let bytes = |frame: &InFlight| self.counters.frame_bytes - frame.begins_at;
-        let late = |frame: &InFlight| now_ns >= self.flush_by_ns(frame) || bytes(frame) > bytes_max;
+        let open = self.open.as_ref().map_or(0, |open| open.used as u64);
+        let bytes = |frame: &InFlight| self.counters.frame_bytes - frame.begins_at + open;
+        let late = |frame: &InFlight| now_ns >= self.flush_by_ns(frame) || bytes(frame) >= bytes_max;
         let hurried = self.durable_lsn < self.wanted_lsn
             || self.in_flight.front().is_some_and(late)
             || self.prepared.iter().any(|next| !next.durable);
@@ -124,6 +127,8 @@ impl Wal {
             self.open_frame(pool, now_ns);
         }
         self.seal_open(pool, frame::FLAG_WATERMARK | if clean { frame::FLAG_CLEAN } else { 0 });
+        // Nothing will join it: its window is over.
+        self.in_flight.iter_mut().for_each(|frame| frame.opened_ns = 0);
         self.counters.watermarks += 1;
     }
 
