@@ -158,7 +158,7 @@ impl Profile {
             turn_requests_max: random.pick(&[1, 4, 64]),
             wal: {
                 let window_interval_ns = random.pick(&[100_000, 1_000_000, 5_000_000]);
-                // No draw of its own: seeds keep their histories.
+                // No draw of its own, so that a seed draws the rest as before.
                 let window_frames_halved = if window_interval_ns < 5_000_000 { 16 } else { 1 };
                 wal::Limits {
                     frames_in_flight_max,
