@@ -17,10 +17,6 @@ pub struct MemoryPart {
 
 /// What a frame and a part of a record in it take beside the value, at most.
 const FRAME_OVERHEAD_BYTES: u64 = 160;
-/// Frames of a reactor that has few shards, whichever is less: with 3 MiB appends of 64 KiB to a file reached two thirds of
-/// the rate.
-const REACTOR_BYTES_MIN: u64 = 8 << 20;
-const REACTOR_FRAMES_MIN: u64 = 32;
 
 impl Config {
     /// Of the memory budget: for what only snapshots see.
@@ -70,12 +66,11 @@ impl Config {
     }
 
     /// Frame buffers of one reactor: one large record and the header of a segment, and for every shard the frames in
-    /// flight, one that is open, and a segment's header. At least so many that a flush finds several to make durable at once.
+    /// flight, one that is open, and a segment's header.
     #[must_use]
     pub fn buffers_per_reactor(&self, shards: u32, reactors: u32) -> u64 {
         let own = u64::from(shards.div_ceil(reactors));
-        let enough = self.frames_per_record_max() + 1 + own * (u64::from(self.wal.frames_in_flight_max) + 2);
-        enough.max((REACTOR_BYTES_MIN / self.wal.frame_bytes_max.0.max(1)).min(REACTOR_FRAMES_MIN))
+        self.frames_per_record_max() + 1 + own * (u64::from(self.wal.frames_in_flight_max) + 2)
     }
 
     /// Frame buffers of all reactors.

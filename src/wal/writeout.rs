@@ -199,3 +199,7 @@ impl Wal {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "writeout_tests.rs"]
+mod tests;
