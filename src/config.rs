@@ -113,7 +113,7 @@ pub struct Wal {
     pub watermark_interval: Nanos,
     /// Buffered writes reach the drive within this time. 10us to 1m.
     pub window_interval: Nanos,
-    /// Buffered writes of a shard reach the drive when so many bytes of its log wait. 4KiB to 1GiB.
+    /// Buffered writes reach the drive when so many bytes wait. 4KiB to 1GiB.
     pub window_bytes: ByteSize,
 }
 
@@ -242,7 +242,7 @@ impl Default for Wal {
             recovery_bytes_max: ByteSize::mib(4096),
             watermark_interval: Nanos::millis(100),
             window_interval: Nanos::millis(5),
-            window_bytes: ByteSize::mib(4),
+            window_bytes: ByteSize::mib(1),
         }
     }
 }

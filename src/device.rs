@@ -216,9 +216,8 @@ pub trait Device {
     /// The operation itself, untouched, when there is no room for it.
     fn submit(&mut self, operation: Operation) -> Result<(), Operation>;
 
-    /// Rings the doorbell for all that was submitted since the last call. Once a turn. `waited_for`: somebody waits for writes
-    /// that are under way. Else a device that makes several durable with one flush may let more of them come together.
-    fn kick(&mut self, waited_for: bool);
+    /// Rings the doorbell for all that was submitted since the last call. Once a turn.
+    fn kick(&mut self);
 
     /// One operation that ended, in any order.
     fn poll(&mut self) -> Option<Completion>;

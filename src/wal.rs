@@ -47,7 +47,7 @@ pub struct Limits {
     pub frames_in_flight_max: u32,
     /// A buffered record waits for company at most so long.
     pub window_interval_ns: u64,
-    /// So many bytes of buffered records go out, and become durable, without waiting.
+    /// A frame of buffered records this full goes out without waiting.
     pub window_bytes: usize,
     /// An idle shard states its durable LSN on the drive after so long.
     pub watermark_interval_ns: u64,
@@ -189,9 +189,6 @@ struct InFlight {
     last_lsn: Lsn,
     stated_lsn: Lsn,
     flight_end: u64,
-    opened_ns: u64,
-    /// `Counters::frame_bytes` before it.
-    begins_at: u64,
     stamp: FrameStamp,
     done: bool,
 }
@@ -271,11 +268,6 @@ pub struct Wal {
     front_number: u64,
     submitted: u32,
     urgent: bool,
-    /// The next urgent frame is the first for which anybody waits: those under way may be finished and held, and it goes out beside
-    /// them, however many they are.
-    passes_held: bool,
-    /// Somebody waits until everything up to this LSN is durable.
-    wanted_lsn: Lsn,
     /// What is appended now is a copy or a part of a checkpoint.
     own: bool,
     client_frame_bytes: u64,
@@ -336,8 +328,6 @@ impl Wal {
             front_number: 0,
             submitted: 0,
             urgent: false,
-            passes_held: false,
-            wanted_lsn: Lsn::NONE,
             own: false,
             client_frame_bytes: 0,
             needs_segment: false,
@@ -438,9 +428,7 @@ impl Wal {
 
     /// Somebody waits for durability: what is open goes out at the next chance, not when its window is over.
     pub fn want_durable(&mut self) {
-        self.passes_held |= self.durable_lsn >= self.wanted_lsn;
         self.urgent = true;
-        self.wanted_lsn = self.last_lsn();
     }
 
     /// Somebody waits for room, which what is open may take: a buffer, a part of the flight recorder. Copies alone stay
@@ -448,9 +436,6 @@ impl Wal {
     pub fn want_room(&mut self, pool: &Pool) {
         let copies = self.open.as_ref().is_some_and(|open| !open.for_clients);
         self.urgent |= !copies || pool.available() <= pool.count() / 4;
-        if let Some(sealed) = self.in_flight.back() {
-            self.wanted_lsn = self.wanted_lsn.max(sealed.last_lsn);
-        }
     }
 
     /// Copies, or what a flight recorder held, wait for room: the last segments are for them.

@@ -54,7 +54,7 @@ impl Sizes {
         wal::Limits {
             frames_in_flight_max: config.wal.frames_in_flight_max,
             window_interval_ns: config.wal.window_interval.0,
-            window_bytes: index(config.wal.window_bytes.0),
+            window_bytes: index(config.wal.window_bytes.0).min(self.frame_bytes / 2),
             watermark_interval_ns: config.wal.watermark_interval.0,
             recovery_bytes_max: config.wal.recovery_bytes_max.0 / u64::from(self.shards),
         }

@@ -28,9 +28,6 @@ pub struct Flusher {
     written: VecDeque<Operation>,
     /// As many of them, from the front, had ended when the flush under way was sent.
     covered: usize,
-    operations_max: u32,
-    /// Somebody waits for what is held, or for what comes to it.
-    waited_for: bool,
     failed: FlushFailed,
 }
 
@@ -38,13 +35,7 @@ impl Flusher {
     /// For as many as `operations_max` writes: it never grows.
     #[must_use]
     pub fn new(operations_max: u32, failed: FlushFailed) -> Flusher {
-        let written = VecDeque::with_capacity(operations_max as usize);
-        Flusher { written, covered: 0, operations_max, waited_for: true, failed }
-    }
-
-    /// Whether somebody waits, as `Device::kick` was told. If nobody does, more writes may come under one flush.
-    pub fn set_waited_for(&mut self, waited_for: bool) {
-        self.waited_for = waited_for;
+        Flusher { written: VecDeque::with_capacity(operations_max as usize), covered: 0, failed }
     }
 
     /// A write ended, and is not durable.
@@ -55,8 +46,7 @@ impl Flusher {
     /// Whether to send a flush now.
     #[must_use]
     pub fn is_due(&self) -> bool {
-        let goes = self.waited_for || self.held() == self.operations_max;
-        self.covered == 0 && !self.written.is_empty() && goes
+        self.covered == 0 && !self.written.is_empty()
     }
 
     /// A flush was sent: it covers what is held now, and nothing that ends later.
@@ -127,23 +117,6 @@ mod tests {
         flusher.end(Ok(()), &mut ended);
         assert_eq!((addresses(&mut ended), flusher.held()), (vec![(0, true), (1, true)], 1));
         assert!(flusher.is_due(), "the third needs another one");
-    }
-
-    #[test]
-    fn a_flush_that_nobody_waits_for_is_put_off_while_there_is_room() {
-        let mut pool = pool(8, 4096);
-        let mut write = |at: u64| operation(&mut pool, OperationKind::WriteDurable, at * 4096, 4096);
-        let mut flusher = Flusher::new(2, FlushFailed::default());
-        flusher.hold(write(0));
-        flusher.set_waited_for(false);
-        assert!(!flusher.is_due());
-        flusher.hold(write(1));
-        assert!(flusher.is_due(), "nothing else can be submitted");
-        flusher.sent();
-        flusher.end(Ok(()), &mut VecDeque::new());
-        flusher.hold(write(2));
-        flusher.set_waited_for(true);
-        assert!(flusher.is_due());
     }
 
     #[test]

@@ -279,10 +279,7 @@ impl Device for PassthroughDevice {
         self.ring.submit(parts, buffer, Some(head)).map_err(|(buffer, _)| head.with(buffer))
     }
 
-    fn kick(&mut self, waited_for: bool) {
-        if let Some(Flushes { flusher, .. }) = &mut self.flushes {
-            flusher.set_waited_for(waited_for);
-        }
+    fn kick(&mut self) {
         self.ring.kick();
     }
 

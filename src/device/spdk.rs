@@ -147,8 +147,7 @@ impl Device for SpdkDevice {
         self.transfer(operation)
     }
 
-    fn kick(&mut self, waited_for: bool) {
-        self.flusher.set_waited_for(waited_for);
+    fn kick(&mut self) {
         self.pair.kick();
     }
 

@@ -51,10 +51,6 @@ pub struct UringDevice {
     /// When a lone write went into the ring, until company comes.
     alone_since: Option<Instant>,
     ways: Ways,
-    /// Somebody waits for what is under way, as `kick` was told.
-    waited_for: bool,
-    /// Of `written`: those whose flush was put off.
-    held: usize,
     flush_failed: FlushFailed,
 }
 
@@ -87,8 +83,6 @@ impl UringDevice {
             lone: None,
             alone_since: None,
             ways: Ways::default(),
-            waited_for: true,
-            held: 0,
             flush_failed,
         })
     }
@@ -139,7 +133,7 @@ impl UringDevice {
     }
 
     /// Takes all that ended from the ring. Writes are made durable with one flush when half of those under way have ended: a
-    /// flush blocks this thread, and with each one alone the drive would run dry. Where nobody waits, more of them come together.
+    /// flush blocks this thread, and with each one alone the drive would run dry.
     fn collect(&mut self) {
         let is_block = matches!(self.geometry.tier, Tier::Block { .. });
         let counts_at_once = is_block && self.write_path == WritePath::Through;
@@ -154,20 +148,9 @@ impl UringDevice {
             if waits { &mut self.written } else { &mut self.ended }.push_back(completion);
         }
         let flushes = self.write_path != WritePath::Through;
-        if self.written.is_empty() {
+        if self.written.is_empty() || flushes && len_u32(self.written.len()) < self.writing {
             return;
         }
-        // Those that were held may wait for one that was just asked for.
-        let many = len_u32(self.written.len() - self.held) >= self.writing;
-        let asked_for = self.waited_for || self.in_flight() == self.geometry.operations_max;
-        if flushes && many && !asked_for {
-            self.held = self.written.len();
-            self.alone_since = None;
-        }
-        if flushes && !(many && asked_for) {
-            return;
-        }
-        self.held = 0;
         if self.flush_failed.get().is_none()
             && let Err(error) = self.settle()
         {
@@ -229,8 +212,7 @@ impl Device for UringDevice {
         self.queue(operation)
     }
 
-    fn kick(&mut self, waited_for: bool) {
-        self.waited_for = waited_for;
+    fn kick(&mut self) {
         if let (Some(lone), WritePath::ThenFlush { lone: durability }) = (self.lone.take(), self.write_path) {
             self.write_lone(lone, durability);
         }
@@ -238,7 +220,7 @@ impl Device for UringDevice {
     }
 
     fn poll(&mut self) -> Option<Completion> {
-        if self.ended.is_empty() && (self.uring.in_flight() > 0 || !self.written.is_empty()) {
+        if self.ended.is_empty() && self.uring.in_flight() > 0 {
             self.collect();
         }
         self.ended.pop_front()
@@ -305,46 +287,6 @@ mod tests {
                 assert_eq!(later, Err(DeviceError::NotWhole), "what was lost stays lost");
             }
         }
-    }
-
-    #[test]
-    fn writes_that_nobody_waits_for_wait_for_a_flush_with_others() {
-        let (scratch, failed) = (Scratch::file(1 << 20), FlushFailed::default());
-        let write_path = WritePath::ThenFlush { lone: DriveDurability::Auto };
-        let Some(mut device) = open(&scratch, write_path, &failed) else { return };
-        let mut pool = pool(9, 32 << 10);
-        let mut submit = |device: &mut UringDevice, at| {
-            device.submit(operation(&mut pool, OperationKind::WriteDurable, at, 32 << 10)).unwrap();
-        };
-        submit(&mut device, 0);
-        submit(&mut device, 64 << 10);
-        device.kick(false);
-        while device.uring.in_flight() > 0 {
-            assert!(device.poll().is_none(), "nobody waits");
-        }
-        assert!(device.poll().is_none() && device.in_flight() == 2);
-        device.kick(true);
-        assert!((0..2).all(|_| device.poll().unwrap().result.is_ok()), "at once: there is nothing left to wait for");
-        // One that is waited for does not pay a flush of those before it and one of its own.
-        submit(&mut device, 0);
-        submit(&mut device, 64 << 10);
-        device.kick(false);
-        while device.uring.in_flight() > 0 {
-            assert!(device.poll().is_none(), "nobody waits");
-        }
-        submit(&mut device, 128 << 10);
-        device.kick(true);
-        while device.poll().is_none() {}
-        assert!(device.uring.in_flight() == 0 && device.written.is_empty(), "the flush was for all three");
-        assert!((0..2).all(|_| device.poll().unwrap().result.is_ok()));
-        // Where nothing else can be submitted, all of them go.
-        (0..4).for_each(|at| submit(&mut device, at << 15));
-        device.kick(false);
-        let mut ended = 0;
-        while ended < 4 {
-            ended += u32::from(device.poll().is_some());
-        }
-        assert_eq!(device.in_flight(), 0);
     }
 
     fn fails_the_writes_of_all(lone: DriveDurability) {

@@ -124,7 +124,6 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         } else if self.copy_payload(slot, opcode, &submission) {
             self.dispatch(&asked, now_ns, &mut at)
         } else {
-            at = self.route(opcode, &submission);
             Outcome::Later
         };
         let at = self.settle(&mut outcome, &asked, now_ns, at);

@@ -89,11 +89,6 @@ impl Reclaim {
         }
     }
 
-    /// Whether the mark is being written that makes a segment free.
-    pub(super) fn is_freeing(&self, wal: &Wal) -> bool {
-        matches!(self.step, Step::Freeing(_)) && !wal.is_planted(Planted::PutOffFreeing)
-    }
-
     fn is_wanted(&self, wal: &Wal) -> bool {
         wal.segments().is_low() && self.told_hopeful && wal.fenced().is_none() && wal.oldest().is_some()
     }

@@ -412,11 +412,7 @@ impl Device for SimDevice {
         Ok(())
     }
 
-    fn kick(&mut self, waited_for: bool) {
-        if let Some(flusher) = &mut self.flusher {
-            flusher.set_waited_for(waited_for);
-        }
-    }
+    fn kick(&mut self) {}
 
     fn poll(&mut self) -> Option<Completion> {
         if self.ended.is_empty() {

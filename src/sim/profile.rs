@@ -156,17 +156,12 @@ impl Profile {
             operations_max: random.pick(&[2, 8, 64]),
             recorder_bytes: (record * frame_bytes).next_multiple_of(4_096) * random.pick(&[1, 2, 8]),
             turn_requests_max: random.pick(&[1, 4, 64]),
-            wal: {
-                let window_interval_ns = random.pick(&[100_000, 1_000_000, 5_000_000]);
-                // No draw of its own, so that a seed draws the rest as before.
-                let window_frames_halved = if window_interval_ns < 5_000_000 { 16 } else { 1 };
-                wal::Limits {
-                    frames_in_flight_max,
-                    window_interval_ns,
-                    window_bytes: frame_bytes / 2 * window_frames_halved,
-                    watermark_interval_ns: random.pick(&[200_000, 1_000_000, 50_000_000]),
-                    recovery_bytes_max: u64::MAX,
-                }
+            wal: wal::Limits {
+                frames_in_flight_max,
+                window_interval_ns: random.pick(&[100_000, 1_000_000, 5_000_000]),
+                window_bytes: frame_bytes / 2,
+                watermark_interval_ns: random.pick(&[200_000, 1_000_000, 50_000_000]),
+                recovery_bytes_max: u64::MAX,
             },
             store: store::Limits {
                 key_bytes_max: 64,

@@ -167,7 +167,6 @@ impl Store {
             }
             if strict && !request.is_relaxed() && lsn > context.wal.durable_lsn() {
                 seen = seen.max(lsn);
-                context.wal.want_durable();
             }
         }
         Ok(seen)

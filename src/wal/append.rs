@@ -269,8 +269,6 @@ impl Wal {
             last_lsn: Lsn(header.next_lsn().0 - 1),
             stated_lsn: self.durable_lsn,
             flight_end: self.flight.position(),
-            opened_ns: open.opened_ns,
-            begins_at: self.counters.frame_bytes,
             stamp: sealing.ends(),
             done: false,
         });

@@ -93,10 +93,6 @@ pub enum Planted {
     RewriteSeen,
     /// A read of pages shows one that it got from the drive first, though it was written again before the last one came.
     MixMoments,
-    /// A flush is put off although somebody waits for it, or the window is over.
-    PutOffFlush,
-    /// The same for the mark that frees a segment.
-    PutOffFreeing,
 }
 
 impl Planted {

@@ -6,11 +6,7 @@ use crate::device::{Completion, Device, Operation, OperationKind};
 use crate::wal::layout::BLOCK_BYTES;
 use crate::wal::planted::Planted;
 use crate::wal::pool::Writer;
-use crate::wal::{ChainSegment, Fence, InFlight, Prepared, TAG_HEADER, TAG_MASK, Wal, frame, record, segment};
-
-/// A flush for which nobody waits is put off so long at most, far below any `device.timeout`. It is enough for many frames; with 5 ms a
-/// file's time of change is another one at each flush, and ext4 without a journal writes the inode with it.
-const PUT_OFF_NS_MAX: u64 = 1_000_000;
+use crate::wal::{ChainSegment, Fence, Prepared, TAG_HEADER, TAG_MASK, Wal, frame, record, segment};
 
 impl Wal {
     /// Seals what is due, for those who wait at once while fewer than `frames_in_flight_max` are out, buffered records when their
@@ -26,13 +22,10 @@ impl Wal {
         }
         let mut handed = 0;
         loop {
-            let few = self.submitted < self.limits.frames_in_flight_max || self.passes_held;
+            let few = self.submitted < self.limits.frames_in_flight_max;
             if few && self.outbox.is_empty() && self.is_due(now_ns) {
                 self.seal_open(pool, 0);
-                self.passes_held = false;
-                if std::mem::take(&mut self.urgent) {
-                    self.wanted_lsn = self.last_lsn();
-                }
+                self.urgent = false;
             }
             let Some(operation) = self.outbox.pop_front() else { return handed };
             if let Err(operation) = device.submit(operation) {
@@ -59,33 +52,9 @@ impl Wal {
         self.open.as_ref().is_some_and(|open| {
             open.records > 0
                 && (self.urgent
-                    || open.used >= self.limits.window_bytes.min(open.capacity / 16 * 15)
+                    || open.used >= self.limits.window_bytes
                     || now_ns.saturating_sub(open.opened_ns) >= self.limits.window_interval_ns)
         })
-    }
-
-    /// Whether somebody waits for frames that are under way, or their window is over, or full. The header of a segment counts as
-    /// waited for: the next frame may.
-    #[must_use]
-    #[inline]
-    pub fn is_waited_for(&self, now_ns: u64) -> bool {
-        self.submitted > 0 && self.is_hurried(now_ns)
-    }
-
-    fn is_hurried(&self, now_ns: u64) -> bool {
-        let bytes_max = self.limits.window_bytes as u64;
-        let open = self.open.as_ref().map_or(0, |open| open.used as u64);
-        let bytes = |frame: &InFlight| self.counters.frame_bytes - frame.begins_at + open;
-        let late = |frame: &InFlight| now_ns >= self.flush_by_ns(frame) || bytes(frame) >= bytes_max;
-        let hurried = self.durable_lsn < self.wanted_lsn
-            || self.in_flight.front().is_some_and(late)
-            || self.prepared.iter().any(|next| !next.durable);
-        hurried && !self.planted.is(Planted::PutOffFlush)
-    }
-
-    /// A frame that nobody waits for becomes durable when the window of its first record is over, or soon after.
-    fn flush_by_ns(&self, frame: &InFlight) -> u64 {
-        frame.opened_ns + self.limits.window_interval_ns.min(PUT_OFF_NS_MAX)
     }
 
     /// When this log next has something to do without being asked: a window or an idle watermark.
@@ -93,9 +62,6 @@ impl Wal {
     pub fn deadline_ns(&self) -> Option<u64> {
         if self.fenced.is_some() {
             return None;
-        }
-        if let Some(frame) = self.in_flight.front() {
-            return Some(self.flush_by_ns(frame));
         }
         match &self.open {
             Some(open) if open.records > 0 => Some(open.opened_ns + self.limits.window_interval_ns),
@@ -127,8 +93,6 @@ impl Wal {
             self.open_frame(pool, now_ns);
         }
         self.seal_open(pool, frame::FLAG_WATERMARK | if clean { frame::FLAG_CLEAN } else { 0 });
-        // Nothing will join it: its window is over.
-        self.in_flight.iter_mut().for_each(|frame| frame.opened_ns = 0);
         self.counters.watermarks += 1;
     }
 
@@ -199,7 +163,3 @@ impl Wal {
         }
     }
 }
-
-#[cfg(test)]
-#[path = "writeout_tests.rs"]
-mod tests;
