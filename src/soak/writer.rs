@@ -37,8 +37,10 @@ enum Step {
         end: u64,
         bytes: usize,
     },
+    /// With the last operation that trimmed anything.
     Trim {
         before: u64,
+        last: u64,
     },
     /// When it was asked, this was the last operation that was issued, with what it leaves.
     Get {
@@ -312,9 +314,12 @@ impl Writer {
                 Step::Append { first, end: self.events.next(), bytes }
             }
             What::Trim => {
-                self.trimmed = self.trimmed.max(before);
-                self.begin.issue(number, self.trimmed);
-                Step::Trim { before }
+                // One that trims nothing more leaves no record: its answer tells of the trim before it.
+                if before > self.trimmed {
+                    self.trimmed = before;
+                    self.begin.issue(number, before);
+                }
+                Step::Trim { before, last: self.begin.last().0 }
             }
         };
         under_way.insert(number, step);
@@ -391,9 +396,9 @@ impl Writer {
                 }
                 bytes
             }
-            Step::Trim { before } => {
+            Step::Trim { before, last } => {
                 if holds {
-                    self.begin.acknowledge(number);
+                    self.begin.acknowledge(last);
                     self.events.forget(before);
                 }
                 0
