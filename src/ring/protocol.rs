@@ -372,7 +372,7 @@ pub enum Status {
     VersionMismatch = 2,
     /// The namespace is full. Reads, deletes and trims go on.
     NoSpace = 3,
-    /// The memory budget is used up. Reads, deletes and trims go on.
+    /// The memory budget, or the number of keys, is used up. Reads, deletes and trims go on.
     NoMemory = 4,
     /// A key, value, batch or request for pages over the daemon's limits. Of pages: `aux` holds the bytes that may be.
     TooLarge = 5,
@@ -479,7 +479,7 @@ impl Status {
             Status::NotFound => "no such key",
             Status::VersionMismatch => "the key's version is not the expected one",
             Status::NoSpace => "the namespace is full",
-            Status::NoMemory => "the daemon's memory budget is used up",
+            Status::NoMemory => "the daemon's memory budget, or its number of keys, is used up",
             Status::TooLarge => "a key, value or batch is over the daemon's limits",
             Status::BadRequest => "the request's fields make no sense together",
             Status::UnknownObject => "no such space or stream",

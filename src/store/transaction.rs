@@ -165,9 +165,7 @@ impl Store {
                 let completion = Completion { status, version, aux: at, ..Completion::default() };
                 return Err(Outcome::Answer { completion, after });
             }
-            if strict && !request.is_relaxed() && lsn > context.wal.durable_lsn() {
-                seen = seen.max(lsn);
-            }
+            seen = seen.max(mode.visible_after(context.wal, lsn));
         }
         Ok(seen)
     }

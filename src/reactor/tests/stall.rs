@@ -165,6 +165,24 @@ fn a_machine_that_was_asleep_does_not_blame_the_device() {
     assert_eq!(quiet.turn_for(1_000).map(|answer| answer.status), Some(Status::Ok));
 }
 
+/// A window is over when time has gone by, and here it stands still.
+#[test]
+fn a_commit_that_only_reads_asks_for_what_it_waits_for() {
+    let mut quiet = Quiet::start();
+    quiet.silent.set(false);
+    assert_eq!(quiet.turn_for(1_000).map(|answer| answer.status), Some(Status::Ok), "what was under way");
+    let (space, key) = (quiet.space, key_of_shard_0(quiet.space, 0));
+    let how = Write { durability: Some(Durability::Buffered), ..Write::default() };
+    quiet.client.submit(7, &Request::Put { space, key: &key, value: b"2", how }).unwrap();
+    let stored = (0..10).find_map(|_| quiet.turn_for(0)).expect("it waits for nothing");
+    let durable = |quiet: &Quiet| quiet.reactor.shards()[0].wal.durable_lsn().0;
+    assert!(stored.status == Status::Ok && durable(&quiet) < stored.lsn);
+    let entries = [commit::read(space, &key, stored.version)];
+    quiet.client.submit(7, &Request::Commit { entries: &entries, durability: None, relaxed: false }).unwrap();
+    let told = (0..10).find_map(|_| quiet.turn_for(0)).expect("its answer waits for no window");
+    assert!(told.status == Status::Ok && durable(&quiet) >= stored.lsn);
+}
+
 #[test]
 fn a_mark_that_waits_for_room_keeps_its_moment() {
     let mut quiet = Quiet::start();
