@@ -12,7 +12,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise};
 
 use crate::prefetch;
 
@@ -22,6 +22,9 @@ const _: () = assert!(cfg!(target_endian = "little"), "the shared layout is litt
 pub const LINE_BYTES: usize = 64;
 /// Words of one line.
 pub const LINE_WORDS: usize = LINE_BYTES / 8;
+
+/// Mappings from here on ask for huge pages; below, the edges that none covers would be most of it.
+const LARGE_BYTES: usize = 4 << 20;
 
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
@@ -138,6 +141,12 @@ impl SharedMap {
 
     fn own(base: *mut u8, bytes: usize) -> io::Result<SharedMap> {
         let base = NonNull::new(base).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        if bytes >= LARGE_BYTES {
+            // SAFETY: the mapping is ours, and advice changes no contents.
+            let advised = unsafe { madvise(base.as_ptr().cast(), bytes, Advice::LinuxHugepage) };
+            // Where the host gives shared memory no huge pages (docs/operations.md), it is as good as before.
+            let _ = advised;
+        }
         Ok(SharedMap { base, bytes })
     }
 
