@@ -347,7 +347,9 @@ impl ClientError {
 fn remedy_of(status: Status) -> Option<&'static str> {
     Some(match status {
         Status::NoSpace => "delete or trim what is not needed, or use a larger device",
-        Status::NoMemory => "delete or trim what is old, or raise limits.memory_bytes_max or limits.keys_max of the daemon",
+        Status::NoMemory => {
+            "delete or trim what is old, or raise limits.memory_bytes_max or limits.keys_max of the daemon"
+        }
         Status::TooLarge => "split it, or raise limits.value_bytes_max or limits.key_bytes_max of the daemon",
         Status::BadRequest => "a key and a batch must not be empty",
         Status::UnknownObject => "create it first, or look at the names in the catalog",
