@@ -2,13 +2,16 @@
 //! values of 4 KiB read at random, pages of 4 KiB read and written at queue depths of 1 to 256.
 //! `cargo bench --bench beside_fio`, with `-- --json` for a machine, `-- --rounds N` for more than 3.
 //!
-//! The reactor polls on the first core, the client on the second; fio has the first, while the second spins. What is read is
-//! some twenty times what the appliance may keep in memory.
+//! The reactor polls on the first core, the client on the second; fio has the first, and while it runs a loop of idle
+//! priority keeps each core awake. What is read is some twenty times what the appliance may keep in memory. It takes 26 GiB in the
+//! place for temporary files (TMPDIR), which has to be on the drive.
+
+mod awake;
+mod figures;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
@@ -76,7 +79,7 @@ fn run() -> Result<(), Failure> {
     while let Some(word) = words.next() {
         match word.as_str() {
             "--json" => json = true,
-            "--rounds" => rounds = words.next().ok_or("--rounds needs a number")?.parse()?,
+            "--rounds" => rounds = figures::rounds(words.next())?,
             "--bench" => {}
             other => return Err(format!("unknown argument {other:?}; there are --json, --rounds").into()),
         }
@@ -116,7 +119,7 @@ fn measure(directory: &Path, cores: [CoreId; 2], rounds: usize, rows: &mut Vec<R
     bench.each_once(Asked::WritePage(Durability::Buffered))?;
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
-        let fio = |rw, bytes, depth| awake(cores[1], || fio(&raw, rw, bytes, depth, cores[0].id));
+        let fio = |rw, bytes, depth| awake::awake(&cores, || fio(&raw, rw, bytes, depth, cores[0].id))?;
         let mib = EVENT_BYTES as f64 / f64::from(1 << 20);
         for (bench, name) in [
             (&mut events, "events of 64 KiB, buffered / fio write"),
@@ -151,22 +154,6 @@ fn add(rows: &mut Vec<Row>, name: &str, depth: usize, unit: &'static str, figure
     });
     rows[at].own.push(figures[0]);
     rows[at].fio.push(figures[1]);
-}
-
-/// Keeps a core from halting while `work` is done, as the client's polling does for the appliance.
-fn awake<T>(core: CoreId, work: impl FnOnce() -> T) -> T {
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            core_affinity::set_for_current(core);
-            while !stop.load(Ordering::Relaxed) {
-                std::hint::spin_loop();
-            }
-        });
-        let done = work();
-        stop.store(true, Ordering::Relaxed);
-        done
-    })
 }
 
 /// Operations a second of fio, O_DIRECT. Random writes are durable each (O_DSYNC), writes in a row are as buffered ones: not yet.
@@ -297,15 +284,6 @@ impl Bench {
     }
 }
 
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn least_most(figures: &[f64]) -> (f64, f64) {
-    (figures.iter().copied().fold(f64::INFINITY, f64::min), figures.iter().copied().fold(0.0, f64::max))
-}
-
 fn report(rows: &[Row], json: bool) {
     let mut all = Vec::new();
     if !json {
@@ -313,33 +291,25 @@ fn report(rows: &[Row], json: bool) {
     }
     for row in rows {
         let ratios: Vec<f64> = row.own.iter().zip(&row.fio).map(|(own, fio)| own / fio).collect();
-        let [own, beside, ratio] = [&row.own, &row.fio, &ratios].map(|figures| median(figures.clone()));
-        let held = row.aim.map(|aim| ratio >= aim);
+        let all_of = |figures: &[f64]| figures::summary(figures).unwrap_or([f64::NAN; 3]);
+        let [own, beside, ratio] = [&row.own, &row.fio, &ratios].map(|figures| all_of(figures));
+        let held = row.aim.map(|aim| ratio[0] >= aim);
         if json {
-            let of = |median: f64, figures: &[f64]| {
-                let (min, max) = least_most(figures);
-                json!({ "median": median, "min": min, "max": max })
-            };
+            let of = |[median, min, max]: [f64; 3]| json!({ "median": median, "min": min, "max": max });
             all.push(json!({
-                "name": row.name, "unit": row.unit, "forebay": of(own, &row.own), "fio": of(beside, &row.fio),
-                "ratio": of(ratio, &ratios), "aim": row.aim, "held": held,
+                "name": row.name, "unit": row.unit, "forebay": of(own), "fio": of(beside),
+                "ratio": of(ratio), "aim": row.aim, "held": held,
             }));
             continue;
         }
-        let spread = |figures: &[f64]| {
-            let (min, max) = least_most(figures);
-            format!("({min:.0} - {max:.0})")
-        };
-        let (min, max) = least_most(&ratios);
-        let (name, unit, own_spread, fio_spread) = (&row.name, row.unit, spread(&row.own), spread(&row.fio));
+        let cell = |[median, min, max]: [f64; 3]| format!("{median:>7.0} ({min:.0} - {max:.0}) {}", row.unit);
+        let (name, [ratio, min, max], own, beside) = (&row.name, ratio, cell(own), cell(beside));
         let verdict = match held {
             Some(true) => format!("aim {AIM} held"),
             Some(false) => format!("aim {AIM} MISSED"),
             None => String::new(),
         };
-        println!(
-            "{name:<76} {own:>7.0} {own_spread} {unit} {beside:>7.0} {fio_spread} {unit} {ratio:.2} x ({min:.2} - {max:.2}) {verdict}"
-        );
+        println!("{name:<76} {own} {beside} {ratio:.2} x ({min:.2} - {max:.2}) {verdict}");
     }
     if json {
         println!("{:#}", json!(all));

@@ -8,6 +8,7 @@
 #[expect(dead_code, reason = "other benches use the rest of it")]
 mod rig;
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -78,7 +79,7 @@ struct Figure {
 
 fn median(mut figures: Vec<u64>) -> u64 {
     figures.sort_unstable();
-    figures[figures.len() / 2]
+    u64::midpoint(figures[(figures.len() - 1) / 2], figures[figures.len() / 2])
 }
 
 fn measure(compression: Compression, bytes: usize) -> Result<Figure, Failure> {
@@ -199,7 +200,7 @@ fn main() -> Result<(), Failure> {
     while let Some(word) = words.next() {
         match word.as_str() {
             "--json" => as_json = true,
-            "--rounds" => rounds = words.next().ok_or("--rounds needs a number")?.parse()?,
+            "--rounds" => rounds = words.next().ok_or("--rounds needs a number")?.parse::<NonZeroUsize>()?.get(),
             "--bench" => {}
             other => return Err(format!("unknown argument {other:?}; there are --json and --rounds").into()),
         }

@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! Which way to a durable 4 KiB write is the fastest on this machine, and how near to it the device comes.
 //!
-//!     cargo bench --bench device -- [--path FILE] [--core N] [--other awake|asleep] [--ops N] [--json]
+//!     cargo bench --bench device -- [--path FILE] [--overwrite] [--core N] [--other awake|asleep] [--ops N] [--json]
 //!
 //! `fio` runs beside it where it is installed. The other core is kept awake by default: a halted one takes tens of
 //! microseconds to wake, which hides everything else.
@@ -10,6 +10,7 @@ mod depth;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ type Failure = Box<dyn std::error::Error>;
 
 struct Args {
     path: PathBuf,
+    overwrite: bool,
     core: usize,
     other_awake: bool,
     ops: usize,
@@ -52,9 +54,22 @@ struct Figures {
 
 fn main() -> Result<(), Failure> {
     let args = arguments()?;
-    if !args.path.exists() {
+    let made = !args.path.exists();
+    if made {
         prepare::preallocate_and_zero(&args.path, FILE_BYTES, &mut |_, _| {})?;
+    } else if !args.overwrite {
+        let path = args.path.display();
+        return Err(format!("{path} would be written to; add --overwrite if its first 64 MiB may be lost").into());
     }
+    let measured = measure(&args);
+    if made {
+        _ = std::fs::remove_file(&args.path);
+    }
+    report(&args, &measured?);
+    Ok(())
+}
+
+fn measure(args: &Args) -> Result<BTreeMap<String, Vec<Figures>>, Failure> {
     pin(args.core);
     let stop = Arc::new(AtomicBool::new(!args.other_awake));
     let (stopped, other) = (Arc::clone(&stop), 1 - args.core.min(1));
@@ -65,15 +80,15 @@ fn main() -> Result<(), Failure> {
         }
     });
     let mut all: BTreeMap<String, Vec<Figures>> = BTreeMap::new();
-    for _ in 0..ROUNDS {
-        for (name, figures) in round(&args)? {
+    let measured = (0..ROUNDS).try_for_each(|_| {
+        for (name, figures) in round(args)? {
             all.entry(name).or_default().push(figures);
         }
-    }
+        Ok(())
+    });
     stop.store(true, Ordering::Relaxed);
     let _ = spinner.join();
-    report(&args, &all);
-    Ok(())
+    measured.map(|()| all)
 }
 
 /// Every way once, one after another, so that a drift of the machine meets all of them.
@@ -210,16 +225,23 @@ fn pin(core: usize) {
 }
 
 fn arguments() -> Result<Args, Failure> {
-    let path = std::env::temp_dir().join("forebay-bench-device.img");
-    let mut args = Args { path, core: 0, other_awake: true, ops: 3000, json: false };
+    let path = std::env::temp_dir().join(format!("forebay-bench-device-{}.img", std::process::id()));
+    let mut args = Args { path, overwrite: false, core: 0, other_awake: true, ops: 3000, json: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
         match word.as_str() {
             "--path" => args.path = Path::new(&value()?).to_owned(),
             "--core" => args.core = value()?.parse()?,
-            "--ops" => args.ops = value()?.parse()?,
-            "--other" => args.other_awake = value()? == "awake",
+            "--overwrite" => args.overwrite = true,
+            "--ops" => args.ops = value()?.parse::<NonZeroUsize>()?.get(),
+            "--other" => {
+                args.other_awake = match value()?.as_str() {
+                    "awake" => true,
+                    "asleep" => false,
+                    _ => return Err("--other takes awake or asleep".into()),
+                }
+            }
             "--json" => args.json = true,
             // Added by `cargo bench` itself.
             "--bench" => {}

@@ -4,6 +4,7 @@
 //!
 //! Durability is `memory`: no log and no drive. Rounds take turns over the three; a figure is the median of the rounds.
 
+mod figures;
 mod rig;
 
 use std::hint::black_box;
@@ -95,9 +96,7 @@ fn two_cores(cores: [core_affinity::CoreId; 2]) -> Result<f64, Failure> {
 }
 
 fn median(figures: impl Iterator<Item = f64>) -> f64 {
-    let mut figures: Vec<f64> = figures.collect();
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+    figures::summary(&figures.collect::<Vec<_>>()).map_or(f64::NAN, |[median, ..]| median)
 }
 
 fn main() -> Result<(), Failure> {
@@ -106,7 +105,7 @@ fn main() -> Result<(), Failure> {
     while let Some(word) = words.next() {
         match word.as_str() {
             "--json" => json = true,
-            "--rounds" => rounds = words.next().ok_or("--rounds needs a number")?.parse()?,
+            "--rounds" => rounds = figures::rounds(words.next())?,
             "--bench" => {}
             other => return Err(format!("unknown argument {other:?}; there are --json and --rounds").into()),
         }

@@ -6,11 +6,13 @@
 //!
 //! Without `--device` a file is made in the place for temporary files and removed again. A device that is named is
 //! written to, so it takes `--overwrite`. Rounds take turns over all cases. A figure is the median of the rounds with
-//! its least and most. The other core spins meanwhile: one that halts takes tens of microseconds to wake, and a
-//! reactor's never does.
+//! its least and most. While a drive is measured a loop of idle priority keeps each core awake:
+//! one that halts takes tens of microseconds to wake, and a reactor's never does.
 
+mod awake;
 #[path = "floor/drive.rs"]
 mod drive;
+mod figures;
 mod floor;
 #[path = "floor/memory.rs"]
 mod memory;
@@ -19,10 +21,11 @@ mod stalls;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use awake::awake;
 use core_affinity::CoreId;
+use figures::{rounds, summary};
 use forebay::device::OperationKind::{Read, WriteDurable};
 use forebay::device::controller_name::Name;
 use forebay::device::prepare::preallocate_and_zero;
@@ -137,23 +140,8 @@ fn measure(
         let beside = Some(memory::crc_fast(bytes, args.run));
         table.add(&format!("CRC32C of {bytes} B"), "GB/s", memory::crc32c(bytes, args.run), "crc-fast", beside);
     }
-    awake(other, || devices.iter().try_for_each(|path| measure_drive(args, path, table)))
-}
-
-/// Keeps the other core from halting while `work` is done.
-fn awake<T>(other: Option<CoreId>, work: impl FnOnce() -> T) -> T {
-    let stop = AtomicBool::new(other.is_none());
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            other.map(core_affinity::set_for_current);
-            while !stop.load(Ordering::Relaxed) {
-                std::hint::spin_loop();
-            }
-        });
-        let done = work();
-        stop.store(true, Ordering::Relaxed);
-        done
-    })
+    let cores: Vec<CoreId> = other.into_iter().chain([own]).collect();
+    awake(&cores, || devices.iter().try_for_each(|path| measure_drive(args, path, table)))?
 }
 
 /// A device by every tier that it can be reached by.
@@ -198,13 +186,6 @@ fn measure_tier(args: &Args, path: &Path, tier: TierChoice, table: &mut Table) -
     Ok(())
 }
 
-/// Median, least and most; None of nothing.
-fn summary(figures: &[f64]) -> Option<[f64; 3]> {
-    let mut sorted = figures.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    Some([*sorted.get(sorted.len() / 2)?, *sorted.first()?, *sorted.last()?])
-}
-
 fn report(table: &Table) {
     let cell = |figures: &[f64]| match summary(figures) {
         Some([median, least, most]) if most < 1e3 => format!("{median:.2} ({least:.2} - {most:.2})"),
@@ -245,7 +226,7 @@ fn arguments() -> Result<Args, Failure> {
             "--device" => args.devices.push(value()?.into()),
             "--overwrite" => args.overwrite = true,
             "--core" => args.core = value()?.parse()?,
-            "--rounds" => args.rounds = value()?.parse::<usize>()?.max(1),
+            "--rounds" => args.rounds = rounds(words.next())?,
             "--quick" => (args.rounds, args.run) = (3, Duration::from_millis(100)),
             "--json" => args.json = true,
             "--bench" => {}

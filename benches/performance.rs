@@ -5,6 +5,8 @@
 //! The reactor polls on the first core, the client on the second. Rounds take turns over all cases, so that a change
 //! of the machine's mood touches all of them; each figure is the median of the rounds with its least and most.
 
+mod awake;
+mod figures;
 mod floor;
 #[path = "floor/stalls.rs"]
 mod stalls;
@@ -12,7 +14,6 @@ mod stalls;
 use std::error::Error;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use forebay::appliance::Appliance;
@@ -73,8 +74,11 @@ fn main() -> Result<(), Failure> {
     while let Some(word) = words.next() {
         match word.as_str() {
             "--json" => json = true,
-            "--rounds" => rounds = words.next().ok_or("--rounds needs a number")?.parse()?,
-            "--only" => only = words.next(),
+            "--rounds" => rounds = figures::rounds(words.next())?,
+            "--only" => match words.next() {
+                Some(half) if ["memory", "file"].contains(&half.as_str()) => only = Some(half),
+                _ => return Err("--only takes memory or file".into()),
+            },
             "--bench" => {}
             other => return Err(format!("unknown argument {other:?}; there are --json, --rounds, --only").into()),
         }
@@ -209,21 +213,11 @@ impl Raw {
     }
 }
 
-/// Durable 4 KiB writes of one thread on the reactor's core, the other core kept awake.
+/// Durable 4 KiB writes of one thread on the reactor's core, while no core halts: the reactor's does not either.
 fn raw_durable_writes(cores: [core_affinity::CoreId; 2], path: &Path) -> Result<Vec<f64>, Failure> {
     core_affinity::set_for_current(cores[0]);
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            core_affinity::set_for_current(cores[1]);
-            while !stop.load(Ordering::Relaxed) {
-                std::hint::spin_loop();
-            }
-        });
-        let measured = Raw::ALL.map(|way| raw(path, way));
-        stop.store(true, Ordering::Relaxed);
-        measured.into_iter().collect()
-    })
+    let measured = awake::awake(&cores, || Raw::ALL.map(|way| raw(path, way)))?;
+    measured.into_iter().collect()
 }
 
 fn raw(path: &Path, way: Raw) -> Result<f64, Failure> {
@@ -421,18 +415,18 @@ fn figures<'a>(cases: &'a [Case], name: &str) -> &'a [f64] {
     cases.iter().find(|case| case.name == name).map_or(&[], |case| &case.figures)
 }
 
-fn median_of(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+fn median_of(figures: &[f64]) -> f64 {
+    figures::summary(figures).map_or(f64::NAN, |[median, ..]| median)
 }
 
 fn median(cases: &[Case], name: &str) -> f64 {
-    median_of(figures(cases, name).to_vec())
+    median_of(figures(cases, name))
 }
 
 /// The median of the rounds' ratios: a host that moves a virtual machine's cores changes both sides of a round alike.
 fn ratio(cases: &[Case], above: &str, below: &str) -> f64 {
-    median_of(figures(cases, above).iter().zip(figures(cases, below)).map(|(above, below)| above / below).collect())
+    let pairs = figures(cases, above).iter().zip(figures(cases, below));
+    median_of(&pairs.map(|(above, below)| above / below).collect::<Vec<_>>())
 }
 
 fn rows(cases: &[Case]) -> Vec<Row> {
@@ -476,7 +470,9 @@ fn rows(cases: &[Case]) -> Vec<Row> {
 }
 
 fn report(cases: &[Case], json: bool) {
-    let rows = rows(cases);
+    let mut rows = rows(cases);
+    // The half that was not asked for.
+    rows.retain(|row| !row.figure.is_nan());
     if json {
         let summary = |case: &Case| {
             let least = case.figures.iter().copied().fold(f64::INFINITY, f64::min);
@@ -498,9 +494,6 @@ fn report(cases: &[Case], json: bool) {
     }
     println!();
     for Row { name, figure, unit, aim, held } in rows {
-        if figure.is_nan() {
-            continue;
-        }
         let verdict = if held { "held" } else { "MISSED" };
         println!("{name:<66} {figure:>7.2} {unit:<8} aim {aim:<8} {verdict}");
     }

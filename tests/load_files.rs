@@ -114,6 +114,19 @@ fn a_page_is_written_and_a_saved_report_is_what_it_compares_with() {
     assert_eq!(refused.status.code(), Some(1), "{told}");
     assert!(told.contains("job.fio: not a report of a load") && told.lines().count() == 1, "{told}");
     assert!(!place.join("third.html").exists(), "what is wrong is said before anything runs");
+    for (arguments, cause) in [
+        (["--output", "same", "--report", "same"], "name the same file"),
+        (["--output", "missing/first.json", "--report", "fourth.html"], "write missing/first.json"),
+    ] {
+        let refused = run(&arguments);
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && told.contains(cause) && !told.contains("device:"), "{told}");
+    }
+    let job = fs::read_to_string(&job).expect("it is readable").replace("[put]", "[other]");
+    fs::write(place.join("job.fio"), job).expect("it is writable");
+    let other = run(&["--report", "other.html", "--against", "first.json"]);
+    let told = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(other.status.success() && told.contains("nothing is compared"), "{told}");
     fs::remove_dir_all(place).expect("it is ours");
 }
 

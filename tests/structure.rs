@@ -202,7 +202,10 @@ fn modules_import_what_the_table_allows() {
 
 #[test]
 fn unsafe_stands_in_sys_alone() {
-    assert_none(sources(&["src", "sys", "tests"]).iter().flat_map(unsafe_problems));
+    let all = sources(&["src", "sys", "tests", "benches", "examples"]);
+    // A peer's library that has no safe way to be opened.
+    let ours = all.iter().filter(|source| source.path != "benches/peers/src/peers/lmdb.rs");
+    assert_none(ours.flat_map(unsafe_problems));
     for file in ["src/lib.rs", "src/main.rs"] {
         let text = fs::read_to_string(root().join(file)).expect("the file is there");
         assert!(text.contains("#![forbid(unsafe_code)]"), "{file} does not forbid unsafe code");

@@ -90,6 +90,7 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
     load::parse(&text, &name)?;
     check_layers(args.layers, context.socket.is_some())?;
     let against = args.against.as_deref().map(read_figures).transpose()?;
+    check_outputs(&args)?;
     let mut options = LoadOptions { progress: args.progress.holds(), layers: args.layers, ..LoadOptions::default() };
     let report = match (context.socket.clone(), &args.device) {
         (Some(_), Some(_)) => {
@@ -100,16 +101,32 @@ pub fn run(args: Args, context: &mut Context) -> Result<(), Failure> {
         (Some(socket), None) => load::run(&text, &name, &options, |connect| Client::connect(&socket, connect))?,
         (None, _) => embedded(&args, context, &text, &name, &mut options)?,
     };
-    if let Some(path) = &args.report {
-        let page = load::page(&Figures::of(&report), against.as_ref())?;
-        write_file(path, &page)?;
-    }
     let format = if context.json { args.output_format.as_json() } else { args.output_format };
     print(&report, format, args.output, context)?;
+    if let Some(path) = &args.report {
+        let figures = Figures::of(&report);
+        if against.as_ref().is_some_and(|against| !figures.has_job_of(against)) {
+            _ = writeln!(io::stderr(), "forebay: no job has the name of one of the earlier run: nothing is compared");
+        }
+        write_file(path, &load::page(&figures, against.as_ref())?)?;
+    }
     match report.cause() {
         None => Ok(()),
         Some(cause) => Err(Error::new(format!("the load did not end well: {cause}")).into()),
     }
+}
+
+/// A run of minutes is not to end with a file that cannot be written.
+fn check_outputs(args: &Args) -> Result<(), Failure> {
+    if args.output.is_some() && args.output == args.report {
+        let error = Error::new("--output and --report name the same file").remedy("give them different names");
+        return Err(Failure::Usage(error));
+    }
+    for path in args.output.iter().chain(&args.report) {
+        let opened = fs::File::options().create(true).append(true).open(path);
+        opened.map_err(|error| Error::from(error).context(format_args!("write {}", path.display())))?;
+    }
+    Ok(())
 }
 
 /// Layers are measured in this process alone, and only by a program that was built for it.

@@ -61,6 +61,12 @@ pub struct TimelineFigures {
 }
 
 impl Figures {
+    /// Whether a job here and one there have the same name, so that a page compares them.
+    #[must_use]
+    pub fn has_job_of(&self, other: &Figures) -> bool {
+        self.jobs.iter().any(|job| other.jobs.iter().any(|old| old.name == job.name))
+    }
+
     #[must_use]
     pub fn of(report: &Report) -> Figures {
         let since_epoch = report.started.duration_since(UNIX_EPOCH).unwrap_or_default();
