@@ -198,6 +198,9 @@ impl Thread {
             {
                 tracing::warn!(core = id, "the reactor could not be pinned to this core");
             }
+            if let Err(error) = forebay_sys::cpu::give_way() {
+                tracing::warn!(%error, "the kernel's work on the reactor's core may wait for the reactor");
+            }
             let _ends = panic::EndsProcess;
             turn_until_stopped(&mut reactor, spin_ns, &visitors);
             let landed = reactor.shards().iter().filter(|shard| shard.has_landed());

@@ -8,6 +8,7 @@ mod proof;
 mod report;
 mod run;
 mod session;
+mod versions;
 
 use std::process::ExitCode;
 

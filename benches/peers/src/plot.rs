@@ -46,8 +46,8 @@ fn panel(results: &Results, area: &Area<'_>, class: Class, shape: Shape) -> Resu
     let mut bars: Vec<(PeerName, [f64; 3])> = Vec::new();
     for peer in PeerName::ALL {
         if let Some(series) = series(results, peer, class, shape) {
-            let rates: Vec<f64> = series.rounds.iter().map(|figures| figures.per_second).collect();
-            bars.extend(summary(&rates).map(|rates| (peer, rates)));
+            let rates = summary(&series.values(|figures| figures.per_second));
+            bars.extend(rates.map(|rates| (peer, rates)));
         }
     }
     // The fastest on top.

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::case::{Class, PeerName, Shape};
+use crate::case::{Class, ONE, PeerName, Shape};
 use crate::figures::Failure;
-use crate::run::{Runner, Session};
+use crate::run::{Removed, Runner, Session};
 use crate::session::MARK;
 
 const CALLS: &str = "fsync,fdatasync,msync,sync_file_range,open,openat,creat,close,write,pwrite64,writev,pwritev,\
@@ -32,31 +32,35 @@ impl Proof {
     pub fn syncs_each(&self) -> f64 {
         self.calls.iter().map(|(_, calls)| calls).sum::<u64>() as f64 / self.count as f64
     }
+
+    /// What it acknowledges is not on the drive. Only one request at a time tells: among many, a sync is shared.
+    pub fn lacks_syncs(&self) -> bool {
+        self.class == Class::Strict && self.shape == ONE && self.syncs_each() < 1.0
+    }
 }
 
 pub fn trace(runner: &Runner, session: &Session, shapes: &[Shape], output: &Path) -> Result<Vec<Proof>, Failure> {
-    let log = output.join("strace.log");
+    let log = Removed(output.join("strace.log"));
     let words = ["strace", "--follow-forks", "--seccomp-bpf", "--quiet=all", "--string-limit=64", "-o"];
     let mut before: Vec<String> = words.map(str::to_owned).into();
-    before.push(log.display().to_string());
+    before.push(log.0.display().to_string());
     before.push(format!("--trace={CALLS}"));
     let measured = runner.session(session, shapes, &before)?;
-    let text = std::fs::read_to_string(&log)?;
-    std::fs::remove_file(&log)?;
-    let mut counts = count(&text);
-    Ok(measured
+    let mut counts = count(&std::fs::read_to_string(&log.0)?);
+    measured
         .into_iter()
         .map(|measured| {
-            let mut calls: Vec<_> =
-                counts.remove(&measured.shape.to_string()).unwrap_or_default().into_iter().collect();
+            let shape = measured.shape;
+            let calls = counts.remove(&shape.to_string()).ok_or_else(|| format!("strace did not see {shape} begin"))?;
+            let mut calls: Vec<_> = calls.into_iter().collect();
             calls.sort();
             let (count, flushes) = (measured.figures.count, measured.figures.flushes);
-            Proof { peer: session.peer, class: session.class, shape: measured.shape, count, calls, flushes }
+            Ok(Proof { peer: session.peer, class: session.class, shape, count, calls, flushes })
         })
-        .collect())
+        .collect()
 }
 
-/// The calls that sync, by shape and name. A call is counted where it begins.
+/// The calls that sync, by shape and name, for each shape that was seen to begin. A call is counted where it begins.
 fn count(text: &str) -> HashMap<String, HashMap<String, u64>> {
     let mut counts: HashMap<String, HashMap<String, u64>> = HashMap::new();
     let mut measured: Option<String> = None;
@@ -71,6 +75,9 @@ fn count(text: &str) -> HashMap<String, HashMap<String, u64>> {
                 (Some("begin"), Some(shape)) => Some(shape.to_owned()),
                 _ => None,
             };
+            if let Some(shape) = &measured {
+                counts.entry(shape.clone()).or_default();
+            }
             continue;
         }
         let Some((name, rest)) = call.split_once('(') else { continue };

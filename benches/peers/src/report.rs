@@ -9,12 +9,19 @@ use crate::case::{Class, MANY, ONE, PIPE, PeerName, REDIS_MANY, REDIS_PIPES, Sha
 use crate::figures::{Figures, summary};
 use crate::run::{Results, Series};
 
+/// Forebay's rate by that of another.
+struct Ratio {
+    times: f64,
+    /// Why it does not count.
+    doubt: Option<String>,
+}
+
 /// An aim: how many times as many a second as somebody else.
 struct Aim {
     what: String,
     least: f64,
     /// With the cores as they are, and awake.
-    reached: [Option<f64>; 2],
+    reached: [Option<Ratio>; 2],
 }
 
 impl Results {
@@ -25,25 +32,45 @@ impl Results {
             .find(|series| (series.peer, series.class, series.value_bytes, series.shape, series.awake) == wanted)
     }
 
-    /// Forebay's rate by that of another: the median of the rounds' ratios, for a machine changes from round to round.
-    fn ratio(&self, peer: PeerName, class: Class, value_bytes: usize, shape: Shape, awake: bool) -> Option<f64> {
+    /// The median of the rounds' ratios, for a machine changes from round to round.
+    fn ratio(&self, peer: PeerName, class: Class, value_bytes: usize, shape: Shape, awake: bool) -> Option<Ratio> {
         let own = self.find(PeerName::Forebay, class, value_bytes, shape, awake)?;
         let other = self.find(peer, class, value_bytes, shape, awake)?;
-        let pairs = own.rounds.iter().zip(&other.rounds);
+        let pairs = own.rounds.iter().zip(&other.rounds).filter_map(|(own, other)| own.as_ref().zip(other.as_ref()));
         let ratios: Vec<f64> = pairs.map(|(own, other)| own.per_second / other.per_second).collect();
-        summary(&ratios).map(|[median, _, _]| median)
+        let [times, _, _] = summary(&ratios)?;
+        let doubt = self.doubt(PeerName::Forebay, class).or_else(|| self.doubt(peer, class));
+        Some(Ratio { times, doubt })
     }
 
-    fn ratios(&self, peer: PeerName, class: Class, value_bytes: usize, shape: Shape) -> [Option<f64>; 2] {
+    /// Why figures do not count that promise to be strict.
+    fn doubt(&self, peer: PeerName, class: Class) -> Option<String> {
+        if class != Class::Strict {
+            return None;
+        }
+        let mut proofs = self.proofs.iter().filter(|proof| proof.count > 0);
+        match proofs.find(|proof| (proof.peer, proof.class, proof.shape) == (peer, class, ONE)) {
+            None => Some(format!("unproven: {} was not traced", peer.label())),
+            Some(proof) if !proof.lacks_syncs() => None,
+            // Where the drive has FUA, or nothing to flush, its syncs are writes in there.
+            Some(_) if peer == PeerName::Forebay => {
+                Some("unproven: strace does not see into Forebay's io_uring".to_owned())
+            }
+            Some(_) => Some(format!("void: fewer syncs than commits of {}", peer.label())),
+        }
+    }
+
+    fn ratios(&self, peer: PeerName, class: Class, value_bytes: usize, shape: Shape) -> [Option<Ratio>; 2] {
         [false, true].map(|awake| self.ratio(peer, class, value_bytes, shape, awake))
     }
 
-    /// The fastest of some peers, each time anew for both states of the cores.
-    fn best(&self, of: fn(PeerName) -> bool, class: Class, value_bytes: usize, shape: Shape) -> [Option<f64>; 2] {
+    /// The fastest of some peers that count, each time anew for both states of the cores.
+    fn best(&self, of: fn(PeerName) -> bool, class: Class, value_bytes: usize, shape: Shape) -> [Option<Ratio>; 2] {
         [false, true].map(|awake| {
-            let peers = PeerName::ALL.into_iter().filter(|peer| *peer != PeerName::Forebay && of(*peer));
+            let others = PeerName::ALL.into_iter().filter(|peer| *peer != PeerName::Forebay && of(*peer));
+            let peers = others.filter(|peer| self.doubt(*peer, class).is_none());
             let ratios = peers.filter_map(|peer| self.ratio(peer, class, value_bytes, shape, awake));
-            ratios.reduce(f64::min)
+            ratios.min_by(|a, b| a.times.total_cmp(&b.times))
         })
     }
 
@@ -88,14 +115,22 @@ impl Results {
     }
 }
 
+const AWAKE_MANY: &str = "\nAt 64 clients the spinners that keep the cores awake, though of idle priority, also slow a \
+                          peer that uses many threads, for a thread that wakes may wait for a core: for such a peer \
+                          the cores as they are make the fairer column.\n";
+
 pub fn markdown(results: &Results) -> String {
     let mut text = String::new();
     let Results { machine, rounds, run_ms, seconds, .. } = results;
     let _ = writeln!(text, "Machine: {machine}. {rounds} rounds, {run_ms} ms a case, {seconds} s in all.\n");
-    text.push_str("| Forebay's rate / that of | aim | cores as they are | cores awake |\n|---|---|---|---|\n");
+    results.versions.iter().for_each(|(name, version)| _ = writeln!(text, "- {name}: {version}"));
+    text.push_str("\n| Forebay's rate / that of | aim | cores as they are | cores awake |\n|---|---|---|---|\n");
     for Aim { what, least, reached } in results.aims() {
         let [halting, awake] = reached.map(|ratio| verdict(ratio, least));
         let _ = writeln!(text, "| {what} | ≥ {least} x | {halting} | {awake} |");
+    }
+    if results.series.iter().any(|series| series.awake && series.shape == MANY) {
+        text.push_str(AWAKE_MANY);
     }
     for class in Class::ALL {
         for bytes in results.sizes() {
@@ -110,12 +145,13 @@ pub fn markdown(results: &Results) -> String {
     text
 }
 
-fn verdict(ratio: Option<f64>, least: f64) -> String {
+fn verdict(ratio: Option<Ratio>, least: f64) -> String {
     match ratio {
         None => "-".to_owned(),
-        Some(ratio) if ratio >= least => format!("{ratio:.2} x, held"),
-        Some(ratio) if ratio < 1.0 => format!("**{ratio:.2} x, loses**"),
-        Some(ratio) => format!("**{ratio:.2} x, missed**"),
+        Some(Ratio { times, doubt: Some(doubt) }) => format!("{times:.2} x, {doubt}"),
+        Some(Ratio { times, .. }) if times >= least => format!("{times:.2} x, held"),
+        Some(Ratio { times, .. }) if times < 1.0 => format!("**{times:.2} x, loses**"),
+        Some(Ratio { times, .. }) => format!("**{times:.2} x, missed**"),
     }
 }
 
@@ -147,8 +183,9 @@ fn class_table(text: &mut String, results: &Results, class: Class, bytes: usize)
         for ratio in results.ratios(peer, class, bytes, shape) {
             match ratio.filter(|_| peer != PeerName::Forebay) {
                 None => text.push_str(" |"),
-                Some(ratio) if ratio < 1.0 => _ = write!(text, " **{ratio:.2} x, loses** |"),
-                Some(ratio) => _ = write!(text, " {ratio:.2} x |"),
+                Some(Ratio { times, doubt: Some(doubt) }) => _ = write!(text, " {times:.2} x, {doubt} |"),
+                Some(Ratio { times, .. }) if times < 1.0 => _ = write!(text, " **{times:.2} x, loses** |"),
+                Some(Ratio { times, .. }) => _ = write!(text, " {times:.2} x |"),
             }
         }
         text.push('\n');
@@ -157,14 +194,12 @@ fn class_table(text: &mut String, results: &Results, class: Class, bytes: usize)
 
 /// Median (least - most).
 fn cell(series: &Series, of: fn(&Figures) -> f64) -> String {
-    let values: Vec<f64> = series.rounds.iter().map(of).collect();
-    let Some([median, least, most]) = summary(&values) else { return "-".to_owned() };
+    let Some([median, least, most]) = summary(&series.values(of)) else { return "-".to_owned() };
     format!("{} ({} - {})", number(median), number(least), number(most))
 }
 
 fn median(series: &Series, of: fn(&Figures) -> f64) -> String {
-    let values: Vec<f64> = series.rounds.iter().map(of).collect();
-    summary(&values).map_or("-".to_owned(), |[median, _, _]| number(median))
+    summary(&series.values(of)).map_or("-".to_owned(), |[median, _, _]| number(median))
 }
 
 /// Three digits or whole thousands: "0.87", "12.3", "123", "123,456".
@@ -205,27 +240,17 @@ fn proof_table(text: &mut String, results: &Results) {
         let calls = calls.join(", ");
         let _ =
             writeln!(text, "| {class} | {peer} | {setting} | {shape} | {count} | {syncs:.3} | {calls} | {flushes} |");
-        if proof.class == Class::Strict && proof.shape == ONE && syncs < 1.0 {
-            let _ = writeln!(
-                text,
-                "| | **{peer} acknowledges without a sync: its strict figures do not count** | | | | | | |"
-            );
+        if let Some(doubt) = results.doubt(proof.peer, proof.class).filter(|_| proof.lacks_syncs()) {
+            let _ = writeln!(text, "| | **{doubt}; strict figures of {peer} do not count** | | | | | | |");
         }
     }
 }
 
-/// The processor, the kernel and the drive, from what the kernel tells.
+/// What has no version: the cores and the drive.
 pub fn machine(directory: &Path) -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let field = |text: &str, name: &str| -> Option<String> {
-        let line = text.lines().find(|line| line.starts_with(name))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    };
-    let processor = field(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| "unknown processor".to_owned());
     let cores = core_affinity::get_core_ids().unwrap_or_default().len();
-    let kernel = read("/proc/sys/kernel/osrelease");
     let drive = drive(directory).unwrap_or_else(|| "unknown drive".to_owned());
-    format!("{processor}, {cores} cores, Linux {}, {drive}", kernel.trim())
+    format!("{cores} cores, {drive}")
 }
 
 fn drive(directory: &Path) -> Option<String> {
@@ -241,25 +266,97 @@ fn drive(directory: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proof::Proof;
 
-    fn results(own: &[f64], other: &[f64]) -> Results {
-        let figures =
-            |per_second: &f64| Figures { per_second: *per_second, p50_us: 1.0, p99_us: 2.0, count: 1, flushes: None };
-        let series = |peer, rounds: &[f64]| {
-            let (class, shape, rounds) = (Class::Strict, ONE, rounds.iter().map(figures).collect());
-            Series { peer, class, value_bytes: 100, shape, awake: true, rounds }
-        };
-        let series = vec![series(PeerName::Forebay, own), series(PeerName::Fjall, other)];
-        Results { series, ..Results::default() }
+    const FJALL: (PeerName, Class, usize, Shape, bool) = (PeerName::Fjall, Class::Strict, 100, ONE, true);
+
+    /// The rates of strict rounds, and the syncs that were traced for 1,000 commits.
+    type Measured<'a> = (PeerName, &'a [Option<f64>], Option<u64>);
+
+    fn results(all: &[Measured<'_>]) -> Results {
+        let (_, class, value_bytes, shape, awake) = FJALL;
+        let mut results = Results::default();
+        for (peer, rates, syncs) in all.iter().copied() {
+            let figures = |per_second| Figures { per_second, p50_us: 1.0, p99_us: 2.0, count: 1, flushes: None };
+            let rounds = rates.iter().map(|rate| rate.map(figures)).collect();
+            results.series.push(Series { peer, class, value_bytes, shape, awake, rounds });
+            results.proofs.extend(syncs.map(|syncs| {
+                let calls = vec![("fdatasync".to_owned(), syncs)];
+                Proof { peer, class, shape, count: 1_000, calls, flushes: None }
+            }));
+        }
+        results
+    }
+
+    fn times(results: &Results) -> Option<f64> {
+        let (peer, class, value_bytes, shape, awake) = FJALL;
+        results.ratio(peer, class, value_bytes, shape, awake).map(|ratio| ratio.times)
     }
 
     #[test]
     fn a_ratio_is_the_median_of_the_rounds_ratios_and_a_loss_is_said() {
-        let results = results(&[50.0, 400.0, 80.0], &[100.0, 200.0, 100.0]);
-        assert_eq!(results.ratio(PeerName::Fjall, Class::Strict, 100, ONE, true), Some(0.8));
-        assert_eq!(results.ratio(PeerName::Fjall, Class::Strict, 100, ONE, false), None);
+        let results = results(&[
+            (PeerName::Forebay, &[Some(50.0), Some(400.0), Some(80.0)], Some(1_000)),
+            (PeerName::Fjall, &[Some(100.0), Some(200.0), Some(100.0)], Some(1_000)),
+        ]);
+        assert_eq!(times(&results), Some(0.8));
+        assert!(results.ratio(PeerName::Fjall, Class::Strict, 100, ONE, false).is_none());
         let text = markdown(&results);
         assert!(text.contains("| strict, puts of 100 B, 1 client / fjall | ≥ 1 x | - | **0.80 x, loses** |"), "{text}");
+    }
+
+    #[test]
+    fn only_figures_of_the_same_round_are_compared() {
+        let of = |own: &[Option<f64>], other: &[Option<f64>]| {
+            times(&results(&[(PeerName::Forebay, own, Some(1_000)), (PeerName::Fjall, other, Some(1_000))]))
+        };
+        assert_eq!(of(&[None, Some(10.0), Some(60.0)], &[Some(1.0), Some(10.0), Some(20.0)]), Some(2.0));
+        assert_eq!(of(&[Some(10.0), Some(30.0)], &[None, Some(10.0)]), Some(3.0));
+        assert_eq!(of(&[Some(10.0), None], &[None, Some(10.0)]), None);
+    }
+
+    #[test]
+    fn who_is_not_proven_strict_is_neither_beaten_nor_the_best() {
+        const UNSEEN: &str = "2.00 x, unproven: strace does not see into Forebay's io_uring";
+        let rates = |rate: f64| [Some(rate)];
+        let (own, fast, slow) = (rates(40.0), rates(20.0), rates(10.0));
+        let text = |own_syncs, fjall_syncs| {
+            let mut results = results(&[
+                (PeerName::Forebay, &own, own_syncs),
+                (PeerName::Fjall, &fast, fjall_syncs),
+                (PeerName::Redb, &slow, Some(1_000)),
+            ]);
+            results.series.iter_mut().for_each(|series| series.shape = MANY);
+            markdown(&results)
+        };
+        for (own_syncs, fjall_syncs, fjall, best) in [
+            (Some(1_000), Some(2_000), "2.00 x, held", "**2.00 x, missed**"),
+            (Some(1_000), Some(999), "2.00 x, void: fewer syncs than commits of fjall", "4.00 x, held"),
+            (Some(1_000), None, "2.00 x, unproven: fjall was not traced", "4.00 x, held"),
+            (Some(9), Some(1_000), UNSEEN, UNSEEN),
+            (None, Some(1_000), "2.00 x, unproven: Forebay was not traced", "2.00 x, unproven: Forebay was not traced"),
+        ] {
+            let text = text(own_syncs, fjall_syncs);
+            let aims = [("fjall", "1", fjall), ("the best library", "3", best)];
+            for (whom, least, verdict) in aims {
+                let row = format!("| strict, puts of 100 B, 64 clients / {whom} | ≥ {least} x | - | {verdict} |");
+                assert!(text.contains(&row), "{row}\n{text}");
+            }
+            // The row of the table of the class too.
+            assert_eq!(text.contains(&format!("| | {fjall} |")), fjall_syncs != Some(2_000), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_sync_that_many_share_is_no_doubt() {
+        let proof = |shape, syncs| {
+            let calls = vec![("fdatasync".to_owned(), syncs)];
+            Proof { peer: PeerName::Fjall, class: Class::Strict, shape, count: 1_000, calls, flushes: None }
+        };
+        let proofs = vec![proof(MANY, 20), proof(ONE, 1_000)];
+        let results = Results { proofs, ..Results::default() };
+        assert_eq!(results.doubt(PeerName::Fjall, Class::Strict), None);
+        assert!(!markdown(&results).contains("do not count"));
     }
 
     #[test]

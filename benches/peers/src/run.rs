@@ -1,6 +1,7 @@
 //! The whole comparison: rounds in which the peers take turns, session by session, with the cores as they are and with
 //! cores that are kept awake; then, once, a look at the system calls of each.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -13,6 +14,7 @@ use crate::figures::{Failure, Figures};
 use crate::proof::{self, Proof};
 use crate::report;
 use crate::session::Measured;
+use crate::versions::{self, Version};
 
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 const SCHED_IDLE: &str = "5";
@@ -27,8 +29,8 @@ pub struct Args {
     #[arg(long)]
     quick: bool,
     /// Default 3, with --quick 2.
-    #[arg(long)]
-    rounds: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: Option<u16>,
     /// How long each case runs. Default 400, with --quick 150.
     #[arg(long)]
     run_ms: Option<u64>,
@@ -61,12 +63,22 @@ pub struct Series {
     pub shape: Shape,
     /// Both cores were kept from halting.
     pub awake: bool,
-    pub rounds: Vec<Figures>,
+    /// A place a round, empty where the session failed: only what ran in the same round is compared.
+    pub rounds: Vec<Option<Figures>>,
+}
+
+impl Series {
+    /// Of the rounds that are there.
+    pub fn values(&self, of: fn(&Figures) -> f64) -> Vec<f64> {
+        self.rounds.iter().flatten().map(of).collect()
+    }
 }
 
 #[derive(Debug, Default, Serialize)]
 pub struct Results {
     pub machine: String,
+    #[serde(serialize_with = "versions::as_object")]
+    pub versions: Vec<Version>,
     pub rounds: usize,
     pub run_ms: u64,
     pub seconds: u64,
@@ -77,20 +89,19 @@ pub struct Results {
 }
 
 impl Results {
-    fn add(&mut self, session: &Session, measured: Measured) {
+    fn add(&mut self, round: usize, session: &Session, measured: Measured) {
         let Measured { shape, figures } = measured;
         let Session { peer, class, value_bytes, .. } = *session;
-        let found = self.series.iter_mut().find(|series| {
+        let found = self.series.iter().position(|series| {
             let same = (series.peer, series.class, series.value_bytes, series.shape, series.awake);
             same == (peer, class, value_bytes, shape, session.awake)
         });
-        match found {
-            Some(series) => series.rounds.push(figures),
-            None => {
-                let (awake, rounds) = (session.awake, vec![figures]);
-                self.series.push(Series { peer, class, value_bytes, shape, awake, rounds });
-            }
-        }
+        let at = found.unwrap_or_else(|| {
+            let (awake, rounds) = (session.awake, vec![None; self.rounds]);
+            self.series.push(Series { peer, class, value_bytes, shape, awake, rounds });
+            self.series.len() - 1
+        });
+        self.series[at].rounds[round] = Some(figures);
     }
 
     pub fn note(&mut self, note: String) {
@@ -194,29 +205,56 @@ pub fn spin() {
     }
 }
 
+/// A file or a directory that goes when this is dropped, also when a step in between fails.
+pub struct Removed(pub PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0).or_else(|_| std::fs::remove_dir_all(&self.0));
+    }
+}
+
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let &[first, second] = args.cores.as_slice() else { return Err("--cores takes two, as 0,1".into()) };
-    std::fs::create_dir_all(&args.output)?;
+    let cores = two_cores(&args.cores)?;
+    probe(&args.output)?;
     let directory = scratch(&args.directory)?;
+    let _made = ["session", "kept"].map(|name| Removed(directory.join(name)));
     let run_ms = args.run_ms.unwrap_or(if args.quick { 150 } else { 400 });
     let program = std::env::current_exe()?;
-    let runner = Runner { program, directory: directory.clone(), cores: [first, second], run_ms };
+    let runner = Runner { program, directory: directory.clone(), cores, run_ms };
     runner.pin_all()?;
-    let rounds = args.rounds.unwrap_or(if args.quick { 2 } else { 3 });
-    let mut results = Results { machine: report::machine(&directory), rounds, run_ms, ..Results::default() };
+    let rounds = usize::from(args.rounds.unwrap_or(if args.quick { 2 } else { 3 }));
+    let (machine, versions) = (report::machine(&directory), versions::all(|peer| is_wanted(args, peer)));
+    let mut results = Results { machine, versions, rounds, run_ms, ..Results::default() };
     conditions().into_iter().for_each(|note| results.note(note));
     let begun = Instant::now();
     for round in 0..rounds {
         eprintln!("round {} of {rounds}, {} s", round + 1, begun.elapsed().as_secs());
-        measure_round(args, &runner, &mut results)?;
+        measure_round(args, &runner, round, &mut results)?;
     }
     eprintln!("system calls, {} s", begun.elapsed().as_secs());
     prove(args, &runner, &mut results);
     results.seconds = begun.elapsed().as_secs();
-    for made in ["session", "kept"] {
-        let _ = std::fs::remove_dir_all(directory.join(made));
-    }
     write(args, &results)
+}
+
+fn two_cores(cores: &[usize]) -> Result<[usize; 2], Failure> {
+    match *cores {
+        [first, second] if first == second => {
+            Err(format!("--cores {first},{second}: one core for both sides; name two, as 0,1").into())
+        }
+        [first, second] => Ok([first, second]),
+        _ => Err("--cores takes two, as 0,1".into()),
+    }
+}
+
+/// That the results can be written is known before they are measured.
+fn probe(output: &Path) -> Result<(), Failure> {
+    let file = output.join("results.probe");
+    let done = std::fs::create_dir_all(output)
+        .and_then(|()| std::fs::write(&file, "results"))
+        .and_then(|()| std::fs::remove_file(&file));
+    Ok(done.map_err(|error| format!("{}: {error}; name a directory with --output", output.display()))?)
 }
 
 /// The directory, absolute: a Redis server does not stay where it was started.
@@ -256,16 +294,19 @@ fn conditions() -> Vec<String> {
     notes
 }
 
+fn is_wanted(args: &Args, peer: PeerName) -> bool {
+    (cfg!(feature = "rocksdb") || peer != PeerName::Rocksdb) && !args.without.contains(&peer)
+}
+
 fn peers_of<'a>(args: &'a Args, class: Class) -> impl Iterator<Item = PeerName> + 'a {
-    let all = PeerName::ALL.into_iter().filter(|peer| cfg!(feature = "rocksdb") || *peer != PeerName::Rocksdb);
-    all.filter(move |peer| peer.setting(class).is_some() && !args.without.contains(peer))
+    PeerName::ALL.into_iter().filter(move |peer| is_wanted(args, *peer) && peer.setting(class).is_some())
 }
 
 fn classes(args: &Args) -> impl Iterator<Item = Class> + '_ {
     Class::ALL.into_iter().filter(|class| args.only.is_empty() || args.only.contains(class))
 }
 
-fn measure_round(args: &Args, runner: &Runner, results: &mut Results) -> Result<(), Failure> {
+fn measure_round(args: &Args, runner: &Runner, round: usize, results: &mut Results) -> Result<(), Failure> {
     for class in classes(args) {
         let sizes: &[usize] = if args.quick || class == Class::Read { &[100] } else { &[100, 1_024, 4_096] };
         for value_bytes in sizes.iter().copied() {
@@ -274,7 +315,7 @@ fn measure_round(args: &Args, runner: &Runner, results: &mut Results) -> Result<
                 for peer in peers_of(args, class) {
                     let session = Session { peer, class, value_bytes, awake };
                     match runner.session(&session, &shapes(peer, class, value_bytes), &[]) {
-                        Ok(all) => all.into_iter().for_each(|measured| results.add(&session, measured)),
+                        Ok(all) => all.into_iter().for_each(|measured| results.add(round, &session, measured)),
                         Err(error) => {
                             results.note(format!("{}, {class:?}, {value_bytes} B: {error}", peer.label()));
                         }
@@ -305,13 +346,69 @@ fn write(args: &Args, results: &Results) -> Result<(), Failure> {
     let file = |name: &str| -> PathBuf { Path::new(&args.output).join(name) };
     let json = serde_json::to_string_pretty(results)?;
     let markdown = report::markdown(results);
+    // First of all, and without a stop: who cannot have the files still reads it, and who closed the pipe has the files.
+    let printed = writeln!(std::io::stdout(), "{}", if args.json { &json } else { &markdown });
     std::fs::write(file("results.json"), &json)?;
     std::fs::write(file("results.md"), &markdown)?;
     crate::plot::draw(results, &file("results.svg"))?;
-    println!("{}", if args.json { json } else { markdown });
     eprintln!(
         "{}",
         ["results.json", "results.md", "results.svg"].map(|name| file(name).display().to_string()).join(" ")
     );
-    Ok(())
+    Ok(printed?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, FromArgMatches};
+
+    use super::*;
+
+    fn parsed(words: &[&str]) -> Result<Args, clap::Error> {
+        let all = ["run", "--directory", "d", "--output", "o"].iter().chain(words);
+        Args::from_arg_matches(&Args::augment_args(clap::Command::new("run")).try_get_matches_from(all)?)
+    }
+
+    #[test]
+    fn a_run_has_a_round_and_two_cores() {
+        assert_eq!(parsed(&["--rounds", "1"]).expect("a round").rounds, Some(1));
+        assert!(parsed(&["--rounds", "0"]).is_err());
+        assert_eq!(two_cores(&[2, 1]).expect("two cores"), [2, 1]);
+        for wrong in [&[0, 0][..], &[0], &[0, 1, 2]] {
+            assert!(two_cores(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_round_that_failed_leaves_its_place_empty() {
+        let mut results = Results { rounds: 3, ..Results::default() };
+        let session = Session { peer: PeerName::Redb, class: Class::Strict, value_bytes: 100, awake: false };
+        let figures = |per_second| Figures { per_second, p50_us: 1.0, p99_us: 2.0, count: 1, flushes: None };
+        for (round, per_second) in [(0, 5.0), (2, 7.0)] {
+            results.add(round, &session, Measured { shape: ONE, figures: figures(per_second) });
+        }
+        let [series] = results.series.as_slice() else { panic!("one series") };
+        assert_eq!(series.rounds, [Some(figures(5.0)), None, Some(figures(7.0))]);
+        let json = serde_json::to_value(series).expect("JSON");
+        assert_eq!((&json["rounds"][0]["per_second"], &json["rounds"][1]), (&5.0.into(), &serde_json::Value::Null));
+    }
+
+    #[test]
+    fn what_was_made_goes_also_after_a_failure() {
+        let directory = std::env::temp_dir().join(format!("forebay-peers-{}", std::process::id()));
+        let made = ["kept", "strace.log"].map(|name| Removed(directory.join(name)));
+        std::fs::create_dir_all(made[0].0.join("below")).expect("a directory");
+        std::fs::write(&made[1].0, "").expect("a file");
+        drop(made);
+        // Only an empty one can be removed so.
+        std::fs::remove_dir(&directory).expect("nothing is left");
+    }
+
+    #[test]
+    fn an_output_that_takes_no_file_is_refused() {
+        assert!(probe(Path::new("/proc/self")).is_err());
+        let directory = std::env::temp_dir().join(format!("forebay-peers-probe-{}", std::process::id()));
+        probe(&directory).expect("a directory that takes files");
+        std::fs::remove_dir(&directory).expect("nothing is left");
+    }
 }
