@@ -216,8 +216,9 @@ pub trait Device {
     /// The operation itself, untouched, when there is no room for it.
     fn submit(&mut self, operation: Operation) -> Result<(), Operation>;
 
-    /// Rings the doorbell for all that was submitted since the last call. Once a turn.
-    fn kick(&mut self);
+    /// Rings the doorbell for all that was submitted since the last call. Once a turn. `waited_for`: somebody waits for writes
+    /// that are under way. Else a device may make them durable in a way that takes longer and leaves the thread free.
+    fn kick(&mut self, waited_for: bool);
 
     /// One operation that ended, in any order.
     fn poll(&mut self) -> Option<Completion>;

@@ -282,7 +282,7 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         let taken = self.take_requests(now_ns) | self.go_on_with_commits(now_ns);
         let handed = self.seal(now_ns);
         self.submit_fetches(now_ns);
-        self.device.kick();
+        self.device.kick(self.waits_for_device(now_ns));
         // What became durable may decide a commit.
         let completed = self.complete(now_ns);
         if completed {
@@ -419,6 +419,14 @@ impl<D: Device, C: Clock> Reactor<D, C> {
             handed += shard.wal.seal(&mut self.pool, &mut self.device, now_ns);
         }
         handed > 0
+    }
+
+    /// Whether somebody waits for what the device has under way, or will soon: for an answer or for buffers.
+    fn waits_for_device(&self, now_ns: u64) -> bool {
+        self.device.in_flight() > 0
+            && (self.phase != Phase::Serving
+                || self.pool.available() <= self.pool.count() / 4
+                || self.shards.iter().any(|shard| shard.wal.is_waited_for(now_ns)))
     }
 
     /// device.poll, wal.complete: buffers come back, durable prefixes advance, promises come true.

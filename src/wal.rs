@@ -189,6 +189,7 @@ struct InFlight {
     last_lsn: Lsn,
     stated_lsn: Lsn,
     flight_end: u64,
+    opened_ns: u64,
     stamp: FrameStamp,
     done: bool,
 }
@@ -268,6 +269,8 @@ pub struct Wal {
     front_number: u64,
     submitted: u32,
     urgent: bool,
+    /// Somebody waits until everything up to this LSN is durable.
+    wanted_lsn: Lsn,
     /// What is appended now is a copy or a part of a checkpoint.
     own: bool,
     client_frame_bytes: u64,
@@ -328,6 +331,7 @@ impl Wal {
             front_number: 0,
             submitted: 0,
             urgent: false,
+            wanted_lsn: Lsn::NONE,
             own: false,
             client_frame_bytes: 0,
             needs_segment: false,
@@ -429,6 +433,7 @@ impl Wal {
     /// Somebody waits for durability: what is open goes out at the next chance, not when its window is over.
     pub fn want_durable(&mut self) {
         self.urgent = true;
+        self.wanted_lsn = self.last_lsn();
     }
 
     /// Somebody waits for room, which what is open may take: a buffer, a part of the flight recorder. Copies alone stay

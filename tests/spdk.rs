@@ -53,7 +53,7 @@ fn operation(pool: &mut Pool, kind: OperationKind, address: u64, fill: u8) -> Op
 
 fn run(device: &mut AnyDevice, operation: Operation) -> Completion {
     device.submit(operation).expect("nothing else is under way");
-    device.kick();
+    device.kick(true);
     wait(device)
 }
 
@@ -82,7 +82,7 @@ fn a_device_reads_back_fills_up_and_refuses_what_is_not_whole() {
         }
         let back = device.submit(operation(&mut pool, OperationKind::Read, 4096, 0)).unwrap_err();
         assert_eq!((back.tag, device.in_flight()), (4096, 4));
-        device.kick();
+        device.kick(true);
         for _ in 0..4 {
             assert_eq!(wait(&mut device).result, Ok(()));
         }
@@ -123,7 +123,7 @@ fn a_write_is_durable_only_when_its_flush_is() {
         for address in [8192, 16384] {
             device.submit(operation(&mut pool, OperationKind::WriteDurable, address, 2)).unwrap();
         }
-        device.kick();
+        device.kick(true);
         let results = [wait(&mut device), wait(&mut device)].map(|completion| completion.result);
         assert!(results.iter().all(|result| matches!(result, Err(DeviceError::Nvme(_)))), "{results:?}");
         let later = run(&mut device, operation(&mut pool, OperationKind::WriteDurable, 0, 3));
@@ -182,7 +182,7 @@ fn a_killed_target_vanishes_within_the_timeout() {
         for kind in [OperationKind::WriteDurable, OperationKind::Read] {
             device.submit(operation(&mut pool, kind, 0, 1)).unwrap();
         }
-        device.kick();
+        device.kick(true);
         for _ in 0..2 {
             assert_eq!(wait(&mut device).result, Err(DeviceError::Vanished));
         }

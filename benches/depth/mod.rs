@@ -82,7 +82,7 @@ pub fn buffers(
     };
     let ended = || {
         let mut count = 0;
-        device.borrow_mut().kick();
+        device.borrow_mut().kick(true);
         while let Some(completion) = device.borrow_mut().poll() {
             completion.result.expect("the operation succeeds");
             pool.borrow_mut().give(completion.operation.buffer);

@@ -47,7 +47,7 @@ pub fn measure(opened: &OpenDevice, kind: OperationKind, depth: usize, run: Dura
             device.submit(operation).map_err(|_| Error::new("the device takes fewer operations at once"))?;
             number += 1;
         }
-        device.kick();
+        device.kick(true);
         while let Some(completion) = device.poll() {
             completion.result.map_err(|error| Error::new(error.to_string()))?;
             let slot = usize::try_from(completion.operation.tag).expect("a slot's number");

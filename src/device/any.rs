@@ -52,8 +52,8 @@ impl Device for AnyDevice {
         each!(self, device => device.submit(operation))
     }
 
-    fn kick(&mut self) {
-        each!(self, device => device.kick());
+    fn kick(&mut self, waited_for: bool) {
+        each!(self, device => device.kick(waited_for));
     }
 
     fn poll(&mut self) -> Option<Completion> {

@@ -116,7 +116,7 @@ impl Device for BlockingDevice {
         Ok(())
     }
 
-    fn kick(&mut self) {}
+    fn kick(&mut self, _waited_for: bool) {}
 
     fn poll(&mut self) -> Option<Completion> {
         let mut operation = self.waiting.pop_front()?;

@@ -82,7 +82,7 @@ impl<D: Device> BlockReader<D> {
             self.ahead.push_back(Ahead { address, bytes: length, ended: None });
             next += length;
         }
-        self.device.kick();
+        self.device.kick(true);
     }
 
     /// Copies what was read ahead from `address` on into `out`. Says how much that was.
@@ -166,7 +166,7 @@ impl<D: Device> BlockReader<D> {
                 next += length as usize;
                 under_way += 1;
             }
-            self.device.kick();
+            self.device.kick(true);
             let Some(Completion { mut operation, result: ended }) = self.device.poll() else {
                 std::thread::yield_now();
                 continue;

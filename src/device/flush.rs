@@ -83,6 +83,12 @@ impl Flusher {
         self.end(Err(error), ended);
     }
 
+    /// Writes held that no flush under way covers.
+    #[must_use]
+    pub fn uncovered(&self) -> u32 {
+        len_u32(self.written.len() - self.covered)
+    }
+
     /// Writes held.
     #[must_use]
     pub fn held(&self) -> u32 {
@@ -114,6 +120,7 @@ mod tests {
         flusher.sent();
         flusher.hold(write(2));
         assert!(!flusher.is_due() && flusher.is_under_way(), "one at a time");
+        assert_eq!((flusher.held(), flusher.uncovered()), (3, 1));
         flusher.end(Ok(()), &mut ended);
         assert_eq!((addresses(&mut ended), flusher.held()), (vec![(0, true), (1, true)], 1));
         assert!(flusher.is_due(), "the third needs another one");

@@ -133,7 +133,7 @@ impl Device for MemoryDevice {
         Ok(())
     }
 
-    fn kick(&mut self) {}
+    fn kick(&mut self, _waited_for: bool) {}
 
     fn poll(&mut self) -> Option<Completion> {
         let mut operation = self.under_way.pop_front()?;

@@ -72,7 +72,7 @@ fn a_full_device_gives_the_operation_back_and_takes_it_later() {
         }
         let back = device.submit(operation(&mut pool, OperationKind::Read, 0, 4096)).unwrap_err();
         assert_eq!((back.tag, back.kind, device.in_flight()), (0, OperationKind::Read, 4));
-        device.kick();
+        device.kick(true);
         let mut ended = 0;
         while device.in_flight() > 0 {
             ended += u32::from(device.poll().is_some_and(|completion| completion.result.is_ok()));
@@ -130,7 +130,7 @@ fn dropping_a_device_with_writes_under_way_waits_for_them() {
         for i in 0..4 {
             device.submit(operation(&mut pool, OperationKind::WriteDurable, i << 16, 1 << 16)).unwrap();
         }
-        device.kick();
+        device.kick(true);
         drop(device);
         drop(pool);
     });

@@ -279,7 +279,7 @@ impl Device for PassthroughDevice {
         self.ring.submit(parts, buffer, Some(head)).map_err(|(buffer, _)| head.with(buffer))
     }
 
-    fn kick(&mut self) {
+    fn kick(&mut self, _waited_for: bool) {
         self.ring.kick();
     }
 

@@ -49,7 +49,7 @@ pub fn operation(pool: &mut Pool, kind: OperationKind, address: u64, bytes: u32)
 /// Carries out one operation, and waits for it.
 pub fn run(device: &mut impl Device, operation: Operation) -> Completion {
     device.submit(operation).unwrap();
-    device.kick();
+    device.kick(true);
     loop {
         if let Some(completion) = device.poll() {
             return completion;

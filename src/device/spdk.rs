@@ -147,7 +147,7 @@ impl Device for SpdkDevice {
         self.transfer(operation)
     }
 
-    fn kick(&mut self) {
+    fn kick(&mut self, _waited_for: bool) {
         self.pair.kick();
     }
 

@@ -5,13 +5,14 @@ use std::fs::File;
 use std::io;
 use std::time::Instant;
 
-use forebay_sys::dma::DmaSpan;
-use forebay_sys::uring::{Ended, TaskRun, Transfer, Uring, UringOptions};
+use forebay_sys::dma::{DmaRegion, DmaSpan, Pages};
+use forebay_sys::uring::{TaskRun, Transfer, Uring, UringOptions};
 
 use super::blocking::{check_whole, transfer};
-use super::flush::FlushFailed;
+use super::flush::{FlushFailed, Flusher};
 use super::lone::{Way, Ways};
 use super::{Completion, Device, DeviceError, Geometry, Head, Operation, OperationKind, Tier};
+use crate::buffer::Buffer;
 use crate::bytes::len_u32;
 use crate::types::DriveDurability;
 
@@ -26,7 +27,8 @@ pub enum WritePath {
     /// thread that spins on that core, the reactor or a client, holds it up until the next tick: 4 ms instead of 50 us
     /// (benches/device.rs). A linked fsync runs in a worker too, and costs two more thread switches: 10 to 20 % at
     /// depth 1. This thread's own flush needs no worker, and any number of writes share it: at depth 32 1.5 times as
-    /// many as with RWF_DSYNC. The price: it blocks the reactor for one flush, about 20 us.
+    /// many as with RWF_DSYNC. The price: it blocks the reactor for one flush, 20 to 100 us. So it is for those who are
+    /// waited for. For the others a worker flushes, whenever it comes to it, and the reactor goes on.
     /// A small write that is alone goes the way that is quicker here (`lone.rs`): so too, or at once and blocking, as RWF_DSYNC,
     /// which the kernel turns into FUA where the drive says that it has it, or with a flush of its own where FUA is not to
     /// be trusted.
@@ -35,22 +37,29 @@ pub enum WritePath {
 
 /// A larger write takes long enough that the reactor had better do something else meanwhile.
 const LONE_BYTES_MAX: u32 = 16 << 10;
+const BLOCK_BYTES: usize = 4096;
 
 /// A file or block device, owned by one thread. Dropping it waits for all that is under way.
 pub struct UringDevice {
-    uring: Uring<Head>,
+    /// What has no head is a flush.
+    uring: Uring<Option<Head>>,
     file: File,
     geometry: Geometry,
     write_path: WritePath,
     ended: VecDeque<Completion>,
-    /// Writes in the ring, and those that ended and wait for a flush.
+    /// Writes in the ring.
     writing: u32,
-    written: VecDeque<Completion>,
+    /// Writes that ended and are not known to be durable.
+    flusher: Flusher,
+    /// A slot of the ring owns a buffer; a flush transfers nothing, and this stands in for it between two.
+    spare: Option<Buffer>,
     /// A small write that was submitted when nothing was under way: unless company comes, it may need no ring.
     lone: Option<Operation>,
     /// When a lone write went into the ring, until company comes.
     alone_since: Option<Instant>,
     ways: Ways,
+    /// Somebody waits for what is under way, as `kick` was told.
+    waited_for: bool,
     flush_failed: FlushFailed,
 }
 
@@ -70,19 +79,20 @@ impl UringDevice {
         // The three ways measure alike here, within the noise. This one spares the poller an interrupt for each
         // completion, and does not tie the ring to the thread that made it.
         let options = UringOptions { iopoll, task_run: TaskRun::Cooperative, span, held: None };
-        let uring = Uring::new(file.try_clone()?, geometry.operations_max, &options)?;
-        let [ended, written] = [(); 2].map(|()| VecDeque::with_capacity(geometry.operations_max as usize));
+        let uring = Uring::new(file.try_clone()?, geometry.operations_max + 1, &options)?;
         Ok(UringDevice {
             uring,
             file,
             geometry,
             write_path,
-            ended,
+            ended: VecDeque::with_capacity(geometry.operations_max as usize),
             writing: 0,
-            written,
+            flusher: Flusher::new(geometry.operations_max, flush_failed.clone()),
+            spare: DmaRegion::allocate(BLOCK_BYTES, Pages::Ordinary)?.split(BLOCK_BYTES).pop(),
             lone: None,
             alone_since: None,
             ways: Ways::default(),
+            waited_for: true,
             flush_failed,
         })
     }
@@ -110,8 +120,8 @@ impl UringDevice {
         };
         let writes = u32::from(operation.kind == OperationKind::WriteDurable);
         let (head, buffer) = operation.split();
-        let queued = self.uring.submit(how, head.address.0, head.bytes, buffer, head);
-        queued.map(|()| self.writing += writes).map_err(|(buffer, head)| head.with(buffer))
+        let queued = self.uring.submit(how, head.address.0, head.bytes, buffer, Some(head));
+        queued.map(|()| self.writing += writes).map_err(|(buffer, _)| head.with(buffer))
     }
 
     /// Carries out a write that stayed alone.
@@ -132,41 +142,61 @@ impl UringDevice {
         self.ways.took(Way::Blocking, begun.elapsed());
     }
 
-    /// Takes all that ended from the ring. Writes are made durable with one flush when half of those under way have ended: a
-    /// flush blocks this thread, and with each one alone the drive would run dry.
+    /// Takes all that ended from the ring, and has the writes made durable with one flush when half of those under way have
+    /// ended: with each one alone the drive would run dry. Who is waited for gets it from this thread, which blocks.
     fn collect(&mut self) {
         let is_block = matches!(self.geometry.tier, Tier::Block { .. });
-        let counts_at_once = is_block && self.write_path == WritePath::Through;
-        while let Some(ended) = self.uring.poll() {
-            let mut completion = completion(ended, self.geometry.tier);
-            let writes = completion.operation.kind == OperationKind::WriteDurable;
-            self.writing -= u32::from(writes);
-            if let Err(DeviceError::Short { .. }) = completion.result {
-                completion.result = check_whole(&self.file, &self.geometry).and(completion.result);
-            }
-            let waits = writes && completion.result.is_ok() && !counts_at_once;
-            if waits { &mut self.written } else { &mut self.ended }.push_back(completion);
-        }
         let flushes = self.write_path != WritePath::Through;
-        if self.written.is_empty() || flushes && len_u32(self.written.len()) < self.writing {
+        while let Some(ended) = self.uring.poll() {
+            let Some(head) = ended.context else {
+                self.spare = Some(ended.buffer);
+                let flushed = ended.result.map_err(|errno| DeviceError::from(&io::Error::from_raw_os_error(errno)));
+                let whole = flushed.and_then(|_| check_whole(&self.file, &self.geometry));
+                self.flusher.end(whole, &mut self.ended);
+                continue;
+            };
+            let mut result = transferred(ended.result, &head, self.geometry.tier);
+            let operation = head.with(ended.buffer);
+            let writes = operation.kind == OperationKind::WriteDurable;
+            self.writing -= u32::from(writes);
+            if let Err(DeviceError::Short { .. }) = result {
+                result = check_whole(&self.file, &self.geometry).and(result);
+            }
+            let counts_at_once = is_block && !flushes;
+            if writes && result.is_ok() && !counts_at_once {
+                self.flusher.hold(operation);
+            } else {
+                self.ended.push_back(Completion { operation, result });
+            }
+        }
+        let uncovered = self.flusher.uncovered();
+        if self.flusher.held() == 0 || flushes && uncovered < self.writing {
             return;
         }
-        if self.flush_failed.get().is_none()
-            && let Err(error) = self.settle()
-        {
-            self.flush_failed.set(error);
+        let failed = self.flusher.failed();
+        if flushes && !self.waited_for && failed.is_none() {
+            self.alone_since = None;
+            if uncovered > 0 {
+                self.flush_by_worker();
+            }
+            return;
         }
+        self.flusher.sent();
+        let settled = failed.map_or_else(|| self.settle(), Err);
         if let Some(begun) = self.alone_since.take() {
             self.ways.took(Way::Ring, begun.elapsed());
         }
-        self.ended.append(&mut self.written);
-        // Also when it was another device's flush that failed meanwhile.
-        let Some(error) = self.flush_failed.get() else { return };
-        for completion in &mut self.ended {
-            if completion.operation.kind == OperationKind::WriteDurable {
-                completion.result = completion.result.and(Err(error));
-            }
+        self.flusher.end(settled, &mut self.ended);
+    }
+
+    /// Has the kernel flush what has ended, in a thread of its own, unless it still does so.
+    fn flush_by_worker(&mut self) {
+        let Some(spare) = self.spare.take() else { return };
+        match self.uring.submit(Transfer::Flush, 0, 0, spare, None) {
+            Ok(()) => self.flusher.sent(),
+            Err((spare, _)) => self.spare = Some(spare),
         }
+        self.uring.kick();
     }
 
     /// Makes durable what has ended, and looks whether it counts.
@@ -181,15 +211,14 @@ impl UringDevice {
 /// ENOSPC
 const NO_SPACE: i32 = 28;
 
-fn completion(ended: Ended<Head>, tier: Tier) -> Completion {
-    let result = match ended.result {
-        Ok(transferred) if transferred == ended.context.bytes => Ok(()),
+fn transferred(result: Result<u32, i32>, head: &Head, tier: Tier) -> Result<(), DeviceError> {
+    match result {
+        Ok(bytes) if bytes == head.bytes => Ok(()),
         // A block device that was pulled has no size any more: reads find its end, writes no space.
         Ok(0) | Err(NO_SPACE) if matches!(tier, Tier::Block { .. }) => Err(DeviceError::Vanished),
         Ok(bytes) => Err(DeviceError::Short { bytes }),
         Err(errno) => Err(DeviceError::from(&io::Error::from_raw_os_error(errno))),
-    };
-    Completion { operation: ended.context.with(ended.buffer), result }
+    }
 }
 
 impl Device for UringDevice {
@@ -212,23 +241,28 @@ impl Device for UringDevice {
         self.queue(operation)
     }
 
-    fn kick(&mut self) {
+    fn kick(&mut self, waited_for: bool) {
+        self.waited_for = waited_for;
         if let (Some(lone), WritePath::ThenFlush { lone: durability }) = (self.lone.take(), self.write_path) {
-            self.write_lone(lone, durability);
+            if waited_for {
+                self.write_lone(lone, durability);
+            } else {
+                self.lone = self.queue(lone).err();
+            }
         }
         self.uring.kick();
     }
 
     fn poll(&mut self) -> Option<Completion> {
-        if self.ended.is_empty() && self.uring.in_flight() > 0 {
+        if self.ended.is_empty() && (self.uring.in_flight() > 0 || self.flusher.held() > 0) {
             self.collect();
         }
         self.ended.pop_front()
     }
 
     fn in_flight(&self) -> u32 {
-        let waiting = self.ended.len() + self.written.len() + usize::from(self.lone.is_some());
-        self.uring.in_flight() + len_u32(waiting)
+        let waiting = self.ended.len() + usize::from(self.lone.is_some());
+        self.uring.in_flight() - u32::from(self.spare.is_none()) + self.flusher.held() + len_u32(waiting)
     }
 }
 
@@ -287,6 +321,59 @@ mod tests {
                 assert_eq!(later, Err(DeviceError::NotWhole), "what was lost stays lost");
             }
         }
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_flushed_by_a_worker_and_who_comes_to_wait_need_not_wait_for_it() {
+        let (scratch, failed) = (Scratch::file(1 << 20), FlushFailed::default());
+        let write_path = WritePath::ThenFlush { lone: DriveDurability::Auto };
+        let Some(mut device) = open(&scratch, write_path, &failed) else { return };
+        let mut pool = pool(64, 32 << 10);
+        let mut submit = |device: &mut UringDevice, at: u64, bytes| {
+            device.submit(operation(&mut pool, OperationKind::WriteDurable, at << 15, bytes)).unwrap();
+        };
+        let ended = |device: &mut UringDevice, count: u32| {
+            let mut ended = 0;
+            while ended < count {
+                ended += u32::from(device.poll().is_some_and(|completion| completion.result == Ok(())));
+            }
+            assert_eq!(device.in_flight(), 0);
+        };
+        for bytes in [4096, 32 << 10] {
+            submit(&mut device, 0, bytes);
+            device.kick(false);
+            while device.spare.is_some() {
+                assert!(device.poll().is_none(), "no flush was sent");
+            }
+            assert_eq!((device.in_flight(), device.flusher.held()), (1, 1));
+            ended(&mut device, 1);
+            assert!(device.spare.is_some(), "its flush was the worker's");
+        }
+        // A flush of this thread's own is for those too that a worker's is under way for.
+        (0..2).for_each(|at| submit(&mut device, at, 32 << 10));
+        device.kick(false);
+        while device.spare.is_some() {
+            _ = device.poll();
+        }
+        submit(&mut device, 2, 32 << 10);
+        device.kick(true);
+        while device.flusher.held() > 0 || device.uring.in_flight() > u32::from(device.spare.is_none()) {
+            device.collect();
+        }
+        ended(&mut device, 3);
+        // What the worker says then is for nobody that came later.
+        submit(&mut device, 3, 32 << 10);
+        device.kick(false);
+        ended(&mut device, 1);
+        // All are out: one that cannot be submitted would not be waited for.
+        (0..4).for_each(|at| submit(&mut device, at, 32 << 10));
+        device.kick(false);
+        ended(&mut device, 4);
+        failed.set(DeviceError::Errno(EIO));
+        submit(&mut device, 0, 32 << 10);
+        device.kick(false);
+        let completion = std::iter::repeat_with(|| device.poll()).flatten().next().unwrap();
+        assert_eq!(completion.result, Err(DeviceError::Errno(EIO)));
     }
 
     fn fails_the_writes_of_all(lone: DriveDurability) {

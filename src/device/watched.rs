@@ -84,8 +84,8 @@ impl<D: Device> Device for Watched<D> {
         Ok(())
     }
 
-    fn kick(&mut self) {
-        self.device.kick();
+    fn kick(&mut self, waited_for: bool) {
+        self.device.kick(waited_for);
     }
 
     fn poll(&mut self) -> Option<Completion> {

@@ -412,7 +412,7 @@ impl Device for SimDevice {
         Ok(())
     }
 
-    fn kick(&mut self) {}
+    fn kick(&mut self, _waited_for: bool) {}
 
     fn poll(&mut self) -> Option<Completion> {
         if self.ended.is_empty() {

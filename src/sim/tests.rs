@@ -144,7 +144,9 @@ fn a_version_that_a_commit_does_not_check_is_found() {
 
 #[test]
 fn a_commit_decided_too_early_is_found() {
-    finds(Planted::DecideTooEarly, 1..=300, "another shard has its part");
+    finds(Planted::DecideTooEarly, 1..=100, "acknowledged up to LSN");
+    // One history in a thousand has nobody answered and a part on the drive: only the part tells.
+    finds(Planted::DecideTooEarly, 1_800..=6_000, "another shard has its part");
 }
 
 #[test]

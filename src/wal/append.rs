@@ -269,6 +269,7 @@ impl Wal {
             last_lsn: Lsn(header.next_lsn().0 - 1),
             stated_lsn: self.durable_lsn,
             flight_end: self.flight.position(),
+            opened_ns: open.opened_ns,
             stamp: sealing.ends(),
             done: false,
         });

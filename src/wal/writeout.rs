@@ -8,6 +8,9 @@ use crate::wal::planted::Planted;
 use crate::wal::pool::Writer;
 use crate::wal::{ChainSegment, Fence, Prepared, TAG_HEADER, TAG_MASK, Wal, frame, record, segment};
 
+/// A flush that nobody waits for may take so long before somebody counts as waiting.
+const FLUSH_NS_MAX: u64 = 1_000_000;
+
 impl Wal {
     /// Seals what is due, for those who wait at once while fewer than `frames_in_flight_max` are out, buffered records when their
     /// window is over, and hands over all that is sealed: a full frame has nothing to wait for. Gives the operations handed over.
@@ -25,7 +28,9 @@ impl Wal {
             let few = self.submitted < self.limits.frames_in_flight_max;
             if few && self.outbox.is_empty() && self.is_due(now_ns) {
                 self.seal_open(pool, 0);
-                self.urgent = false;
+                if std::mem::take(&mut self.urgent) {
+                    self.wanted_lsn = self.last_lsn();
+                }
             }
             let Some(operation) = self.outbox.pop_front() else { return handed };
             if let Err(operation) = device.submit(operation) {
@@ -55,6 +60,16 @@ impl Wal {
                     || open.used >= self.limits.window_bytes
                     || now_ns.saturating_sub(open.opened_ns) >= self.limits.window_interval_ns)
         })
+    }
+
+    /// Whether somebody waits for frames that are under way, or one of them is out for so long that its window is over.
+    #[must_use]
+    #[inline]
+    pub fn is_waited_for(&self, now_ns: u64) -> bool {
+        let late_ns = self.limits.window_interval_ns.saturating_add(FLUSH_NS_MAX);
+        self.submitted > 0
+            && (self.durable_lsn < self.wanted_lsn
+                || self.in_flight.front().is_some_and(|frame| now_ns.saturating_sub(frame.opened_ns) >= late_ns))
     }
 
     /// When this log next has something to do without being asked: a window or an idle watermark.
@@ -163,3 +178,7 @@ impl Wal {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "writeout_tests.rs"]
+mod tests;

@@ -10,6 +10,8 @@ pub fn pause() {
 
 /// More than the slice that the scheduler gives on its own, 3 ms at most.
 const POLLING_SLICE_NS: u64 = 5_000_000;
+/// SCHED_FLAG_RESET_ON_FORK
+const RESET_ON_FORK: u64 = 1;
 
 /// Has the calling thread, which polls and never waits, give its core up at once to whoever wakes up there with a shorter
 /// slice. That is the kernel's own work too, a drive's completions among it, which would otherwise stand behind the poller
@@ -38,6 +40,8 @@ pub fn give_way() -> io::Result<()> {
     if ![libc::SCHED_OTHER, libc::SCHED_BATCH].map(i32::cast_unsigned).contains(&attributes.sched_policy) {
         return Ok(());
     }
+    // Threads that the kernel or the program makes from this one have a slice like all others.
+    attributes.sched_flags |= RESET_ON_FORK;
     attributes.sched_runtime = POLLING_SLICE_NS;
     // SAFETY: the kernel reads as many bytes as `size` says, which it has set itself; 0 is the calling thread.
     let set = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };

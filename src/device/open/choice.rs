@@ -80,7 +80,7 @@ impl OpenDevice {
         let address = DeviceAddress(0);
         let read = Operation { tag: 0, kind: OperationKind::Read, address, bytes: BLOCK_BYTES, buffer };
         device.submit(read).map_err(|_| DeviceError::INVALID)?;
-        device.kick();
+        device.kick(true);
         let started = Instant::now();
         while started.elapsed() < PROBE_TIMEOUT {
             if let Some(completion) = device.poll() {

@@ -22,7 +22,7 @@ impl Device for SlowReads {
         self.device.submit(operation)
     }
 
-    fn kick(&mut self) {}
+    fn kick(&mut self, _waited_for: bool) {}
 
     fn poll(&mut self) -> Option<Completion> {
         while let Some(completion) = self.device.poll() {

@@ -26,7 +26,7 @@ impl Device for Silent {
         self.device.submit(operation)
     }
 
-    fn kick(&mut self) {}
+    fn kick(&mut self, _waited_for: bool) {}
 
     fn poll(&mut self) -> Option<Completion> {
         if self.silent.get() { None } else { self.device.poll() }

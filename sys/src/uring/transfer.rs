@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use io_uring::types::Fixed;
+use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{cqueue, opcode, squeue};
 
 use super::{Ended, Ring, UringOptions};
@@ -15,6 +15,8 @@ pub enum Transfer {
     Write,
     /// RWF_DSYNC: durable when it completes.
     WriteDsync,
+    /// Makes durable what ended before: no byte of the buffer is looked at.
+    Flush,
 }
 
 /// The kernel takes at most this much in one registered buffer.
@@ -70,6 +72,7 @@ impl<T> Uring<T> {
                 opcode::ReadFixed::new(Fixed(0), address, bytes, index).offset(offset).build()
             }
             (Transfer::Read, None) => opcode::Read::new(Fixed(0), address, bytes).offset(offset).build(),
+            (Transfer::Flush, _) => opcode::Fsync::new(Fixed(0)).flags(FsyncFlags::DATASYNC).build(),
             (_, Some(index)) => {
                 opcode::WriteFixed::new(Fixed(0), address, bytes, index).offset(offset).rw_flags(flags).build()
             }
