@@ -16,6 +16,8 @@
 #       --user NAME        the service's user: gets the vfio groups and devices named here, a hugetlbfs at
 #                          /dev/hugepages-NAME, and no limit on locked memory
 #       --poll-queues N    polled queues of the kernel's nvme driver, from its next start on; at most one a core
+#       --awake CORE       this core does not halt when it has nothing to run: for a reactor's, which polls for ever and
+#                          is blocked in a file's flushes alone; repeatable
 #     and takes:
 #       --namespace UUID   the Forebay namespace with this UUID is expected on a drive named here; repeatable
 #       --force            take drives whatever they hold. Nothing is erased. One in use is refused all the same
@@ -39,7 +41,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=status.sh
 . "$here/status.sh"
 
-hugepages=() controllers=() devices=() uuids=() user='' poll_queues='' nr_requests='' force=0 json=0
+hugepages=() controllers=() devices=() uuids=() cores=() user='' poll_queues='' nr_requests='' force=0 json=0
 asked_too_much=0
 # For guard.sh: --namespace is an option here.
 # shellcheck disable=SC2034
@@ -63,6 +65,7 @@ parse() {
             --namespace) value=$(value_of "$@"); uuids+=("${value,,}"); shift ;;
             --user) user=$(value_of "$@"); shift ;;
             --poll-queues) poll_queues=$(number_of "$@"); shift ;;
+            --awake) value=$(number_of "$@"); cores+=("$value"); shift ;;
             --nr-requests) nr_requests=$(number_of "$@"); shift ;;
             --force) force=1 ;;
             *) usage_error "unknown option '$1'" ;;
@@ -71,6 +74,7 @@ parse() {
     done
 }
 
+awake_path() { printf '%s/sys/devices/system/cpu/cpu%s/power/pm_qos_resume_latency_us' "$root" "$1"; }
 pages_path() { printf '%s/sys/devices/system/node/node%s/hugepages/hugepages-2048kB/nr_hugepages' "$root" "$1"; }
 
 # --- Checks: all of them come before the first change. ---
@@ -175,6 +179,16 @@ check_poll_queues() {
     fi
 }
 
+check_cores() {
+    local core
+    for core in "${cores[@]}"; do
+        [ -e "$root/sys/devices/system/cpu/cpu$core" ] ||
+            die "--awake $core: there is no such core; cores: $(text "$root/sys/devices/system/cpu/possible")"
+        [ -e "$(awake_path "$core")" ] ||
+            die "--awake $core: this kernel takes no wish for it (no $(awake_path "$core")); boot with idle=poll instead"
+    done
+}
+
 # What one option says and another denies.
 check_together() {
     local bdf name device
@@ -199,14 +213,15 @@ check_together() {
 
 check_all() {
     local bdf
-    if [ $((${#hugepages[@]} + ${#controllers[@]} + ${#devices[@]})) = 0 ] && [ -z "$user$poll_queues" ]; then
-        usage_error "config does only what it is asked for: name hugepages, controllers, devices, a user or poll queues"
+    if [ $((${#hugepages[@]} + ${#controllers[@]} + ${#devices[@]} + ${#cores[@]})) = 0 ] && [ -z "$user$poll_queues" ]; then
+        usage_error "config does only what it is asked for: name hugepages, controllers, devices, cores, a user or poll queues"
     fi
     if [ -n "$nr_requests" ] && [ ${#devices[@]} = 0 ]; then usage_error "--nr-requests goes with --device"; fi
     if [ -n "$nr_requests" ] && { [ "$nr_requests" -lt 4 ] || [ "$nr_requests" -gt 65535 ]; }; then
         usage_error "--nr-requests is 4 to 65535, not $nr_requests: the kernel takes no less, a queue has no more"
     fi
     check_poll_queues
+    check_cores
     check_together
     if [ -n "$user" ]; then
         id -u "$user" >/dev/null 2>&1 || die "there is no user $user; make one: useradd --system --shell /usr/sbin/nologin $user"
@@ -316,6 +331,7 @@ config() {
         write_file "$each" "$(udev_rules "$each")"
         if command -v udevadm >/dev/null && [ -e "$root/run/udev/control" ]; then system udevadm control --reload; fi
     fi
+    for each in "${cores[@]}"; do set_value "$(awake_path "$each")" n/a; done
     if [ ${#controllers[@]} -gt 0 ]; then
         if [ ! -e "$root/sys/bus/pci/drivers/vfio-pci" ]; then system modprobe vfio-pci; fi
         for each in "${controllers[@]}"; do bind_controller "$each"; done
@@ -332,7 +348,7 @@ case $action in
     *) usage_error "unknown command '$action'" ;;
 esac
 if [ "$json" = 1 ] && [ "$action" != status ]; then usage_error "--json goes with status"; fi
-if [ "$action" != config ] && [ -n "${hugepages[*]}${controllers[*]}${devices[*]}${uuids[*]}$user$poll_queues$nr_requests" ]; then
+if [ "$action" != config ] && [ -n "${hugepages[*]}${controllers[*]}${devices[*]}${uuids[*]}${cores[*]}$user$poll_queues$nr_requests" ]; then
     usage_error "$action takes no part of a host: it is about all of it"
 fi
 if [ "$action" = status ]; then status && exit; fi

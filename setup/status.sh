@@ -94,7 +94,7 @@ status_poll_queues() {
 }
 
 status_cores() {
-    local isolated governors online
+    local isolated governors online awake
     isolated=$(text "$root/sys/devices/system/cpu/isolated")
     online=$(text "$root/sys/devices/system/cpu/online")
     if [ -n "$isolated" ]; then
@@ -110,6 +110,12 @@ status_cores() {
         *) finding governor warning "${governors% }: a core that slows down takes microseconds to come back" \
             "cpupower frequency-set -g performance" ;;
     esac
+    # "n/a" there says that no time for waking up is borne.
+    awake=$(grep -l '^n/a$' "$root"/sys/devices/system/cpu/cpu[0-9]*/power/pm_qos_resume_latency_us 2>/dev/null |
+        sed -E 's|.*/cpu([0-9]+)/power/.*|\1|' | sort -n | tr '\n' ' ') || true
+    if [ -n "$awake" ]; then
+        finding "cores kept awake" ok "${awake% }: they take power without work too; for reactors that poll for ever on a file"
+    fi
 }
 
 status_memlock() {

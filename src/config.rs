@@ -92,7 +92,8 @@ pub struct Reactors {
     pub count: Option<u32>,
     /// The cores to pin reactors to, one each. Empty: the system's choice of distinct cores.
     pub cores: Vec<usize>,
-    /// Poll so long without work before sleeping. "0" sleeps at once, "forever" never.
+    /// Poll so long without work before sleeping. "0" sleeps at once, "forever" never: then a core that the reactor is pinned to is
+    /// kept from halting while it waits for a file's flush, too, if this is root or `setup/host.sh config --awake` was.
     pub spin: Spin,
     /// Requests taken from one client's ring in a turn, so that no client starves the others. 1 to 65,536.
     pub turn_requests_max: u32,

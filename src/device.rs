@@ -206,7 +206,8 @@ impl std::fmt::Display for DeviceError {
 }
 
 /// A device, owned by one thread. No call allocates. On a block device that takes FUA none blocks; a file or a drive
-/// with a cache and no FUA blocks for a flush in `poll`, or for a small lone write in `kick`; `FileBlocking` always.
+/// with a cache and no FUA blocks for a flush in `poll`, or for a small lone write in `kick`, when somebody waits for it;
+/// `FileBlocking` always.
 pub trait Device {
     fn geometry(&self) -> Geometry;
 

@@ -421,11 +421,16 @@ impl<D: Device, C: Clock> Reactor<D, C> {
         handed > 0
     }
 
-    /// Whether somebody waits for what the device has under way, or will soon: for an answer or for buffers.
+    /// Whether somebody waits for what the device has under way, or will soon: for an answer, buffers, room in the log or in the
+    /// device itself.
     fn waits_for_device(&self, now_ns: u64) -> bool {
-        self.device.in_flight() > 0
+        let in_flight = self.device.in_flight();
+        in_flight > 0
             && (self.phase != Phase::Serving
+                || self.postponed
+                || in_flight >= self.device.geometry().operations_max
                 || self.pool.available() <= self.pool.count() / 4
+                || self.low
                 || self.shards.iter().any(|shard| shard.wal.is_waited_for(now_ns)))
     }
 

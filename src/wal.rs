@@ -440,7 +440,9 @@ impl Wal {
     /// together while buffers are many: a block for each few of them would take what they are to free.
     pub fn want_room(&mut self, pool: &Pool) {
         let copies = self.open.as_ref().is_some_and(|open| !open.for_clients);
-        self.urgent |= !copies || pool.available() <= pool.count() / 4;
+        if !copies || pool.available() <= pool.count() / 4 {
+            self.want_durable();
+        }
     }
 
     /// Copies, or what a flight recorder held, wait for room: the last segments are for them.

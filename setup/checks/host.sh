@@ -27,7 +27,8 @@ machine() {
     echo 1023 >"$block/queue/nr_requests"
     echo 0 >"$node/hugepages/hugepages-2048kB/nr_hugepages"
     echo boot-1 >"$tree/proc/sys/kernel/random/boot_id"
-    mkdir -p "$tree/sys/devices/system/cpu" && echo 0-3 >"$tree/sys/devices/system/cpu/possible"
+    mkdir -p "$tree/sys/devices/system/cpu/cpu"{0,1}/power && echo 0-3 >"$tree/sys/devices/system/cpu/possible"
+    echo 0 | tee "$tree/sys/devices/system/cpu/cpu"{0,1}/power/pm_qos_resume_latency_us >/dev/null
     echo 0 >"$tree/proc/sys/vm/compact_memory"
     echo 'MemAvailable: 4194304 kB' >"$tree/proc/meminfo"
     echo '22 1 254:0 / / rw shared:1 - ext4 /dev/vda rw' >"$tree/proc/self/mountinfo"
@@ -75,6 +76,11 @@ expect 2 'goes with --device' "--nr-requests alone" host config --nr-requests 4 
 for count in 0 3 65536; do
     expect 2 '4 to 65535' "--nr-requests $count" host config --nr-requests $count --device /dev/nvme0n1
 done
+expect 2 'whole number' "--awake of what is no core" host config --awake all
+refused 'there is no such core; cores: 0-3' "--awake of a core that is not there" --awake 7
+rm "$tree/sys/devices/system/cpu/cpu1/power/pm_qos_resume_latency_us"
+refused 'takes no wish for it' "--awake where the kernel cannot" --awake 0 --awake 1
+machine
 expect 2 'has 4 cores' "more polled queues than cores" host config --poll-queues 5
 expect 2 'names node 0 twice' "two numbers of hugepages for a node" host config --hugepages 8 --hugepages 0=16
 expect 2 'takes a UUID, .*not .01234567' "--namespace that is no UUID" host config --bind "$bdf" --namespace 01234567
@@ -221,6 +227,17 @@ expect 0 'rm .*host.journal' "reset" host reset
 same "reset undoes config" "$(grep -vE 'scheduler|compact' <<<"$before")" "$(content | grep -vE 'scheduler|compact')"
 same "reset gives the scheduler back" mq-deadline "$(cat "$tree/sys/class/block/nvme0n1/queue/scheduler")"
 expect 0 'nothing to undo' "reset again" host reset
+
+# Cores that do not halt.
+machine && before=$(content)
+expect 0 'echo n/a > /sys/devices/system/cpu/cpu1/power/pm_qos_resume_latency_us' "a core is kept awake" host config --awake 1
+same "and it alone" "0n/a" "$(cat "$tree/sys/devices/system/cpu/cpu"{0,1}/power/pm_qos_resume_latency_us | tr -d '\n')"
+expect 0 'is n/a already' "a core is kept awake already" host config --awake 1
+expect 0 '^ok +cores kept awake +1: ' "status names cores that are kept awake" host status
+expect 0 '' "reset of a core" host reset
+same "reset lets it halt" "$before" "$(content)"
+expect 0 '' "status without such cores" host status
+same "names none" '' "$(grep 'kept awake' "$scratch/output")"
 
 # What somebody else changed since is theirs.
 machine && expect 0 '' "config" host config "${some[@]}"

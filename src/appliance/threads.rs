@@ -5,6 +5,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use forebay_sys::cpu::{KeptAwake, keep_awake};
 use forebay_sys::dma::{DmaSpan, PageKind, Pages};
 use forebay_sys::net::WakeSet;
 
@@ -59,6 +60,8 @@ struct Thread {
     visits: Sender<Visit>,
     /// Its buffers.
     span: DmaSpan,
+    /// Its core, while it polls for ever.
+    _awake: Option<KeptAwake>,
 }
 
 pub struct Threads {
@@ -191,6 +194,11 @@ impl Thread {
             Spin::For(spin) => Some(spin.0),
             Spin::Forever => None,
         };
+        // A core that is to sleep when there is no work may do so within a flush too.
+        let awake = core.filter(|_| spin_ns.is_none()).and_then(|id| {
+            let said = |error: &_| tracing::info!(core = id, %error, "the core may halt in a flush; setup/host.sh config --awake mends it");
+            keep_awake(id).inspect_err(said).ok().flatten()
+        });
         let (visits, visitors) = mpsc::channel();
         let handle = std::thread::Builder::new().name(format!("reactor-{number}")).spawn(move || {
             if let Some(id) = core
@@ -212,7 +220,7 @@ impl Thread {
             }
             ended
         })?;
-        Ok(Thread { handle, visits, span })
+        Ok(Thread { handle, visits, span, _awake: awake })
     }
 }
 

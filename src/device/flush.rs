@@ -1,4 +1,4 @@
-//! Writes that a flush makes durable: one flush at a time, for all writes that had ended when it was sent.
+//! Writes that a flush makes durable: all that had ended when it was sent. One is under way at a time, or two that end as one.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -7,7 +7,7 @@ use super::{Completion, DeviceError, Operation};
 use crate::bytes::len_u32;
 
 /// After a failed flush the drive may have dropped what it held: no later write can be called durable, by no device of
-/// the same drive. Every device reads it after its own flush; the first failure stays.
+/// the same drive. Every device reads it after each flush; the first failure stays.
 #[derive(Clone, Debug, Default)]
 pub struct FlushFailed(Arc<OnceLock<DeviceError>>);
 
@@ -49,9 +49,15 @@ impl Flusher {
         self.covered == 0 && !self.written.is_empty()
     }
 
-    /// A flush was sent: it covers what is held now, and nothing that ends later.
+    /// A flush was sent: it covers what is held now, and nothing that ends later. With another one under way, which was sent
+    /// before, the caller calls `end` once, with what both of them said.
     pub fn sent(&mut self) {
         self.covered = self.written.len();
+    }
+
+    /// The flush under way was never begun.
+    pub fn not_sent(&mut self) {
+        self.covered = 0;
     }
 
     /// Whether a flush is under way.

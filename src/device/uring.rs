@@ -58,6 +58,10 @@ pub struct UringDevice {
     /// When a lone write went into the ring, until company comes.
     alone_since: Option<Instant>,
     ways: Ways,
+    /// A worker may be asked for a flush. A ring that polls the drive takes none.
+    workers: bool,
+    /// What this thread's own flush said, while a worker's is still out that was sent before it.
+    own: Option<Result<(), DeviceError>>,
     /// Somebody waits for what is under way, as `kick` was told.
     waited_for: bool,
     flush_failed: FlushFailed,
@@ -79,7 +83,7 @@ impl UringDevice {
         // The three ways measure alike here, within the noise. This one spares the poller an interrupt for each
         // completion, and does not tie the ring to the thread that made it.
         let options = UringOptions { iopoll, task_run: TaskRun::Cooperative, span, held: None };
-        let uring = Uring::new(file.try_clone()?, geometry.operations_max + 1, &options)?;
+        let uring = Uring::new(file.try_clone()?, geometry.operations_max, &options)?;
         Ok(UringDevice {
             uring,
             file,
@@ -92,6 +96,8 @@ impl UringDevice {
             lone: None,
             alone_since: None,
             ways: Ways::default(),
+            workers: !iopoll && write_path != WritePath::Through,
+            own: None,
             waited_for: true,
             flush_failed,
         })
@@ -145,36 +151,14 @@ impl UringDevice {
     /// Takes all that ended from the ring, and has the writes made durable with one flush when half of those under way have
     /// ended: with each one alone the drive would run dry. Who is waited for gets it from this thread, which blocks.
     fn collect(&mut self) {
-        let is_block = matches!(self.geometry.tier, Tier::Block { .. });
+        self.reap();
         let flushes = self.write_path != WritePath::Through;
-        while let Some(ended) = self.uring.poll() {
-            let Some(head) = ended.context else {
-                self.spare = Some(ended.buffer);
-                let flushed = ended.result.map_err(|errno| DeviceError::from(&io::Error::from_raw_os_error(errno)));
-                let whole = flushed.and_then(|_| check_whole(&self.file, &self.geometry));
-                self.flusher.end(whole, &mut self.ended);
-                continue;
-            };
-            let mut result = transferred(ended.result, &head, self.geometry.tier);
-            let operation = head.with(ended.buffer);
-            let writes = operation.kind == OperationKind::WriteDurable;
-            self.writing -= u32::from(writes);
-            if let Err(DeviceError::Short { .. }) = result {
-                result = check_whole(&self.file, &self.geometry).and(result);
-            }
-            let counts_at_once = is_block && !flushes;
-            if writes && result.is_ok() && !counts_at_once {
-                self.flusher.hold(operation);
-            } else {
-                self.ended.push_back(Completion { operation, result });
-            }
-        }
         let uncovered = self.flusher.uncovered();
-        if self.flusher.held() == 0 || flushes && uncovered < self.writing {
+        if self.own.is_some() || self.flusher.held() == 0 || flushes && uncovered < self.writing {
             return;
         }
         let failed = self.flusher.failed();
-        if flushes && !self.waited_for && failed.is_none() {
+        if self.workers && !self.waited_for && failed.is_none() {
             self.alone_since = None;
             if uncovered > 0 {
                 self.flush_by_worker();
@@ -186,7 +170,37 @@ impl UringDevice {
         if let Some(begun) = self.alone_since.take() {
             self.ways.took(Way::Ring, begun.elapsed());
         }
-        self.flusher.end(settled, &mut self.ended);
+        if self.spare.is_some() {
+            self.flusher.end(settled, &mut self.ended);
+        } else {
+            // The worker's may have failed for the same writes. It was first, so its end is here as a rule.
+            self.own = Some(settled);
+            self.reap();
+        }
+    }
+
+    /// Takes all that ended from the ring.
+    fn reap(&mut self) {
+        let counts_at_once = matches!(self.geometry.tier, Tier::Block { .. }) && self.write_path == WritePath::Through;
+        while let Some(ended) = self.uring.poll() {
+            let Some(head) = ended.context else {
+                self.spare = Some(ended.buffer);
+                self.worker_ended(ended.result);
+                continue;
+            };
+            let mut result = transferred(ended.result, &head, self.geometry.tier);
+            let operation = head.with(ended.buffer);
+            let writes = operation.kind == OperationKind::WriteDurable;
+            self.writing -= u32::from(writes);
+            if let Err(DeviceError::Short { .. }) = result {
+                result = check_whole(&self.file, &self.geometry).and(result);
+            }
+            if writes && result.is_ok() && !counts_at_once {
+                self.flusher.hold(operation);
+            } else {
+                self.ended.push_back(Completion { operation, result });
+            }
+        }
     }
 
     /// Has the kernel flush what has ended, in a thread of its own, unless it still does so.
@@ -197,6 +211,21 @@ impl UringDevice {
             Err((spare, _)) => self.spare = Some(spare),
         }
         self.uring.kick();
+    }
+
+    /// A worker's flush ended, or was not begun: then this thread makes all from now on.
+    fn worker_ended(&mut self, result: Result<u32, i32>) {
+        let begun = !result.is_err_and(|errno| NO_WORKER.contains(&errno));
+        self.workers &= begun;
+        let own = self.own.take();
+        if !begun && own.is_none() {
+            self.flusher.not_sent();
+            return;
+        }
+        let flushed =
+            if begun { result.map_err(|errno| DeviceError::from(&io::Error::from_raw_os_error(errno))) } else { Ok(0) };
+        let whole = flushed.and_then(|_| own.unwrap_or_else(|| check_whole(&self.file, &self.geometry)));
+        self.flusher.end(whole, &mut self.ended);
     }
 
     /// Makes durable what has ended, and looks whether it counts.
@@ -210,6 +239,8 @@ impl UringDevice {
 
 /// ENOSPC
 const NO_SPACE: i32 = 28;
+/// ECANCELED, EAGAIN, EINVAL, EOPNOTSUPP: the kernel could not start a thread, or the ring takes no flush. Nothing was flushed.
+const NO_WORKER: [i32; 4] = [125, 11, 22, 95];
 
 fn transferred(result: Result<u32, i32>, head: &Head, tier: Tier) -> Result<(), DeviceError> {
     match result {
@@ -261,8 +292,9 @@ impl Device for UringDevice {
     }
 
     fn in_flight(&self) -> u32 {
+        // A worker's flush counts: nobody may sleep or leave before its end is known.
         let waiting = self.ended.len() + usize::from(self.lone.is_some());
-        self.uring.in_flight() - u32::from(self.spare.is_none()) + self.flusher.held() + len_u32(waiting)
+        self.uring.in_flight() + self.flusher.held() + len_u32(waiting)
     }
 }
 
@@ -323,57 +355,85 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_nobody_waits_for_is_flushed_by_a_worker_and_who_comes_to_wait_need_not_wait_for_it() {
+    /// A device with a cache behind it, what it was told of failures, and writes of 32 KiB for it.
+    fn cached() -> Option<(Scratch, UringDevice, FlushFailed, impl FnMut(u64) -> Operation)> {
         let (scratch, failed) = (Scratch::file(1 << 20), FlushFailed::default());
-        let write_path = WritePath::ThenFlush { lone: DriveDurability::Auto };
-        let Some(mut device) = open(&scratch, write_path, &failed) else { return };
+        let device = open(&scratch, WritePath::ThenFlush { lone: DriveDurability::Auto }, &failed)?;
         let mut pool = pool(64, 32 << 10);
-        let mut submit = |device: &mut UringDevice, at: u64, bytes| {
-            device.submit(operation(&mut pool, OperationKind::WriteDurable, at << 15, bytes)).unwrap();
-        };
-        let ended = |device: &mut UringDevice, count: u32| {
-            let mut ended = 0;
-            while ended < count {
-                ended += u32::from(device.poll().is_some_and(|completion| completion.result == Ok(())));
-            }
-            assert_eq!(device.in_flight(), 0);
-        };
+        let write = move |at: u64| operation(&mut pool, OperationKind::WriteDurable, at << 15, 32 << 10);
+        Some((scratch, device, failed, write))
+    }
+
+    fn ended(device: &mut UringDevice, count: usize) -> Vec<Result<(), DeviceError>> {
+        let ended = std::iter::repeat_with(|| device.poll()).flatten().take(count);
+        ended.map(|completion| completion.result).collect()
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_flushed_by_a_worker() {
+        let Some((_scratch, mut device, failed, mut write)) = cached() else { return };
         for bytes in [4096, 32 << 10] {
-            submit(&mut device, 0, bytes);
+            device.submit(Operation { bytes, ..write(0) }).unwrap();
             device.kick(false);
             while device.spare.is_some() {
                 assert!(device.poll().is_none(), "no flush was sent");
             }
-            assert_eq!((device.in_flight(), device.flusher.held()), (1, 1));
-            ended(&mut device, 1);
+            assert_eq!((device.in_flight(), device.flusher.held()), (2, 1));
+            assert_eq!(ended(&mut device, 1), [Ok(())]);
             assert!(device.spare.is_some(), "its flush was the worker's");
         }
-        // A flush of this thread's own is for those too that a worker's is under way for.
-        (0..2).for_each(|at| submit(&mut device, at, 32 << 10));
+        // All slots are taken: one that cannot be submitted would not be waited for.
+        (0..4).for_each(|at| device.submit(write(at)).unwrap());
         device.kick(false);
-        while device.spare.is_some() {
-            _ = device.poll();
+        assert_eq!(ended(&mut device, 4), [Ok(()); 4]);
+        while device.in_flight() > 0 {
+            assert!(device.poll().is_none());
         }
-        submit(&mut device, 2, 32 << 10);
-        device.kick(true);
-        while device.flusher.held() > 0 || device.uring.in_flight() > u32::from(device.spare.is_none()) {
-            device.collect();
+        // What this thread says is said of a worker's flush too.
+        device.file.set_len(64 << 10).unwrap();
+        device.submit(write(0)).unwrap();
+        device.kick(false);
+        assert_eq!(ended(&mut device, 1), [Err(DeviceError::NotWhole)]);
+        assert_eq!(failed.get(), Some(DeviceError::NotWhole), "no device of this drive may go on");
+    }
+
+    #[test]
+    fn beside_a_flush_of_the_worker_this_thread_makes_one_and_both_have_to_succeed() {
+        for (late, said) in [(Ok(0), Ok(())), (Err(EIO), Err(DeviceError::Errno(EIO))), (Err(NO_WORKER[0]), Ok(()))] {
+            let Some((_scratch, mut device, failed, mut write)) = cached() else { return };
+            // A worker's flush is out for the first, and comes to nothing while the others are written.
+            device.flusher.hold(write(0));
+            let spare = device.spare.take();
+            device.flusher.sent();
+            (1..3).for_each(|at| device.submit(write(at)).unwrap());
+            device.kick(true);
+            while device.own.is_none() {
+                assert!(device.poll().is_none());
+            }
+            device.submit(write(3)).unwrap();
+            device.kick(true);
+            while device.flusher.uncovered() == 0 {
+                assert!(device.poll().is_none(), "the worker's may fail yet");
+            }
+            device.spare = spare;
+            device.worker_ended(late);
+            assert_eq!(device.ended.len(), 3, "what came later needs another flush");
+            assert_eq!(ended(&mut device, 4), [said; 4]);
+            assert_eq!((failed.get(), device.workers), (said.err(), late != Err(NO_WORKER[0])));
         }
-        ended(&mut device, 3);
-        // What the worker says then is for nobody that came later.
-        submit(&mut device, 3, 32 << 10);
+    }
+
+    #[test]
+    fn where_no_worker_can_be_had_this_thread_flushes() {
+        let Some((_scratch, mut device, _, mut write)) = cached() else { return };
+        let spare = device.spare.take();
+        device.flusher.hold(write(0));
+        device.flusher.sent();
+        device.spare = spare;
+        device.worker_ended(Err(NO_WORKER[0]));
         device.kick(false);
-        ended(&mut device, 1);
-        // All are out: one that cannot be submitted would not be waited for.
-        (0..4).for_each(|at| submit(&mut device, at, 32 << 10));
-        device.kick(false);
-        ended(&mut device, 4);
-        failed.set(DeviceError::Errno(EIO));
-        submit(&mut device, 0, 32 << 10);
-        device.kick(false);
-        let completion = std::iter::repeat_with(|| device.poll()).flatten().next().unwrap();
-        assert_eq!(completion.result, Err(DeviceError::Errno(EIO)));
+        assert_eq!(ended(&mut device, 1), [Ok(())]);
+        assert!(!device.workers);
     }
 
     fn fails_the_writes_of_all(lone: DriveDurability) {

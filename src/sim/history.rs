@@ -382,9 +382,10 @@ impl History {
         // Where room is short a mark or a trim may have found none, and is tried again after 100 ms.
         self.idle(if self.profile.seasons { 150_000_000 } else { 10_000_000 })?;
         let bounded = self.oracle.bounded(|shard| self.machine.is_calm(shard));
-        // What was durable only now is still to be trimmed.
+        // What was durable only now is still to be trimmed. That may find no room, and waits for it then.
         self.idle(8_000_000)?;
-        for stream in bounded {
+        let still = self.oracle.bounded(|shard| self.machine.is_calm(shard));
+        for stream in bounded.into_iter().filter(|stream| still.iter().any(|object| object.id == stream.id)) {
             let (wait, reply_bytes_max) = (std::time::Duration::ZERO, 60_000);
             self.ask(0, &Rc::new(Action::Read { stream, from: 0, wait, reply_bytes_max, relaxed: true }))?;
             self.settle_all()?;

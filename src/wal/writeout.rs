@@ -62,12 +62,12 @@ impl Wal {
         })
     }
 
-    /// Whether somebody waits for frames that are under way, or one of them is out for so long that its window is over.
+    /// Whether somebody waits for frames that are on their way, or one of them is so for so long that its window is over.
     #[must_use]
     #[inline]
     pub fn is_waited_for(&self, now_ns: u64) -> bool {
         let late_ns = self.limits.window_interval_ns.saturating_add(FLUSH_NS_MAX);
-        self.submitted > 0
+        self.fenced.is_none()
             && (self.durable_lsn < self.wanted_lsn
                 || self.in_flight.front().is_some_and(|frame| now_ns.saturating_sub(frame.opened_ns) >= late_ns))
     }

@@ -216,6 +216,7 @@ impl Drop for Removed {
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let cores = two_cores(&args.cores)?;
+    as_they_are(&cores)?;
     probe(&args.output)?;
     let directory = scratch(&args.directory)?;
     let _made = ["session", "kept"].map(|name| Removed(directory.join(name)));
@@ -246,6 +247,21 @@ fn two_cores(cores: &[usize]) -> Result<[usize; 2], Failure> {
         [first, second] => Ok([first, second]),
         _ => Err("--cores takes two, as 0,1".into()),
     }
+}
+
+/// A core that somebody keeps from halting is not as cores are. Forebay's reactor asks for its own, and takes it back.
+fn as_they_are(cores: &[usize]) -> Result<(), Failure> {
+    for core in cores {
+        let path = format!("/sys/devices/system/cpu/cpu{core}/power/pm_qos_resume_latency_us");
+        if std::fs::read_to_string(&path).is_ok_and(|wish| wish.trim_end() == "n/a") {
+            return Err(format!(
+                "core {core} is kept from halting, by setup/host.sh or a daemon that was killed, so no peer would be measured as \
+                 cores are; echo 0 > {path}"
+            )
+            .into());
+        }
+    }
+    Ok(())
 }
 
 /// That the results can be written is known before they are measured.

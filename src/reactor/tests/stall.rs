@@ -10,11 +10,13 @@ use crate::ring::protocol::stats;
 use crate::wal::Fence;
 
 const SECOND_NS: u64 = 1_000_000_000;
+const WINDOW_NS: u64 = small::SETTINGS.wal.window_interval_ns;
 
 /// A drive in memory that ends nothing while it is silent.
 struct Silent {
     device: MemoryDevice,
     silent: Rc<Cell<bool>>,
+    waited_for: Rc<Cell<bool>>,
 }
 
 impl Device for Silent {
@@ -26,7 +28,9 @@ impl Device for Silent {
         self.device.submit(operation)
     }
 
-    fn kick(&mut self, _waited_for: bool) {}
+    fn kick(&mut self, waited_for: bool) {
+        self.waited_for.set(waited_for);
+    }
 
     fn poll(&mut self) -> Option<Completion> {
         if self.silent.get() { None } else { self.device.poll() }
@@ -54,6 +58,7 @@ struct Quiet {
     reactor: Reactor<Silent, Hand>,
     client: Client,
     silent: Rc<Cell<bool>>,
+    waited_for: Rc<Cell<bool>>,
     hand: Hand,
     space: Object,
 }
@@ -66,14 +71,17 @@ impl Quiet {
         let (parts, rings) = pair_in_process(SessionId(1), Rights::ReadWrite, SHAPE).unwrap();
         let region = DmaRegion::allocate(16 * (64 << 10), Pages::Ordinary).unwrap();
         let (silent, hand) = (Rc::<Cell<bool>>::default(), Hand::default());
-        let device = Silent { device: MemoryDevice::new(&disk, 16), silent: silent.clone() };
+        let waited_for = Rc::<Cell<bool>>::default();
+        let device =
+            Silent { device: MemoryDevice::new(&disk, 16), silent: silent.clone(), waited_for: waited_for.clone() };
         let pool = Pool::new(region, 64 << 10);
         let mut reactor = Reactor::new(small::place(), LIMITS, hand.clone(), device, pool, catalog, shards);
         rings.into_iter().for_each(|ring| reactor.begin_session(ring));
         let client = Client::from_parts(parts, Duration::ZERO).unwrap();
         let (id, kind, durability) = (ObjectId(0), ObjectKind::Space, Durability::Strict);
         let compression = Compression::None;
-        let mut quiet = Quiet { reactor, client, silent, hand, space: Object { id, kind, durability, compression } };
+        let mut quiet =
+            Quiet { reactor, client, silent, waited_for, hand, space: Object { id, kind, durability, compression } };
         let create = Some(durability.into());
         let opened = quiet.call(&Request::Open { kind, name: "space", create }).expect("it is made");
         quiet.space.id = ObjectId(u32::try_from(opened.version).unwrap());
@@ -205,4 +213,33 @@ fn a_mark_that_waits_for_room_keeps_its_moment() {
     assert_eq!(quiet.seconds(1).map(|(_, status)| status), Some(Status::Ok), "the one that waited");
     quiet.seconds(3);
     assert_eq!(quiet.word(stats::EVENTS_RETIRED), 1 + stored, "at 9 s, where all but the last are 8 s old");
+}
+
+#[test]
+fn a_device_is_told_whether_anybody_waits_for_it() {
+    let mut quiet = Quiet::start();
+    assert!(quiet.waited_for.get(), "a strict put is under way");
+    quiet.silent.set(false);
+    assert!((0..10).any(|_| quiet.turn_for(1_000).is_some()));
+    (0..3).for_each(|_| _ = quiet.turn_for(1_000));
+    assert!(!quiet.waited_for.get(), "nothing is under way");
+    quiet.silent.set(true);
+    let put = |durability| {
+        let how = Write { durability, ..Write::default() };
+        Request::Put { space: quiet.space, key: b"key", value: b"1", how }
+    };
+    let (buffered, strict) = (put(Some(Durability::Buffered)), put(None));
+    assert_eq!(quiet.call(&buffered).map(|answer| answer.status), Some(Status::Ok));
+    quiet.turn_for(WINDOW_NS);
+    assert!(quiet.reactor.is_at_work() && !quiet.waited_for.get(), "its window is over, and it is written");
+    quiet.turn_for(1_000_000);
+    assert!(quiet.waited_for.get(), "it takes too long");
+    quiet.silent.set(false);
+    quiet.turn_for(1_000);
+    quiet.silent.set(true);
+    assert_eq!(quiet.call(&buffered).map(|answer| answer.status), Some(Status::Ok));
+    quiet.turn_for(WINDOW_NS);
+    assert!(!quiet.waited_for.get());
+    assert_eq!(quiet.call(&strict), None);
+    assert!(quiet.waited_for.get(), "somebody came to wait");
 }
